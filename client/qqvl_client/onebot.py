@@ -1,0 +1,129 @@
+"""OneBot v11 as the relay uses it: a handful of actions over whatever line an adapter provides."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from qqvl_client.errors import ActionRefused, ActionUnsure, LineError
+from qqvl_client.message import Chat
+from qqvl_client.segments import text_of
+from qqvl_client.settings import Settings
+
+CERTAIN_REFUSALS = frozenset({1400, 1403, 1404})
+"""Retcodes given before anything is done. NapCat answers 1200 for all the rest, delivered or not."""
+
+
+class Link(Protocol):
+    """What an adapter offers the relay."""
+
+    async def call(self, self_id: str, action: str, params: Mapping[str, Any], timeout: float) -> Any:
+        """Carry out one action and return its `data`; raises LineDown, ActionUnsure or ActionRefused."""
+
+    async def wait_up(self, self_id: str) -> None:
+        """Return once actions for this account can be sent."""
+
+
+def data_of(answer: Mapping[str, Any]) -> Any:
+    """The `data` of an action's answer; raises when the answer says it failed."""
+    retcode = answer.get("retcode", 0)
+    if answer.get("status") != "failed" and retcode in (0, 1):
+        return answer.get("data")
+    words = text_of(answer.get("wording") or answer.get("message"))[:200]
+    raise refusal(retcode, words)
+
+
+def refusal(retcode: Any, words: str) -> LineError:
+    kind = ActionRefused if retcode in CERTAIN_REFUSALS else ActionUnsure
+    return kind(f"retcode {retcode} {words}")
+
+
+class OneBot:
+    """The actions the relay needs; lookups are short and remember what they found, or that they failed."""
+
+    def __init__(self, link: Link, settings: Settings) -> None:
+        self._link = link
+        self._settings = settings
+        self._names: OrderedDict[tuple[str, ...], tuple[float, str]] = OrderedDict()
+
+    async def wait_up(self, self_id: str) -> None:
+        await self._link.wait_up(self_id)
+
+    async def send(self, chat: Chat, segments: list[dict[str, Any]]) -> None:
+        """Send one message; segment dicts only, so that nothing in a text is ever parsed."""
+        params: dict[str, Any] = {"message": segments}
+        if chat.kind == "group":
+            params["group_id"] = _number(chat.id)
+        else:
+            params["user_id"] = _number(chat.id)
+            if chat.via_group:
+                params["group_id"] = _number(chat.via_group)
+        action = f"send_{chat.kind}_msg"
+        await self._link.call(chat.self_id, action, params, self._settings.action_timeout_s)
+
+    async def message(self, self_id: str, message_id: str) -> Mapping[str, Any]:
+        return _mapping(await self._lookup(self_id, "get_msg", {"message_id": _number(message_id)}))
+
+    async def forward(self, self_id: str, forward_id: str) -> list[Any]:
+        params = {"id": forward_id, "message_id": forward_id}
+        data = _mapping(await self._lookup(self_id, "get_forward_msg", params))
+        found = data.get("messages") or data.get("message") or data.get("content")
+        return found if isinstance(found, list) else []
+
+    async def image(self, self_id: str, file: str) -> Mapping[str, Any]:
+        return _mapping(await self._lookup(self_id, "get_image", {"file": file}))
+
+    async def recent(self, chat: Chat) -> list[Any]:
+        """The chat's latest messages as QQ has them; raises LineError when nobody knows."""
+        if chat.kind == "group":
+            action, params = "get_group_msg_history", {"group_id": _number(chat.id), "count": 30}
+        else:
+            action, params = "get_friend_msg_history", {"user_id": _number(chat.id), "count": 30}
+        found = _mapping(await self._lookup(chat.self_id, action, params)).get("messages")
+        return found if isinstance(found, list) else []
+
+    async def group_name(self, self_id: str, group_id: str) -> str:
+        params = {"group_id": _number(group_id)}
+        return await self._name(("group", self_id, group_id), "get_group_info", params, "group_name")
+
+    async def member_name(self, self_id: str, group_id: str, user_id: str) -> str:
+        params = {"group_id": _number(group_id), "user_id": _number(user_id)}
+        key = ("member", self_id, group_id, user_id)
+        return await self._name(key, "get_group_member_info", params, "card", "nickname")
+
+    async def _name(self, key: tuple[str, ...], action: str, params: Mapping[str, Any], *fields: str) -> str:
+        known = self._names.get(key)
+        if known and known[0] > time.monotonic():
+            return known[1]
+        try:
+            data = _mapping(await self._lookup(key[1], action, params))
+            name = next((text for field in fields if (text := text_of(data.get(field)))), "")
+        except LineError:
+            name = ""
+        # A failure is remembered too, for a shorter time: a silent NapCat must not delay every message again.
+        self._names[key] = (time.monotonic() + (3600 if name else 60), name)
+        while len(self._names) > 2000:
+            self._names.popitem(last=False)
+        return name
+
+    async def _lookup(self, self_id: str, action: str, params: Mapping[str, Any]) -> Any:
+        timeout = self._settings.lookup_timeout_s
+        try:
+            async with asyncio.timeout(timeout):
+                await self._link.wait_up(self_id)
+                return await self._link.call(self_id, action, params, timeout)
+        except TimeoutError:
+            raise ActionUnsure(f"{action} 没有应答") from None
+
+
+def _number(value: str) -> int | str:
+    """Ids go out as numbers, as OneBot v11 has them; odd ones go out as they came."""
+    return int(value) if value.lstrip("-").isdecimal() else value
+
+
+def _mapping(data: Any) -> Mapping[str, Any]:
+    return data if isinstance(data, Mapping) else {}
+

@@ -1,0 +1,120 @@
+"""Sends written replies: paced, in order, each part once, waiting for the line when it is down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+
+from qqvl_client.errors import ActionRefused, ActionUnsure, LineDown, LineError
+from qqvl_client.journal import Entry, Journal
+from qqvl_client.message import Segment
+from qqvl_client.onebot import OneBot
+from qqvl_client.reading import user_of
+from qqvl_client.reply import as_segments, split
+from qqvl_client.segments import segments_of, text_of
+from qqvl_client.settings import Settings
+
+LOG = logging.getLogger("qqvl.outbox")
+
+
+class Pace:
+    """Keeps the account's sends apart: bursts are what gets accounts frozen."""
+
+    def __init__(self, gap_s: float) -> None:
+        self._gap_s = gap_s
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        now = time.monotonic()
+        mine = max(now, self._next)
+        self._next = mine + self._gap_s * random.uniform(1, 1.5)
+        await asyncio.sleep(mine - now)
+
+
+class Outbox:
+    """Delivers the texts of an answered entry."""
+
+    def __init__(self, settings: Settings, onebot: OneBot, journal: Journal) -> None:
+        self._settings = settings
+        self._onebot = onebot
+        self._journal = journal
+        self._pace = Pace(settings.send_gap_s)
+
+    async def deliver(self, entry: Entry) -> None:
+        """Send what is left of an entry's reply; gives up with a log line, never with an exception."""
+        parts = [part for text in entry.texts for part in split(text, self._settings.max_text_chars)]
+        try:
+            async with asyncio.timeout(self._settings.send_within_s):
+                for number in range(entry.next_part, len(parts)):
+                    await self._part(entry, number, parts[number])
+        except TimeoutError:
+            LOG.error("线路断开太久，给 %s 的回复没能发出", entry.chat.key)
+        except ActionRefused as error:
+            LOG.error("给 %s 的回复被拒绝：%s", entry.chat.key, error)
+
+    async def _part(self, entry: Entry, number: int, text: str) -> None:
+        if number:
+            await asyncio.sleep(self._settings.part_gap_s * random.uniform(1, 1.5))
+        may_be_there = entry.part_open and number == entry.next_part
+        quote_id = entry.message_id if self._quotes(entry, number) else ""
+        if not may_be_there:
+            may_be_there = await self._send(entry, number, text, quote_id)
+        if may_be_there and not await self._seems_delivered(entry, text, bool(quote_id)):
+            LOG.warning("聊天记录里没有刚才那条回复，再发一次")
+            await self._send(entry, number, text, "")
+        self._journal.part(entry.id, number + 1, is_open=False)
+
+    def _quotes(self, entry: Entry, number: int) -> bool:
+        return self._settings.quote_in_groups and entry.chat.kind == "group" and number == 0
+
+    async def _send(self, entry: Entry, number: int, text: str, quote_id: str) -> bool:
+        """Hand one part to the line, waiting for it; true when nobody knows whether it arrived."""
+        while True:
+            await self._onebot.wait_up(entry.chat.self_id)
+            await self._pace.turn()
+            self._journal.part(entry.id, number, is_open=True)
+            try:
+                await self._onebot.send(entry.chat, as_segments(text, quote_id))
+                return False
+            except LineDown:
+                self._journal.part(entry.id, number, is_open=False)
+                await asyncio.sleep(self._settings.reconnect_base_s)
+            except ActionUnsure as error:
+                LOG.warning("给 %s 的回复发送结果不明：%s", entry.chat.key, error)
+                return True
+            except ActionRefused:
+                if not quote_id:
+                    raise
+                LOG.warning("带引用的回复被拒绝，改为不带引用")
+                quote_id = ""
+
+    async def _seems_delivered(self, entry: Entry, text: str, quoted: bool) -> bool:
+        """False only when QQ's own record shows the question and, after it, not our answer."""
+        await asyncio.sleep(self._settings.verify_wait_s)
+        await self._onebot.wait_up(entry.chat.self_id)
+        try:
+            record = await self._onebot.recent(entry.chat)
+        except LineError as error:
+            LOG.warning("核对不了聊天记录（%s），当作已发出，不重发", error)
+            return True
+        return not _missing(record, entry, text, quoted)
+
+
+def _missing(record: list[object], entry: Entry, text: str, quoted: bool) -> bool:
+    """Whether a chat record that can be believed (it has the question) lacks our answer to it."""
+    messages = [item for item in record if isinstance(item, dict)]
+    if not any(text_of(item.get("message_id")) == entry.message_id for item in messages):
+        return False
+    mine = (item for item in messages if user_of(item) == entry.chat.self_id)
+    said = (segments_of(item) for item in mine)
+    return not any(_is_answer(segments, entry.message_id, text, quoted) for segments in said)
+
+
+def _is_answer(segments: list[Segment], asked_id: str, text: str, quoted: bool) -> bool:
+    target = next((text_of(s.data.get("id")) for s in segments if s.type == "reply"), "")
+    if quoted and target:
+        return target == asked_id
+    said = "".join(text_of(s.data.get("text")) for s in segments if s.type == "text")
+    return said.strip() == text.strip()

@@ -1,0 +1,55 @@
+"""A reply → the QQ messages it is sent as."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+JOINERS = "\u200d\ufe0e\ufe0f\u20e3"
+
+
+def split(text: str, limit: int) -> list[str]:
+    """Cut `text` into parts QQ takes, in order; joined again they are `text`, letter for letter."""
+    parts: list[str] = []
+    start = 0
+    while start < len(text):
+        end = _fit(text, start, limit)
+        if end < len(text):
+            end = _good_place(text, start, end)
+        parts.append(text[start:end])
+        start = end
+    return parts
+
+
+def _fit(text: str, start: int, limit: int) -> int:
+    """How far `limit` reaches from `start`; QQ counts an emoji as two."""
+    end = min(len(text), start + limit)
+    wide = sum(char > "\uffff" for char in text[start:end])
+    while wide and end - start + wide > limit:
+        end -= 1
+        wide -= text[end] > "\uffff"
+    return end
+
+
+def _good_place(text: str, start: int, end: int) -> int:
+    """Break after a line or a sentence in the last fifth, never inside a joined character."""
+    earliest = start + (end - start) * 4 // 5
+    for marks in ("\n", "。！？!?；;", "，,、 "):
+        found = max(text.rfind(mark, earliest, end) for mark in marks)
+        if found > earliest:
+            return found + 1
+    while end - 1 > earliest and (_joins(text[end]) or text[end - 1] == "\u200d"):
+        end -= 1
+    return end
+
+
+def _joins(char: str) -> bool:
+    return char in JOINERS or unicodedata.combining(char) > 0 or "\U0001f3fb" <= char <= "\U0001f3ff"
+
+
+def as_segments(text: str, quote_id: str) -> list[dict[str, Any]]:
+    """One outgoing message. Text goes out as a text segment and nothing else: it is never parsed as CQ code."""
+    segments: list[dict[str, Any]] = [{"type": "text", "data": {"text": text}}]
+    if quote_id:
+        segments.insert(0, {"type": "reply", "data": {"id": quote_id}})
+    return segments

@@ -1,0 +1,190 @@
+"""The chat server as the client sees it: one POST per message, retried only where that is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
+
+from qqvl_client.errors import AnswerLost, ServerAway, ServerError, ServerRefused
+from qqvl_client.message import IncomingMessage, Picture, Quote, Reply
+from qqvl_client.settings import Settings, is_loopback
+
+LOG = logging.getLogger("qqvl.server")
+NOT_ANSWERED = frozenset({408, 409, 425, 429, 502, 503, 504})
+MAX_ANSWER = 10_000_000
+
+
+def body_of(message: IncomingMessage) -> bytes:
+    """The request's JSON: the spec's fields first, then the optional ones."""
+    body: dict[str, Any] = {"type": message.chat.kind}
+    if message.chat.kind == "group":
+        body |= {"group_id": message.chat.id, "group_name": message.group_name}
+    body |= {"user_id": message.user_id, "user_nickname": message.nickname}
+    if message.chat.kind == "group":
+        body["user_card"] = message.card
+    body |= {"content": message.content, "images": _images(message.pictures), "timestamp": message.sent_at}
+    optional = {
+        "message_id": message.message_id,
+        "self_id": message.chat.self_id,
+        "reply_to": _quote(message.quote),
+        "segments": list(message.segments),
+        "message_type": message.chat.kind,
+        "sub_type": message.sub_type,
+        "context_only": message.context_only,
+    }
+    body["at_me"] = message.at_me
+    body |= {name: value for name, value in optional.items() if value}
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _images(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:
+    return [{"data": base64.b64encode(p.data).decode("ascii"), "format": p.format} for p in pictures]
+
+
+def _quote(quote: Quote | None) -> dict[str, Any] | None:
+    if quote is None:
+        return None
+    return {
+        "id": quote.id,
+        "text": quote.text,
+        "user_id": quote.user_id,
+        "user_nickname": quote.user_nickname,
+        "images": _images(quote.pictures),
+    }
+
+
+def reply_of(kind: str, answer: Any) -> Reply:
+    """What to say for an answer; raises AnswerLost when it is not one of ours."""
+    if not isinstance(answer, Mapping) or answer.get("status") != "success":
+        raise AnswerLost("服务器的答复里没有 status: success")
+    if kind == "group" and answer.get("should_reply") is not True:
+        return Reply(())
+    messages = answer.get("messages")
+    parts = [m.get("text") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
+    texts = parts or [answer.get("reply")]
+    return Reply(tuple(text for text in texts if isinstance(text, str) and text.strip()))
+
+
+class ServerApi:
+    """Asks the chat server; every failure is one of the three kinds of ServerError."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        timeout = httpx.Timeout(settings.server_timeout_s, connect=settings.connect_timeout_s, pool=None)
+        key = settings.api_key.get_secret_value()
+        local = is_loopback(urlsplit(settings.server_url).hostname)
+        self._http = httpx.AsyncClient(
+            base_url=settings.server_url,
+            headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            timeout=timeout,
+            trust_env=False,
+            proxy=None if local else settings.proxy or None,
+            limits=httpx.Limits(max_connections=settings.parallel_chats),
+        )
+        self._slots = asyncio.Semaphore(settings.parallel_chats)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def ask(self, kind: Literal["group", "private"], body: bytes, repeatable: bool) -> Reply:
+        """Post a message until it is answered, refused or too late. `repeatable`: it carries a message_id."""
+        retrying = AsyncRetrying(
+            stop=_enough(self._settings, repeatable),
+            wait=_pause(self._settings),
+            retry=lambda state: state.outcome is not None and _worth_repeating(state.outcome.exception()),
+            before_sleep=_log_retry,
+            reraise=True,
+        )
+        return await retrying(self._ask_once, kind, body)
+
+    async def _ask_once(self, kind: str, body: bytes) -> Reply:
+        async with self._slots:
+            status, headers, payload = await self._post(kind, body)
+        if status in NOT_ANSWERED:
+            raise ServerAway(f"服务器回答 {status}：{_words(payload)}", _retry_after(headers))
+        if status >= 500 or 300 <= status < 400:
+            raise AnswerLost(f"服务器回答 {status}：{_words(payload)}")
+        if status >= 400:
+            raise ServerRefused(f"服务器回答 {status}：{_words(payload)}", status)
+        try:
+            answer = json.loads(payload)
+        except ValueError:
+            raise AnswerLost("服务器的答复不是 JSON") from None
+        return reply_of(kind, answer)
+
+    async def _post(self, kind: str, body: bytes) -> tuple[int, httpx.Headers, bytes]:
+        try:
+            # httpx's read timeout starts anew with every byte; this one does not.
+            async with asyncio.timeout(self._settings.server_timeout_s):
+                async with self._http.stream("POST", f"/api/chat/{kind}", content=body) as answer:
+                    payload = bytearray()
+                    async for chunk in answer.aiter_bytes():
+                        payload += chunk
+                        if len(payload) > MAX_ANSWER:
+                            raise AnswerLost("服务器的答复太长")
+                    return answer.status_code, answer.headers, bytes(payload)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            raise ServerAway(f"连不上服务器（{type(error).__name__}）") from None
+        except (httpx.TimeoutException, TimeoutError):
+            raise AnswerLost("等不到服务器的答复") from None
+        except httpx.HTTPError as error:
+            raise AnswerLost(f"服务器的答复断在半路（{type(error).__name__}）") from None
+
+
+def _worth_repeating(error: BaseException | None) -> bool:
+    return isinstance(error, ServerAway | AnswerLost)
+
+
+def _enough(settings: Settings, repeatable: bool) -> Callable[[RetryCallState], bool]:
+    lost = 0
+    lost_allowed = settings.lost_answer_retries if repeatable else 0
+
+    def stop(state: RetryCallState) -> bool:
+        nonlocal lost
+        lost += isinstance(state.outcome and state.outcome.exception(), AnswerLost)
+        late = (state.seconds_since_start or 0) + state.upcoming_sleep > settings.answer_within_s
+        return late or lost > lost_allowed
+
+    return stop
+
+
+def _pause(settings: Settings) -> Callable[[RetryCallState], float]:
+    jitter = wait_random_exponential(multiplier=settings.retry_base_s, max=settings.retry_max_s)
+
+    def pause(state: RetryCallState) -> float:
+        error = state.outcome and state.outcome.exception()
+        asked = error.retry_after if isinstance(error, ServerAway) else None
+        return jitter(state) + (asked or 0)
+
+    return pause
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome and state.outcome.exception()
+    LOG.warning("%s；%.1f 秒后第 %d 次重试", error, state.upcoming_sleep, state.attempt_number)
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    value = headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else None
+
+
+def _words(payload: bytes) -> str:
+    try:
+        error = json.loads(payload).get("error")
+        return f"{error['code']} {error['message']}"[:200]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return payload[:100].decode("utf-8", "replace")
+
+
+def notice_for(error: ServerError) -> str:
+    """What the asker may be told about a failure."""
+    return f"（{error.notice}）"

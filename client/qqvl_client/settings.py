@@ -1,0 +1,193 @@
+"""Every setting of the client: flag > environment > qqvl.yaml `client:` > ncatbot's config.yaml > default."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from qqvl_client.errors import SettingsError
+
+PROJECT = Path(__file__).resolve().parents[2]
+ENV_PREFIX = "QQVL_CLIENT_"
+ENV_SHORT = {"SERVER_URL": "server_url", "QQVL_API_KEY": "api_key"}
+
+
+class Settings(BaseModel):
+    """The client's settings, checked. Seconds end in `_s`, megabytes in `_mb`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    adapter: Literal["ncatbot", "nonebot"] = Field("ncatbot", description="用哪个框架连 QQ")
+    server_url: str = Field("http://127.0.0.1:9999", description="对话服务器地址")
+    api_key: SecretStr = Field(SecretStr(""), description="对话服务器的密钥，没有就留空")
+    napcat_ws_url: str = Field("ws://127.0.0.1:3001", description="NapCat 的 WebSocket 服务器地址")
+    napcat_token: SecretStr = Field(SecretStr(""), description="NapCat 的 token")
+    bot_qq: str = Field("", description="机器人的 QQ 号；留空则由 NapCat 告知")
+    nonebot_mode: Literal["forward", "reverse"] = Field("forward", description="NoneBot 主动去连，还是等对方来连")
+    listen_host: str = Field("127.0.0.1", description="反向 WebSocket 的监听地址")
+    listen_port: int = Field(8080, ge=0, le=65535, description="反向 WebSocket 的监听端口")
+    proxy: str = Field("", description="取图片、连非本机服务器时用的代理；环境里的代理变量不用")
+    data_dir: Path = Field(PROJECT / "data" / "client", description="日志与流水账放在哪里")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="日志详细程度")
+
+    connect_timeout_s: float = Field(5, gt=0, description="连接服务器、图片主机、NapCat 最多等多久")
+    server_timeout_s: float = Field(300, gt=0, description="一次请求最多等服务器多久")
+    answer_within_s: float = Field(300, gt=0, description="服务器连不上或太忙时，一条消息最多重试多久")
+    retry_base_s: float = Field(0.5, gt=0, description="第一次重试前大约等多久")
+    retry_max_s: float = Field(10, gt=0, description="两次重试之间最多等多久")
+    lost_answer_retries: int = Field(2, ge=0, description="答复丢失时再问几次（靠 message_id 不会重复回答）")
+    parallel_chats: int = Field(32, ge=1, description="同时向服务器提问的聊天数")
+    max_age_s: float = Field(300, gt=0, description="到手时已超过这么久的消息只作历史，不回答")
+    notices: bool = Field(True, description="出故障时是否告诉提问的人")
+    notice_gap_s: float = Field(60, ge=0, description="同一聊天两次故障提示至少隔多久")
+
+    action_timeout_s: float = Field(30, gt=0, description="发送一条消息最多等 NapCat 多久")
+    lookup_timeout_s: float = Field(5, gt=0, description="查群名、引用等最多等 NapCat 多久")
+    send_within_s: float = Field(1800, gt=0, description="线路断开时，写好的回复最多留多久")
+    send_gap_s: float = Field(0.2, ge=0, description="两次发送之间至少隔多久（另加随机量）")
+    part_gap_s: float = Field(1.0, ge=0, description="一条长回复的两段之间至少隔多久")
+    verify_wait_s: float = Field(3, ge=0, description="发送结果不明时，隔多久去聊天记录里核对")
+    max_text_chars: int = Field(4500, ge=100, description="QQ 一条消息最多多少字，更长的分段")
+    quote_in_groups: bool = Field(True, description="群里回复时引用提问的消息")
+
+    picture_timeout_s: float = Field(30, gt=0, description="取一张图片最多多久")
+    picture_stall_s: float = Field(10, gt=0, description="取图片时多久没有数据就放弃")
+    picture_max_mb: float = Field(15, gt=0, description="一张图片最大多少 MB")
+    picture_redirects: int = Field(3, ge=0, description="取图片最多跟随几次跳转")
+    pictures_per_message: int = Field(20, ge=0, description="一条消息最多取几张图片")
+    message_max_mb: float = Field(40, gt=0, description="一条消息的图片合计最大多少 MB")
+
+    reconnect_base_s: float = Field(0.5, gt=0, description="断线后第一次重连前大约等多久")
+    reconnect_max_s: float = Field(30, gt=0, description="两次重连之间最多等多久")
+    ping_interval_s: float = Field(15, gt=0, description="隔多久探一次线路")
+    ping_timeout_s: float = Field(15, gt=0, description="探测多久没有回应就算断线")
+    max_frame_mb: float = Field(64, gt=0, description="NapCat 一帧最大多少 MB")
+    stop_grace_s: float = Field(5, ge=0, description="收到停止信号后，最多再等多久把手上的消息答完")
+    journal_keep_h: float = Field(48, gt=0, description="流水账里已答完的消息留多久（用来认出重复）")
+
+    @field_validator("server_url", "napcat_ws_url", mode="after")
+    @classmethod
+    def _address(cls, value: str, info: Any) -> str:
+        web = info.field_name == "server_url"
+        schemes = ("http", "https") if web else ("ws", "wss")
+        full = value if "://" in value else f"{schemes[0]}://{value}"
+        parts = urlsplit(full)
+        if parts.scheme not in schemes or not parts.hostname:
+            raise ValueError(f"要写成 {schemes[0]}://主机:端口")
+        return full.rstrip("/")
+
+    @model_validator(mode="after")
+    def _wide_listener_needs_a_token(self) -> Settings:
+        reverse = self.adapter == "nonebot" and self.nonebot_mode == "reverse"
+        if reverse and not is_loopback(self.listen_host) and not self.napcat_token.get_secret_value():
+            raise ValueError("listen_host 不是本机地址时必须设置 napcat_token")
+        return self
+
+    @property
+    def adapter_address(self) -> str:
+        """Where QQ is reached: what tells one bot from another before either has spoken."""
+        reverse = self.adapter == "nonebot" and self.nonebot_mode == "reverse"
+        return f"{self.listen_host}:{self.listen_port}" if reverse else self.napcat_ws_url
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return (self.api_key.get_secret_value(), self.napcat_token.get_secret_value())
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or literal address means this machine."""
+    if host is None or host.lower() == "localhost":
+        return host is not None
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(env: Mapping[str, str], flags: Mapping[str, Any], config: Path | None = None) -> Settings:
+    """Merge every source and check the result; raises SettingsError with one readable line."""
+    values = {**_from_ncatbot(env), **_from_yaml(config), **_from_env(env), **flags}
+    if "data_dir" in values:
+        values["data_dir"] = PROJECT / Path(str(values["data_dir"])).expanduser()
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def _from_env(env: Mapping[str, str]) -> dict[str, str]:
+    found = {field: env[name] for name, field in ENV_SHORT.items() if env.get(name)}
+    for field in Settings.model_fields:
+        if env.get(name := ENV_PREFIX + field.upper()):
+            found[field] = env[name]
+    return found
+
+
+def _from_yaml(config: Path | None) -> dict[str, Any]:
+    path = config or PROJECT / "qqvl.yaml"
+    if config is None and not path.is_file():
+        return {}
+    section = _read_yaml(path).get("client") or {}
+    if not isinstance(section, dict):
+        raise SettingsError(f"{path}：client: 下面要写成“名字: 值”")
+    for key in section:
+        if key not in Settings.model_fields:
+            raise SettingsError(f"{path}：client: 里没有 {key!r} 这个设置")
+    return section
+
+
+def _from_ncatbot(env: Mapping[str, str]) -> dict[str, Any]:
+    named = env.get("NCATBOT_CONFIG_PATH")
+    path = Path(named) if named else Path.cwd() / "config.yaml"
+    if not named and not path.is_file():
+        return {}
+    config = _read_yaml(path)
+    napcat = config.get("napcat") or {}
+    if not isinstance(napcat, dict):
+        raise SettingsError(f"{path}：napcat: 下面要写成“名字: 值”")
+    pairs = {
+        "napcat_ws_url": napcat.get("ws_uri"),
+        "napcat_token": napcat.get("ws_token"),
+        # 123456 is the placeholder ncatbot writes when nothing was set.
+        "bot_qq": None if str(config.get("bt_uin")) == "123456" else config.get("bt_uin"),
+    }
+    return {name: value for name, value in pairs.items() if value not in (None, "")}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"读不了设置文件 {path}：{error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"第 {mark.line + 1} 行" if mark else ""
+        raise SettingsError(f"设置文件 {path} {where}不是合法的 YAML") from None
+    if not isinstance(found, dict | None):
+        raise SettingsError(f"设置文件 {path} 的最外层要写成“名字: 值”")
+    return found or {}
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    field = Settings.model_fields.get(name)
+    meaning = f"（{field.description}）" if field and field.description else ""
+    return f"设置 {name}{meaning} 不对：{first['msg']}" if name else f"设置不对：{first['msg']}"
+
+
+def private_data_dir(settings: Settings) -> Path:
+    """Create the data folder, readable by its owner only."""
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chmod(settings.data_dir, 0o700)
+    except OSError as error:
+        raise SettingsError(f"数据目录 {settings.data_dir} 不能用：{error}") from None
+    return settings.data_dir

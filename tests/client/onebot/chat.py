@@ -1,0 +1,67 @@
+"""The chat server's stand-in: answers by script, records every body."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from onebot.web import Request, Response, WebServer
+
+Answer = dict[str, Any]
+Script = Callable[[Answer], Any]
+
+
+def answer_for(body: Answer) -> Answer:
+    """The default script: repeat what was asked."""
+    answer = {"status": "success", "reply": f"答：{body['content']}"}
+    return answer | ({"should_reply": True} if body["type"] == "group" else {})
+
+
+class ChatServer(WebServer):
+    """`script(body)` returns an answer, a Response, or a coroutine of either; put it per chat or for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bodies: list[Answer] = []
+        self.requests: list[Request] = []
+        self.script: Script = answer_for
+        self.scripts: dict[str, Script] = {}
+        self.running = 0
+        self.most_running = 0
+
+    async def handle(self, request: Request, writer: asyncio.StreamWriter) -> Response | None:
+        if request.method == "GET":
+            return Response(b'{"status": "healthy"}')
+        body = json.loads(request.body)
+        self.bodies.append(body)
+        self.requests.append(request)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        self.changed()
+        try:
+            answer = self.scripts.get(body.get("group_id") or body["user_id"], self.script)(body)
+            if asyncio.iscoroutine(answer):
+                answer = await answer
+        finally:
+            self.running -= 1
+            self.changed()
+        if isinstance(answer, Response):
+            return answer
+        return Response(json.dumps(answer).encode(), headers={"Content-Type": "application/json"})
+
+    def of(self, chat_id: str | int) -> list[Answer]:
+        """The bodies of one chat, in the order they came."""
+        return [body for body in self.bodies if str(chat_id) == (body.get("group_id") or body["user_id"])]
+
+    async def asked(self, chat_id: str | int, times: int = 1, within: float = 10) -> list[Answer]:
+        """The chat's bodies once there are `times` of them."""
+        await self.until(lambda: len(self.of(chat_id)) >= times, f"{times} requests for chat {chat_id}", within)
+        return self.of(chat_id)
+
+
+def error(status: int, code: str = "x", message: str = "坏了", retry_after: int | None = None) -> Response:
+    body = {"status": "error", "error": {"code": code, "message": message, "request_id": "r"}}
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    return Response(json.dumps(body).encode(), status, headers)

@@ -1,0 +1,114 @@
+"""The client as its owner runs it: a process, with short timeouts set by environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from onebot.watch import Watched
+
+ENTRY = Path(__file__).resolve().parents[3] / "client" / "qqbot_client_full.py"
+SHORT: Mapping[str, object] = {
+    "connect_timeout_s": 1,
+    "server_timeout_s": 3,
+    "answer_within_s": 6,
+    "retry_base_s": 0.05,
+    "retry_max_s": 0.3,
+    "action_timeout_s": 1,
+    "lookup_timeout_s": 0.5,
+    "send_within_s": 30,
+    "send_gap_s": 0.005,
+    "part_gap_s": 0.02,
+    "verify_wait_s": 0.1,
+    "notice_gap_s": 0,
+    "picture_timeout_s": 1.5,
+    "picture_stall_s": 0.5,
+    "picture_max_mb": 0.3,
+    "message_max_mb": 1,
+    "reconnect_base_s": 0.05,
+    "reconnect_max_s": 0.3,
+    "ping_interval_s": 0.5,
+    "ping_timeout_s": 0.5,
+    "max_frame_mb": 2,
+    "stop_grace_s": 1,
+}
+
+
+class ClientProcess(Watched):
+    """`python client/qqbot_client_full.py` with its output collected."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        settings: Mapping[str, object],
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        entry: Path = ENTRY,
+    ) -> None:
+        super().__init__()
+        self.log = ""
+        self.returncode: int | None = None
+        values = {**SHORT, "data_dir": data_dir, **settings}
+        own = {f"QQVL_CLIENT_{name.upper()}": str(value) for name, value in values.items()}
+        self._env = {**{k: v for k, v in os.environ.items() if not k.startswith("QQVL_")}, **own, **(env or {})}
+        self._command = [sys.executable, str(entry), *flags]
+        self._cwd = cwd or data_dir
+        self._process: asyncio.subprocess.Process | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        await self.kill()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        self.returncode = None
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=none, stdout=pipe, stderr=asyncio.subprocess.STDOUT, env=self._env, cwd=self._cwd
+        )
+        self._watcher = asyncio.create_task(self._collect(self._process))
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    async def ended(self, within: float = 10) -> int:
+        await self.until(lambda: self.returncode is not None, "the client ends", within)
+        assert self.returncode is not None
+        return self.returncode
+
+    async def logged(self, words: str, within: float = 10) -> None:
+        await self.until(lambda: words in self.log, f"{words!r} in the log", within)
+
+    async def stop(self, within: float = 10) -> int:
+        """SIGTERM, as a supervisor does; returns the exit code."""
+        self.signal(signal.SIGTERM)
+        return await self.ended(within)
+
+    async def kill(self) -> None:
+        if self._process and self.returncode is None:
+            self._process.kill()
+            await self.ended()
+
+    async def _collect(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while chunk := await process.stdout.read(65536):
+            self.log += chunk.decode("utf-8", "replace")
+            self.changed()
+        self.returncode = await process.wait()
+        self.changed()
