@@ -1,0 +1,88 @@
+"""GET /health, /metrics and /admin/…: what an operator or a supervisor asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.responses import JSONResponse
+
+from qqvl_server.chat.message import ChatKey, ChatKind, LostPicture, MessagePart, Picture, Quote, StoredMessage, Text
+from qqvl_server.chat.service import ChatService
+from qqvl_server.errors import NotFound
+from qqvl_server.generation.port import VoiceStatus
+from qqvl_server.observe.metrics import Metrics
+
+
+def build(service: ChatService, status: Any, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["admin"])
+
+    @router.get("/health")
+    async def health() -> Response:
+        """The spec's four fields; 503 while loading, stopping or broken. Touches no lock and no disk."""
+        word, now = status()
+        return JSONResponse(health_body(word, now), 200 if word == "healthy" else 503)
+
+    @router.get("/metrics")
+    async def prometheus() -> Response:
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @router.get("/admin/chats")
+    async def chats() -> dict[str, Any]:
+        listed = await service.chats()
+        return {
+            "chats": [
+                {"kind": c.key.kind, "id": c.key.id, "name": c.name, "messages": c.messages, "updated_at": c.updated_at}
+                for c in listed
+            ]
+        }
+
+    @router.get("/admin/chats/{kind}/{chat_id}/messages")
+    async def messages(
+        request: Request,
+        kind: str,
+        chat_id: str,
+        before: int | None = Query(None, ge=1, le=2**62),
+        limit: int = Query(100, ge=1, le=1000),
+    ) -> dict[str, Any]:
+        if kind not in tuple(ChatKind):
+            raise NotFound("会话种类只有 group 和 private")
+        found = await service.messages(ChatKey(ChatKind(kind), chat_id), before=before, limit=limit)
+        if found is None:
+            raise NotFound("没有这个会话的记录")
+        return {"kind": kind, "id": chat_id, "messages": [describe(message) for message in found]}
+
+    return router
+
+
+def health_body(word: str, status: VoiceStatus) -> dict[str, Any]:
+    return {
+        "status": word,
+        "model_loaded": status.model_loaded,
+        "processor_loaded": status.processor_loaded,
+        "device": status.device,
+    }
+
+
+def describe(message: StoredMessage) -> dict[str, Any]:
+    return {
+        "seq": message.seq,
+        "role": message.role,
+        "speaker": {"id": message.speaker.id, "name": message.speaker.name},
+        "content": "".join(_words(part) for part in message.parts),
+        "images": [part.image.sha256 for part in message.parts if isinstance(part, Picture)],
+        "message_id": message.message_id,
+        "time": message.created_at,
+    }
+
+
+def _words(part: MessagePart) -> str:
+    match part:
+        case Text(text):
+            return text
+        case Quote(speaker, text):
+            return f"> 引用 {speaker}: {text}\n"
+        case LostPicture():
+            return "[图片无法打开]"
+        case Picture():
+            return ""

@@ -1,0 +1,67 @@
+"""POST /api/chat/group and /api/chat/private."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ValidationError
+
+from qqvl_server.api.body import read_object
+from qqvl_server.api.faults import request_id_of
+from qqvl_server.api.qq import translate
+from qqvl_server.api.qq.schema import GroupMessage, GroupReply, PrivateMessage, PrivateReply
+from qqvl_server.chat.service import ChatService
+from qqvl_server.errors import InvalidRequest
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def build(service: ChatService) -> APIRouter:
+    router = APIRouter(prefix="/api/chat", tags=["qq"])
+
+    @router.post("/group", openapi_extra=_documented(GroupMessage), response_model=GroupReply)
+    async def group(request: Request) -> GroupReply:
+        body = _validated(GroupMessage, await read_object(request))
+        request_id = request_id_of(request)
+        answer = await service.handle(translate.group_to_incoming(body, request_id), body.group_name)
+        return translate.answer_to_group(answer, request_id)
+
+    @router.post("/private", openapi_extra=_documented(PrivateMessage), response_model=PrivateReply)
+    async def private(request: Request) -> PrivateReply:
+        body = _validated(PrivateMessage, await read_object(request))
+        request_id = request_id_of(request)
+        answer = await service.handle(translate.private_to_incoming(body, request_id), body.user_nickname)
+        return translate.answer_to_private(answer, request_id)
+
+    return router
+
+
+def _documented(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _validated(model: type[M], value: dict[str, Any]) -> M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        # Names of our own fields and list positions only: a key the client made up is never echoed.
+        where = ".".join(str(step) for step in first["loc"][:4])
+        raise InvalidRequest(f"字段 {where} {_REASONS.get(first['type'], '类型或取值不对')}") from None
+
+
+_REASONS = {
+    "missing": "没有填",
+    "string_type": "应是字符串",
+    "bool_type": "应是 true 或 false",
+    "float_type": "应是数字",
+    "tuple_type": "应是列表",
+    "model_type": "应是对象",
+    "string_too_long": "太长了",
+    "string_too_short": "不能为空",
+    "too_long": "项数太多",
+    "literal_error": "和接口不符",
+}

@@ -1,0 +1,102 @@
+"""The QQ door's JSON, as ``spec/qq-server.md`` fixes it, plus optional fields that a bare client leaves out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _as_id(value: Any) -> Any:
+    """Ids come as strings or numbers; a bool is a number to Python but never an id."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() if isinstance(value, str) else value
+
+
+def _absent(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _no_list(value: Any) -> Any:
+    return () if value is None else value
+
+
+Id = Annotated[str, BeforeValidator(_as_id), Field(min_length=1, max_length=64)]
+LongId = Annotated[str, BeforeValidator(_as_id), Field(min_length=1, max_length=128)]
+Name = Annotated[str, BeforeValidator(_absent), Field(max_length=1000)]
+Content = Annotated[str, BeforeValidator(_absent), Field(max_length=1_000_000)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class ImageData(Model):
+    """``format`` is only a hint: the bytes say what they are."""
+
+    data: str
+    format: str = ""
+
+
+Images = Annotated[tuple[ImageData, ...], BeforeValidator(_no_list), Field(strict=False, max_length=1000)]
+
+
+class QuotedMessage(Model):
+    id: Annotated[str, BeforeValidator(_as_id), Field(max_length=128)] = ""
+    text: Content = ""
+    user_id: Annotated[str, BeforeValidator(_as_id), Field(max_length=64)] = ""
+    user_nickname: Name = ""
+    images: Images = ()
+
+
+class Segment(Model):
+    """One piece of the message in order; unknown types are read as their ``text``, if any."""
+
+    type: str
+    text: Content = ""
+    index: int | None = None
+
+
+class ChatMessageBody(Model):
+    user_id: Id
+    user_nickname: Name = ""
+    content: Content = ""
+    images: Images = ()
+    timestamp: Annotated[float | None, Field(strict=False)] = None
+    message_id: LongId | None = None
+    self_id: Id | None = None
+    at_me: bool | None = None
+    reply_to: QuotedMessage | None = None
+    segments: Annotated[tuple[Segment, ...], BeforeValidator(_no_list), Field(strict=False, max_length=2000)] = ()
+    message_type: str | None = None
+    context_only: bool = False
+
+
+class GroupMessage(ChatMessageBody):
+    type: Literal["group"] = "group"
+    group_id: Id
+    group_name: Name = ""
+    user_card: Name = ""
+
+
+class PrivateMessage(ChatMessageBody):
+    type: Literal["private"] = "private"
+
+
+class UsageBody(Model):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class PrivateReply(Model):
+    status: Literal["success"] = "success"
+    reply: str
+    request_id: str
+    warnings: tuple[str, ...] = ()
+    usage: UsageBody
+
+
+class GroupReply(PrivateReply):
+    should_reply: bool

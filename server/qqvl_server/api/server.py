@@ -1,0 +1,46 @@
+"""The HTTP application: every door mounted, every error mapped, every dependency an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from qqvl_server import errors
+from qqvl_server.api import faults
+from qqvl_server.api.admin import routes as admin
+from qqvl_server.api.guard import Guard
+from qqvl_server.api.qq import routes as qq
+from qqvl_server.chat.service import ChatService
+from qqvl_server.generation.port import VoiceStatus
+from qqvl_server.observe.metrics import Metrics
+from qqvl_server.settings import ServerSettings
+
+
+def build(
+    service: ChatService,
+    settings: ServerSettings,
+    metrics: Metrics,
+    status: Callable[[], tuple[str, VoiceStatus]],
+) -> ASGIApp:
+    """Args:
+    status: the word ``/health`` says now (healthy, loading, stopping, dead) and the voice's state.
+    """
+    app = FastAPI(title="qqvl", docs_url="/docs", redoc_url=None, openapi_url="/openapi.json")
+    app.include_router(qq.build(service))
+    app.include_router(admin.build(service, status, metrics))
+    app.add_exception_handler(errors.QqvlError, faults.on_error)
+    app.add_exception_handler(HTTPException, faults.on_router_error)
+    app.add_exception_handler(RequestValidationError, _on_bad_query)
+    app.add_exception_handler(Exception, faults.on_bug)
+    return Guard(app, settings, metrics)
+
+
+async def _on_bad_query(request: Request, _error: Exception) -> Response:
+    # FastAPI's own answer would echo the input.
+    return faults.respond(errors.InvalidRequest("查询参数不对，请检查名字和取值"), faults.request_id_of(request))

@@ -1,0 +1,221 @@
+"""The composition root: builds every room once, starts the server, takes it down in order. It alone knows all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from qqvl_server.api import server
+from qqvl_server.chat.service import ChatService
+from qqvl_server.chat.store import Store, sqlite_url
+from qqvl_server.config import is_loopback
+from qqvl_server.errors import EngineDead, Loading, QqvlError, WeightsError
+from qqvl_server.generation.local import LocalVoice
+from qqvl_server.generation.port import Voice, VoiceStatus
+from qqvl_server.media.image import ImageLimits
+from qqvl_server.media.library import ImageLibrary
+from qqvl_server.observe.logs import logger
+from qqvl_server.observe.metrics import Metrics
+from qqvl_server.process import EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, locked
+from qqvl_server.settings import Settings
+from qqvl_server.weights.locate import Checkpoint
+
+# Clients that never read must not hold the process: uvicorn drops them after this many seconds.
+_STUCK_CLIENT_S: Final = 5
+
+
+@dataclass
+class _Engine:
+    """The voice once its weights are in memory, and why there will never be one."""
+
+    voice: Voice | None = None
+    failure: QqvlError | None = None
+
+    def get(self) -> Voice:
+        if self.voice is None:
+            raise Loading("模型还在加载，请稍后再试", retry_after=5)
+        if not self.voice.status().alive:
+            raise EngineDead("模型已停止工作，服务正在退出")
+        return self.voice
+
+
+def serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path) -> int:
+    """Run until stopped; returns the process's exit status.
+
+    Raises:
+        ConfigError: the port is taken or the data folder is in use.
+        StorageFailed: the database cannot be opened.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with locked(data_dir), bound(settings.server.host, settings.server.port) as listener:
+        return asyncio.run(_serve(settings, checkpoint, data_dir, listener))
+
+
+async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, listener: socket.socket) -> int:
+    metrics = Metrics()
+    library = ImageLibrary(
+        data_dir / "images",
+        int(settings.storage.image_store_gb * 1e9),
+        ImageLimits(
+            max_bytes=int(settings.media.max_image_mb * 1e6),
+            max_pixels=int(settings.media.max_image_megapixels * 1e6),
+            max_frames=settings.media.max_frames,
+            max_tokens=settings.media.max_image_tokens,
+        ),
+    )
+    engine = _Engine()
+    async with Store.open(settings.storage.database_url or sqlite_url(data_dir)) as store:
+        service = ChatService(store, engine.get, library, settings.chat, settings.generation, settings.media.max_images)
+
+        def status() -> tuple[str, VoiceStatus]:
+            if engine.voice is None:
+                return "loading", VoiceStatus(False, False, False, settings.weights.device)
+            now = engine.voice.status()
+            word = "dead" if not now.alive else "stopping" if service.is_draining else "healthy"
+            return word, now
+
+        web = Server(_uvicorn_config(server.build(service, settings.server, metrics, status)))
+        load = functools.partial(_load, settings, checkpoint, library, metrics)
+        async with _supervised(web, engine, load, settings), _stopping(web, service, settings):
+            await web.serve(sockets=[listener])
+        if engine.voice is not None:
+            await engine.voice.aclose()
+    if engine.failure is not None:
+        print(f"错误：{engine.failure.message}", file=sys.stderr)
+        return EXIT_WEIGHTS if isinstance(engine.failure, WeightsError) else EXIT_ENGINE_DEAD
+    logger().info("已停止")
+    return EXIT_OK
+
+
+def _uvicorn_config(app: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        # h11 caps headers at 64 KB; httptools, taken by default where installed, has no limit.
+        http="h11",
+        ws="none",
+        lifespan="off",
+        # Anyone on this machine could otherwise name the address that limits and logs go by.
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_STUCK_CLIENT_S,
+        backlog=1024,
+    )
+
+
+def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, metrics: Metrics) -> Voice:
+    """Blocking; torch and Transformers are imported only here, so that usage errors answer in a blink."""
+    from qqvl_server.generation.preprocess import Preprocessor
+    from qqvl_server.generation.reference import ReferenceEngine
+    from qqvl_server.weights.load import load
+
+    loaded = load(checkpoint, settings.weights)
+    context = min(loaded.context_tokens, settings.generation.context_tokens)
+    logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
+    return LocalVoice(
+        Preprocessor(loaded.processor, library, settings.media.max_image_tokens),
+        ReferenceEngine(loaded),
+        device=loaded.device,
+        context_tokens=context,
+        metrics=metrics,
+    )
+
+
+@asynccontextmanager
+async def _supervised(
+    web: Server, engine: _Engine, load: functools.partial[Voice], settings: Settings
+) -> AsyncIterator[None]:
+    """Load beside the open port (``/health`` says loading), then watch the engine; either failing stops all."""
+    loop = asyncio.get_running_loop()
+
+    async def watch() -> None:
+        loaded: asyncio.Future[Voice] = loop.create_future()
+        # A daemon thread, so that a stop during a long load does not wait for gigabytes.
+        threading.Thread(target=_deliver, args=(load, loop, loaded), name="qqvl-load", daemon=True).start()
+        try:
+            engine.voice = await loaded
+        except QqvlError as error:
+            engine.failure = error
+            web.ask_to_stop()
+            return
+        _announce_ready(settings, web)
+        # A look a second is soon enough: callers and /health see a dead engine at once.
+        while engine.voice.status().alive:  # noqa: ASYNC110
+            await asyncio.sleep(1)
+        engine.failure = EngineDead("模型引擎已停止工作，进程退出，请由守护程序重启")
+        web.ask_to_stop()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+
+def _deliver(load: functools.partial[Voice], loop: asyncio.AbstractEventLoop, loaded: asyncio.Future[Voice]) -> None:
+    def settle(voice: Voice | None, error: QqvlError | None) -> None:
+        if loaded.done():
+            return
+        if error is not None:
+            loaded.set_exception(error)
+        elif voice is not None:
+            loaded.set_result(voice)
+
+    voice, failure = None, None
+    try:
+        voice = load()
+    except QqvlError as error:
+        failure = error
+    except Exception as error:
+        # The edge of libraries that raise anything: the process must end with a line, not hang at "loading".
+        logger().error("加载模型时出错", exc_info=error)
+        failure = WeightsError("加载模型时出了意料之外的错误，详情见上面的日志")
+    with contextlib.suppress(RuntimeError):  # the loop is gone: we were stopped while loading
+        loop.call_soon_threadsafe(settle, voice, failure)
+
+
+@asynccontextmanager
+async def _stopping(web: Server, service: ChatService, settings: Settings) -> AsyncIterator[None]:
+    """On a signal: refuse newcomers, let running turns finish within the grace, only then close the port."""
+
+    async def stop() -> None:
+        await web.stopping.wait()
+        await service.drain(settings.server.shutdown_grace_s)
+        web.should_exit = True
+
+    stopper = asyncio.create_task(stop())
+    try:
+        yield
+    finally:
+        stopper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopper
+
+
+def _announce_ready(settings: Settings, web: Server) -> None:
+    port = settings.server.port
+    for listening in web.servers:
+        port = listening.sockets[0].getsockname()[1]
+    host = settings.server.host
+    shown = f"[{host}]" if ":" in host else host
+    logger().info("已就绪", url=f"http://{shown}:{port}")
+    if not is_loopback(host) and not settings.server.api_keys:
+        logger().warning(
+            f"正在监听 {host} 且没有密钥：能连到这台机器的任何人都能使用模型。"
+            "请设置 QQVL_API_KEYS（客户端用 QQVL_API_KEY），或去掉 --host 只听本机"
+        )

@@ -1,0 +1,115 @@
+"""What was said in a chat, as frozen values. No HTTP, no database, no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from qqvl_server.media.image import ImageRef
+
+
+class ChatKind(StrEnum):
+    GROUP = "group"
+    PRIVATE = "private"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatKey:
+    """Two fields, never one joined string: ``group:1`` and a user called ``group:1`` must not meet."""
+
+    kind: ChatKind
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """``name`` is the group card or the nickname, as sent; rights follow ``id`` alone."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    image: ImageRef
+
+
+@dataclass(frozen=True, slots=True)
+class LostPicture:
+    """A picture that came but could not be opened; the model is told so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The message this one answers: who said it and what, cut by the sender's client or by us."""
+
+    speaker: str
+    text: str
+
+
+MessagePart = Text | Picture | LostPicture | Quote
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPicture:
+    """A picture as it arrived, base64; ``quoted`` when it belongs to the quoted message."""
+
+    data: str
+    quoted: bool = False
+
+
+IncomingPart = Text | EncodedPicture | Quote
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One message from QQ, before its pictures are looked at.
+
+    ``at_me`` is None when the client cannot tell; ``context_only`` messages are remembered but never answered.
+    """
+
+    request_id: str
+    chat: ChatKey
+    speaker: Speaker
+    parts: tuple[IncomingPart, ...]
+    sent_at: float
+    message_id: str | None = None
+    at_me: bool | None = None
+    context_only: bool = False
+
+    @property
+    def text(self) -> str:
+        """What the speaker typed, quotes left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text)).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One line of history. ``seq`` grows by one within its chat and is never used twice."""
+
+    seq: int
+    role: Literal["user", "assistant"]
+    speaker: Speaker
+    parts: tuple[MessagePart, ...]
+    message_id: str | None
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a door gives back for one ``Incoming``. ``reply`` is empty when nothing is to be said."""
+
+    reply: str
+    should_reply: bool
+    warnings: tuple[str, ...] = field(default=())
+    prompt_tokens: int = 0
+    completion_tokens: int = 0

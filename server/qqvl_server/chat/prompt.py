@@ -1,0 +1,113 @@
+"""History becomes what the model sees: append-only lines, cut in large steps. No database, no template, no torch.
+
+Turn n+1 of a chat renders to turn n's messages plus the new ones, so that an engine can reuse its KV prefix:
+nothing that changes (clock, counter) stands before the history, and the cut moves by half a window at a time.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from qqvl_server.chat.message import ChatKind, LostPicture, Picture, Quote, StoredMessage, Text
+from qqvl_server.generation.port import ChatMessage, ImagePart, Part, TextPart
+from qqvl_server.media.image import ImageRef
+
+MAX_NAME: Final = 32
+MAX_QUOTE: Final = 300
+LOST: Final = "[图片无法打开]"
+EXPIRED: Final = "[图片已过期]"
+# What ``header`` writes; user text that looks the same is bent so that it cannot pass for a header.
+_HEADER_LIKE = re.compile(r"\[(?=[^\[\]\n]{0,80}\sQQ:\d{1,20}\])")
+_BRACKETS = str.maketrans("[]", "［］")
+
+
+def safe_name(name: str) -> str:
+    """A name on one line that cannot close or open a header: controls, line breaks and brackets are replaced."""
+    flat = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co") else c for c in name)
+    return " ".join(flat.translate(_BRACKETS).split())[:MAX_NAME] or "无名"
+
+
+def header(name: str, user_id: str) -> str:
+    """Who speaks, at the start of a group line: ``[张三 QQ:10001] ``."""
+    return f"[{safe_name(name)} QQ:{safe_name(user_id)}] "
+
+
+def safe_text(text: str) -> str:
+    return _HEADER_LIKE.sub("［", text)
+
+
+def system_message(text: str) -> tuple[ChatMessage, ...]:
+    return (ChatMessage("system", (TextPart(text),)),) if text else ()
+
+
+def render(message: StoredMessage, kind: ChatKind, holds: Callable[[ImageRef], bool]) -> ChatMessage:
+    """One stored line as one chat message: header and text first, then its pictures, as the spec orders them."""
+    if message.role == "assistant":
+        return ChatMessage("assistant", (TextPart("".join(p.text for p in message.parts if isinstance(p, Text))),))
+    lead = header(message.speaker.name, message.speaker.id) if kind is ChatKind.GROUP else ""
+    parts: list[Part] = []
+    text = lead
+    for part in message.parts:
+        if isinstance(part, Picture) and holds(part.image):
+            if text:
+                parts.append(TextPart(text))
+                text = ""
+            parts.append(ImagePart(part.image))
+        else:
+            text += _words(part)
+    if text or not parts:
+        parts.append(TextPart(text))
+    return ChatMessage("user", tuple(parts))
+
+
+def _words(part: Text | Picture | LostPicture | Quote) -> str:
+    match part:
+        case Text():
+            return safe_text(part.text)
+        case Quote():
+            said = " ".join(part.text.split())
+            said = said if len(said) <= MAX_QUOTE else said[:MAX_QUOTE] + "…"
+            return f"> 引用 {safe_name(part.speaker)}: {safe_text(said)}\n"
+        case LostPicture():
+            return LOST
+        case Picture():
+            return EXPIRED
+
+
+def cut(counts: Sequence[int], budget: int) -> int:
+    """Index of the first message to keep.
+
+    Keeps everything while it fits. When it does not, drops from the front until what is left fills at most half
+    the budget, so that the next cut is many turns away and the prefix stays valid until then. The last message is
+    always kept.
+    """
+    total = sum(counts)
+    if total <= budget:
+        return 0
+    start = 0
+    while start < len(counts) - 1 and total > budget // 2:
+        total -= counts[start]
+        start += 1
+    return start
+
+
+def shorten(message: ChatMessage, keep: float) -> ChatMessage:
+    """The same message with about ``keep`` (0–1) of its text and pictures: the last pictures, both ends of the text."""
+    images = [part for part in message.parts if isinstance(part, ImagePart)]
+    dropped = set(map(id, images[: len(images) - int(len(images) * keep)]))
+    parts: list[Part] = []
+    for part in message.parts:
+        if isinstance(part, ImagePart):
+            if id(part) not in dropped:
+                parts.append(part)
+            continue
+        room = int(len(part.text) * keep)
+        text = part.text
+        if len(text) > 64:
+            half = max(room // 2, 24)
+            text = text[:half] + "……（中间太长，已省略）……" + text[len(text) - half // 2 :]
+        parts.append(TextPart(text))
+    return ChatMessage(message.role, tuple(parts))

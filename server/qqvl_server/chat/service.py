@@ -1,0 +1,228 @@
+"""A message comes in, an answer goes out: the whole of what happens to one turn, in order.
+
+Knows history, gate, window and the voice's port; no HTTP, no SQL, no torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from qqvl_server.chat import commands, policy, prompt
+from qqvl_server.chat.message import (
+    Answer,
+    ChatKey,
+    EncodedPicture,
+    Incoming,
+    LostPicture,
+    MessagePart,
+    Picture,
+    Speaker,
+    StoredMessage,
+)
+from qqvl_server.chat.session import Lanes
+from qqvl_server.chat.store import ChatSummary, Draft, Store
+from qqvl_server.errors import Busy, DeadlineExceeded, Draining, ImageRejected, InvalidRequest
+from qqvl_server.generation.port import ChatMessage, Finished, GenerationRequest, Sampling, TextDelta, Usage, Voice
+from qqvl_server.media.image import ImageRef
+from qqvl_server.settings import ChatSettings, GenerationSettings
+
+BOT: Final = Speaker("bot", "bot")
+# The rendered prompt ends with the assistant's header, which the per-message counts leave out.
+_HEADER_TOKENS: Final = 8
+
+
+class PictureBook(Protocol):
+    """What the chat needs of the image library; both calls block."""
+
+    def add_base64(self, text: str) -> ImageRef: ...
+    def holds(self, ref: ImageRef) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """Parts after their pictures were looked at, and what went wrong on the way."""
+
+    parts: tuple[MessagePart, ...]
+    warnings: tuple[str, ...]
+
+
+class ChatService:
+    def __init__(
+        self,
+        store: Store,
+        voice: Callable[[], Voice],
+        pictures: PictureBook,
+        settings: ChatSettings,
+        generation: GenerationSettings,
+        max_images: int,
+    ) -> None:
+        self._store = store
+        self._voice = voice
+        self._pictures = pictures
+        self._settings = settings
+        self._generation = generation
+        self._max_images = max_images
+        self._lanes = Lanes()
+        self._turns: set[asyncio.Task[Answer]] = set()
+        self._by_message: dict[tuple[ChatKey, str], asyncio.Task[Answer]] = {}
+        self._draining = False
+
+    async def handle(self, incoming: Incoming, chat_name: str) -> Answer:
+        """Answer one message. The turn goes on when the caller hangs up, so that a retry finds its answer.
+
+        Raises:
+            InvalidRequest, CapacityError, GenerationFailed, EngineDead, StorageFailed
+        """
+        key = None if incoming.message_id is None else (incoming.chat, incoming.message_id)
+        running = self._by_message.get(key) if key else None
+        if running is not None:
+            return await asyncio.shield(running)
+        if self._draining:
+            raise Draining("服务正在停止，请稍后再试", retry_after=5)
+        self._voice()  # refuses while the weights are still loading
+        if len(self._turns) >= self._generation.max_pending:
+            raise Busy("排队的消息太多了，请稍后再试", retry_after=2)
+        turn = asyncio.create_task(self._bounded_turn(incoming, chat_name))
+        self._turns.add(turn)
+        turn.add_done_callback(self._turns.discard)
+        if key:
+            self._by_message[key] = turn
+            turn.add_done_callback(lambda _: self._by_message.pop(key, None))
+        # A caller that hung up awaits no more; without this its turn's error would be reported as never retrieved.
+        turn.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(turn)
+
+    async def _bounded_turn(self, incoming: Incoming, chat_name: str) -> Answer:
+        deadline = time.monotonic() + self._generation.request_timeout_s
+        try:
+            # The voice ends by the same deadline; the second more is for its own, more exact error.
+            async with asyncio.timeout(self._generation.request_timeout_s + 1):
+                async with self._lanes.enter(incoming.chat):
+                    return await self._turn(incoming, chat_name, deadline)
+        except TimeoutError:
+            raise DeadlineExceeded("这条消息等了太久，已放弃，请稍后再试", retry_after=5) from None
+        except asyncio.CancelledError:
+            raise Draining("服务正在停止，这条消息没能答完，请稍后再试", retry_after=5) from None
+
+    async def _turn(self, incoming: Incoming, chat_name: str, deadline: float) -> Answer:
+        if incoming.message_id is not None:
+            earlier = await self._store.find_answer(incoming.chat, incoming.message_id)
+            if earlier is not None:
+                return earlier
+        if commands.is_reset(incoming) and not incoming.context_only:
+            answer = Answer(commands.RESET_REPLY, should_reply=True)
+            await self._store.reset(incoming.chat, chat_name, incoming.message_id, answer)
+            return answer
+        received = await asyncio.to_thread(self._receive, incoming)
+        stored = await self._store.add_message(
+            Draft(incoming.chat, chat_name, incoming.speaker, received.parts, incoming.message_id)
+        )
+        answer = Answer("", should_reply=False, warnings=received.warnings)
+        if policy.is_answered(incoming, self._settings):
+            answer = await self._ask(incoming, stored, received.warnings, deadline)
+        await self._store.add_answer(incoming.chat, incoming.message_id, answer, BOT)
+        return answer
+
+    def _receive(self, incoming: Incoming) -> _Received:
+        """Look at each picture once; blocking, on a worker thread.
+
+        Raises:
+            InvalidRequest: nothing readable is left of the message.
+        """
+        parts: list[MessagePart] = []
+        warnings: list[str] = []
+        seen = 0
+        for part in incoming.parts:
+            if not isinstance(part, EncodedPicture):
+                parts.append(part)
+                continue
+            seen += 1
+            try:
+                if seen > self._max_images:
+                    raise ImageRejected(f"一条消息最多看 {self._max_images} 张图")
+                parts.append(Picture(self._pictures.add_base64(part.data)))
+            except ImageRejected as error:
+                warnings.append(f"第 {seen} 张图没有看到：{error.message}")
+                if seen <= self._max_images:
+                    parts.append(LostPicture())
+        if not incoming.text and not any(isinstance(part, Picture) for part in parts):
+            raise InvalidRequest("；".join(warnings) if warnings else "消息是空的：没有文字也没有图片")
+        return _Received(tuple(parts), tuple(warnings))
+
+    async def _ask(self, incoming: Incoming, last: StoredMessage, warnings: tuple[str, ...], deadline: float) -> Answer:
+        voice = self._voice()
+        messages = await self._window(voice, incoming.chat, last)
+        request = GenerationRequest(incoming.request_id, messages, self._sampling(voice), deadline)
+        text: list[str] = []
+        usage = Usage(0, 0)
+        async with aclosing(voice.generate(request)) as events:
+            async for event in events:
+                match event:
+                    case TextDelta(delta):
+                        text.append(delta)
+                    case Finished(_, used):
+                        usage = used
+        reply = "".join(text).strip()
+        return Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens)
+
+    def _sampling(self, voice: Voice) -> Sampling:
+        wanted = self._generation
+        return Sampling(
+            # A reply may not leave the history less than half of a small model's context.
+            max_new_tokens=min(wanted.max_new_tokens, voice.context_tokens // 2),
+            temperature=wanted.temperature,
+            top_p=wanted.top_p,
+            top_k=wanted.top_k,
+            repetition_penalty=wanted.repetition_penalty,
+        )
+
+    async def _window(self, voice: Voice, chat: ChatKey, last: StoredMessage) -> tuple[ChatMessage, ...]:
+        """System prompt and as much history as fits, counted exactly; always ends with ``last``."""
+        system = prompt.system_message(self._settings.system_prompts.get(str(chat), self._settings.system_prompt))
+        history = await self._store.window(chat, last.seq)
+        lines = [prompt.render(message, chat.kind, self._pictures.holds) for message in history]
+        counts = await voice.count((*system, *lines))
+        budget = voice.context_tokens - self._sampling(voice).max_new_tokens - _HEADER_TOKENS
+        budget = max(budget - sum(counts[: len(system)]), budget // 4)
+        start = prompt.cut(counts[len(system) :], budget)
+        if start:
+            await self._store.move_window(chat, history[start].seq)
+        kept = lines[start:]
+        if counts[-1] > budget:
+            kept = [await self._shortened(voice, kept[-1], counts[-1], budget)]
+        return (*system, *kept)
+
+    async def _shortened(self, voice: Voice, line: ChatMessage, count: int, budget: int) -> ChatMessage:
+        """The newest message alone is over the budget: keep both ends of its text and its last pictures."""
+        keep = 1.0
+        shorter = line
+        while count > budget and keep > 0.001:
+            keep *= min(budget / count, 0.9)
+            shorter = prompt.shorten(line, keep)
+            (count,) = await voice.count((shorter,))
+        return shorter
+
+    @property
+    def is_draining(self) -> bool:
+        return self._draining
+
+    async def chats(self) -> tuple[ChatSummary, ...]:
+        return await self._store.chats()
+
+    async def messages(self, chat: ChatKey, *, before: int | None, limit: int) -> tuple[StoredMessage, ...] | None:
+        return await self._store.messages(chat, before=before, limit=limit)
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new, give running turns ``grace_s`` seconds, then end them with an error."""
+        self._draining = True
+        if self._turns:
+            _, late = await asyncio.wait(tuple(self._turns), timeout=grace_s)
+            for turn in late:
+                turn.cancel()
+            if late:
+                await asyncio.wait(late, timeout=5)

@@ -1,0 +1,195 @@
+"""Flags, environment and ``qqvl.yaml`` become one ``Settings``; each value remembers where it came from.
+
+Written by hand instead of with pydantic-settings because ``show-config`` must name the source of every value
+and a mistake must be one Chinese line that names the flag, variable or key, which that library's merged
+sources cannot tell apart.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from qqvl_server.errors import ConfigError
+from qqvl_server.settings import Settings
+
+ENV_PREFIX = "QQVL_"
+# Variables of the same prefix that other programs of this project read.
+FOREIGN_ENV = ("QQVL_CLIENT_", "QQVL_API_KEY", "QQVL_CONFIG")
+# Sections of the same file that other programs of this project read.
+FOREIGN_SECTIONS = ("client",)
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One setting as every source spells it."""
+
+    section: str
+    name: str
+    info: FieldInfo
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    @property
+    def in_file_only(self) -> bool:
+        return self.info.default_factory is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """``sources`` maps ``section.name`` to the flag, variable or file that decided it."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+def knobs() -> tuple[Knob, ...]:
+    """Every setting, in the order of the settings file."""
+    found = []
+    for section, room in Settings.model_fields.items():
+        assert isinstance(room.annotation, type)
+        found += [Knob(section, name, info) for name, info in room.annotation.model_fields.items()]
+    return tuple(found)
+
+
+def project_root() -> Path:
+    """The checkout this file lies in, or the working directory when the package was installed elsewhere."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "models").is_dir() else Path.cwd()
+
+
+def read_file(path: Path) -> dict[str, dict[str, Any]]:
+    """Parse ``qqvl.yaml`` into ``{section: {name: value}}``.
+
+    Raises:
+        ConfigError: unreadable, no YAML, or an unknown section or key.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"读不了配置文件 {path}：{error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"第 {mark.line + 1} 行附近" if mark is not None else "请检查编码是否为 UTF-8"
+        raise ConfigError(f"配置文件 {path} 不是合法的 YAML：{where}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"配置文件 {path} 的最外层应是“段名: 内容”，例如 server: 下写 port: 9999")
+    known = {section: [k.name for k in knobs() if k.section == section] for section in Settings.model_fields}
+    for section, body in document.items():
+        if section in FOREIGN_SECTIONS:
+            continue
+        if section not in known:
+            raise ConfigError(f"配置文件 {path} 里没有 {section!r} 这一段{_suggest(str(section), list(known))}")
+        if body is not None and not isinstance(body, dict):
+            raise ConfigError(f"配置文件 {path} 的 {section}: 下面应是“名字: 值”")
+        for name in body or {}:
+            if name not in known[section]:
+                hint = _suggest(str(name), known[section])
+                raise ConfigError(f"配置文件 {path} 的 {section}: 段里没有 {name!r} 这个设置{hint}")
+    return {section: body for section, body in document.items() if body and section in known}
+
+
+def _suggest(word: str, choices: list[str]) -> str:
+    near = difflib.get_close_matches(word, choices, n=1)
+    return f"，是不是想写 {near[0]}？" if near else f"；可用的有：{'、'.join(choices)}"
+
+
+def resolve(flags: Mapping[str, str], env: Mapping[str, str], file: Path | None) -> Resolved:
+    """Merge the sources: flag > environment > file > default.
+
+    Args:
+        flags: ``{field name: word}`` as typed on the command line.
+        env: the process environment.
+        file: a settings file, or None.
+
+    Raises:
+        ConfigError: one line that names the source and says what to do.
+    """
+    written = read_file(file) if file is not None else {}
+    _refuse_unknown_env(env)
+    values: dict[str, dict[str, Any]] = {}
+    sources: dict[str, str] = {}
+    for knob in knobs():
+        if knob.name in flags:
+            value: Any = flags[knob.name]
+            source = knob.flag
+        elif knob.env in env and not knob.in_file_only:
+            value, source = env[knob.env], knob.env
+        elif knob.name in written.get(knob.section, {}):
+            value, source = written[knob.section][knob.name], str(file)
+        else:
+            sources[knob.key] = "默认"
+            continue
+        values.setdefault(knob.section, {})[knob.name] = value
+        sources[knob.key] = source
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, values, sources)) from None
+    _refuse_silent_exposure(settings, sources)
+    return Resolved(settings, sources)
+
+
+def _refuse_unknown_env(env: Mapping[str, str]) -> None:
+    known = [knob.env for knob in knobs() if not knob.in_file_only]
+    for name in env:
+        if name.startswith(ENV_PREFIX) and name not in known and not name.startswith(FOREIGN_ENV):
+            raise ConfigError(f"没有 {name} 这个环境变量{_suggest(name, known)}")
+
+
+def _explain(error: ValidationError, values: dict[str, dict[str, Any]], sources: dict[str, str]) -> str:
+    first = error.errors(include_url=False)[0]
+    section, name = str(first["loc"][0]), str(first["loc"][1]) if len(first["loc"]) > 1 else ""
+    context = first.get("ctx", {})
+    limits = {
+        "greater_than_equal": f"不能小于 {context.get('ge')}",
+        "greater_than": f"必须大于 {context.get('gt')}",
+        "less_than_equal": f"不能大于 {context.get('le')}",
+        "literal_error": f"只能是 {context.get('expected')}",
+        "int_parsing": "应是整数",
+        "int_from_float": "应是整数",
+        "float_parsing": "应是数字",
+        "finite_number": "应是有限的数字",
+    }
+    reason = limits.get(first["type"], "类型不对，请对照 README 的设置表")
+    return f"{sources[f'{section}.{name}']} 的值 {values[section][name]!r} 不行：{name} {reason}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether binding to ``host`` keeps the server on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_silent_exposure(settings: Settings, sources: Mapping[str, str]) -> None:
+    server = settings.server
+    if is_loopback(server.host) or server.api_keys or sources["server.host"] == "--host":
+        return
+    raise ConfigError(
+        f"{sources['server.host']} 把监听地址设为 {server.host}，但没有设置密钥：任何能连到这台机器的人都能用你的模型。"
+        "请设置 api_keys（或环境变量 QQVL_API_KEYS）；确实要裸奔就在命令行写 --host"
+    )

@@ -1,0 +1,116 @@
+"""Every knob, described and defaulted once: the source of the flags, the environment and the README table.
+
+One frozen class per room. A field ``max_body_mb`` of section ``server`` is the flag ``--max-body-mb``, the
+variable ``QQVL_MAX_BODY_MB`` and the key ``max_body_mb`` under ``server:`` in ``qqvl.yaml``. This module knows
+no argv and no file; ``cli.py`` and ``config.py`` bring them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+DEFAULT_SYSTEM_PROMPT = (
+    "你是一个友好的 QQ 聊天助手。请用简短自然的中文回答；对方用英文提问时用英文回答。"
+    "群聊里每条消息开头的方括号是发言人的名片和 QQ 号，回答时不要重复它。"
+)
+
+
+def _split(value: object) -> object:
+    """A flag or variable holds a list as one comma-separated word; a file holds a real list."""
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class Room(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ServerSettings(Room):
+    host: str = Field(
+        "127.0.0.1", description="监听地址。默认只有本机能访问；0.0.0.0 表示所有网卡，请同时设置 api_keys"
+    )
+    port: int = Field(9999, ge=0, le=65535, description="监听端口；0 表示由系统挑选")
+    api_keys: Words = Field((), description="访问密钥，可写多个，用逗号隔开；设置后除 /health 外都要带密钥")
+    allowed_hosts: Words = Field((), description="额外允许的 Host 名（域名或容器名）；IP 与 localhost 不用写")
+    max_body_mb: int = Field(32, ge=1, le=1024, description="一个请求体最多多少 MB")
+    max_buffered_mb: int = Field(256, ge=1, le=65536, description="所有请求体同时占用的内存上限，MB")
+    body_timeout_s: float = Field(60, gt=0, le=3600, description="请求体必须在多少秒内传完")
+    shutdown_grace_s: float = Field(12, ge=0, le=25, description="停止时最多等正在回答的消息多少秒")
+
+
+class StorageSettings(Room):
+    data_dir: str = Field("", description="所有会变的东西放在这里：聊天记录、图片、日志。留空为项目根目录下的 data/")
+    database_url: str = Field("", description="数据库地址（SQLAlchemy 写法）；留空为 data_dir 下的 SQLite")
+    image_store_gb: float = Field(5, gt=0, le=10240, description="保存图片的磁盘上限，GB；超出后先删最久没用的")
+
+
+class WeightsSettings(Room):
+    model_path: str = Field(
+        "", description="模型文件夹或模型名；留空先找 models/Qwen3-VL-8B-Instruct，没有就用自带的演示模型"
+    )
+    device: str = Field("auto", description="auto、cpu、cuda:0，或用逗号隔开的多块显卡，如 cuda:0,cuda:1")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="权重精度；auto 在显卡上用 bfloat16，在 CPU 上看 CPU 支持什么"
+    )
+    attn: Literal["sdpa", "flash_attention_2", "eager"] = Field(
+        "sdpa", description="注意力实现；flash_attention_2 要另装"
+    )
+    quantization: Literal["none", "bnb-4bit", "bnb-8bit"] = Field(
+        "none", description="加载时量化；模型自带量化（GPTQ、AWQ、FP8）时不用写"
+    )
+
+
+class GenerationSettings(Room):
+    engine: Literal["generate"] = Field("generate", description="推理引擎")
+    max_new_tokens: int = Field(1000, ge=1, le=131072, description="一次回复最多多少 token")
+    temperature: float | None = Field(None, ge=0, le=2, description="采样温度；不写就用模型自带的设置，0 为贪心")
+    top_p: float | None = Field(None, gt=0, le=1, description="核采样；不写就用模型自带的设置")
+    top_k: int | None = Field(None, ge=0, le=100000, description="只在前 k 个词里采样；不写就用模型自带的设置")
+    repetition_penalty: float | None = Field(None, gt=0, le=2, description="重复惩罚；不写就用模型自带的设置")
+    context_tokens: int = Field(
+        16384, ge=256, le=1048576, description="提示加回复最多多少 token；不会超过模型本身的上限"
+    )
+    max_pending: int = Field(128, ge=1, le=100000, description="同时排队的消息上限；超出的立刻得到“繁忙，请稍后再试”")
+    request_timeout_s: float = Field(300, gt=0, le=86400, description="一条消息从收到到答完最多多少秒")
+
+
+class MediaSettings(Room):
+    max_image_tokens: int = Field(1024, ge=4, le=16384, description="一张图最多占多少 token；更大的图按面积缩小")
+    max_image_mb: float = Field(20, gt=0, le=1024, description="一张图的文件最多多少 MB")
+    max_image_megapixels: float = Field(50, gt=0, le=170, description="一张图最多多少百万像素，解码之前检查")
+    max_images: int = Field(16, ge=1, le=256, description="一条消息最多多少张图，多的不看")
+    max_frames: int = Field(4, ge=1, le=32, description="一张动图最多看多少个不同的画面")
+
+
+class ChatSettings(Room):
+    system_prompt: str = Field(DEFAULT_SYSTEM_PROMPT, description="人设，放在每个会话的最前面；留空表示不要")
+    system_prompts: dict[str, str] = Field(
+        default_factory=dict, description="单独给某个会话的人设，键如 group:123456 或 private:10001（只能写在文件里）"
+    )
+    group_reply: Literal["all", "addressed"] = Field(
+        "all", description="群里回复谁：all 每条都回；addressed 只回 @ 机器人、引用机器人或叫到 bot_names 的"
+    )
+    bot_names: Words = Field((), description="机器人的名字，group_reply 为 addressed 时叫到名字也会回复")
+
+
+class ObserveSettings(Room):
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="日志级别")
+    log_format: Literal["console", "json"] = Field("console", description="日志格式：给人看，或一行一个 JSON")
+
+
+class Settings(Room):
+    """Resolved values of every room; built once by ``config.resolve`` and handed down by ``app.py``."""
+
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    storage: StorageSettings = Field(default_factory=StorageSettings)
+    weights: WeightsSettings = Field(default_factory=WeightsSettings)
+    generation: GenerationSettings = Field(default_factory=GenerationSettings)
+    media: MediaSettings = Field(default_factory=MediaSettings)
+    chat: ChatSettings = Field(default_factory=ChatSettings)
+    observe: ObserveSettings = Field(default_factory=ObserveSettings)

@@ -1,0 +1,94 @@
+"""Fetch a checkpoint into a folder: resumable, with progress, checked against the hub's own checksums.
+
+The hubs' SDKs do the transfer; this file chooses files, compares SHA-256 at the end and turns their many errors
+into one line. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from tqdm import tqdm
+
+from qqvl_server.errors import WeightsError
+
+Hub = Literal["hf", "modelscope"]
+# Weights as safetensors only: a .bin or .pt is a pickle, which runs code when it is opened.
+PATTERNS: Final = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md", "LICENSE*"]
+_MODEL_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_BLOCK: Final = 1 << 20
+
+
+def fetch(model: str, hub: Hub, folder: Path) -> None:
+    """Download ``model`` (``owner/name``) into ``folder``; files already whole are not fetched again.
+
+    Raises:
+        WeightsError: one line that says what failed and what to try.
+    """
+    if not _MODEL_ID.fullmatch(model):
+        raise WeightsError(f"模型名应写成 作者/名字，例如 Qwen/Qwen3-VL-8B-Instruct，而不是 {model!r}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checksums = _from_hf(model, folder) if hub == "hf" else _from_modelscope(model, folder)
+    except WeightsError:
+        raise
+    except Exception as error:
+        # The edge of two SDKs with dozens of error classes between them; what matters is the line.
+        raise WeightsError(_explain(model, hub, error)) from error
+    verify(folder, checksums)
+
+
+def _from_hf(model: str, folder: Path) -> dict[str, str]:
+    import huggingface_hub
+
+    info = huggingface_hub.HfApi().model_info(model, files_metadata=True)
+    huggingface_hub.snapshot_download(model, revision=info.sha, local_dir=folder, allow_patterns=PATTERNS)
+    return {
+        file.rfilename: file.lfs.sha256
+        for file in info.siblings or ()
+        if file.lfs is not None and (folder / file.rfilename).exists()
+    }
+
+
+def _from_modelscope(model: str, folder: Path) -> dict[str, str]:
+    import modelscope_hub
+
+    hub = modelscope_hub.HubApi()
+    files = hub.list_repo_files(model, "model", recursive=True)
+    hub.download_repo(model, "model", local_dir=folder, allow_patterns=PATTERNS)
+    return {file.path: file.sha256 for file in files if file.sha256 and (folder / file.path).exists()}
+
+
+def verify(folder: Path, checksums: Mapping[str, str]) -> None:
+    """Compare each file's SHA-256 with what the hub promised.
+
+    Raises:
+        WeightsError: a file differs; it is deleted, so that the next run fetches it again.
+    """
+    total = sum((folder / name).stat().st_size for name in checksums)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="校验 SHA-256") as progress:
+        for name, promised in checksums.items():
+            digest = hashlib.sha256()
+            with (folder / name).open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+                    progress.update(len(block))
+            if digest.hexdigest() != promised:
+                (folder / name).unlink()
+                raise WeightsError(f"{name} 校验不符，已删除；请重新运行同一条命令，会只下载这个文件")
+
+
+def _explain(model: str, hub: Hub, error: Exception) -> str:
+    kind = type(error).__name__
+    other = "--from hf" if hub == "modelscope" else "--from modelscope"
+    if "NotFound" in kind or "NotExist" in kind:
+        return f"没有找到模型 {model}：请检查名字，或换一个来源（{other}）"
+    if "Gated" in kind or "Auth" in kind or ("Permission" in kind and not isinstance(error, OSError)):
+        return f"{model} 需要登录或申请权限才能下载，请先在网站上同意它的许可"
+    if isinstance(error, OSError) and error.errno == 28:
+        return "磁盘满了，下载没有完成；腾出空间后重新运行同一条命令会接着下载"
+    return f"下载 {model} 没有成功（{kind}）：请检查网络后重新运行同一条命令，会接着下载；也可以换一个来源（{other}）"

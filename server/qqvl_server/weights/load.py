@@ -1,0 +1,226 @@
+"""A checkpoint becomes a model and a processor in memory. Knows devices, dtypes and Transformers classes."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Qwen3VLProcessor
+from transformers.models.qwen2_5_vl import Qwen2_5_VLProcessor
+from transformers.models.qwen2_vl import Qwen2VLProcessor
+
+from qqvl_server.errors import WeightsError
+from qqvl_server.settings import WeightsSettings
+from qqvl_server.weights.locate import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+GIB: Final = 1024**3
+# Below this a checkpoint gains nothing from half precision on a CPU and loses digits.
+SMALL_BYTES: Final = 1 * GIB
+
+
+class PictureQwen3VLProcessor(Qwen3VLProcessor):
+    """Without the video half, whose classes cannot be imported where torchvision is missing."""
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kw: Any):
+        super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kw)
+
+
+class PictureQwen25VLProcessor(Qwen2_5_VLProcessor):
+    """As ``PictureQwen3VLProcessor``."""
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kw: Any):
+        super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kw)
+
+
+class PictureQwen2VLProcessor(Qwen2VLProcessor):
+    """As ``PictureQwen3VLProcessor``."""
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kw: Any):
+        super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kw)
+
+
+PROCESSORS: Final[dict[str, type[Any]]] = {
+    "qwen3_vl": PictureQwen3VLProcessor,
+    "qwen3_vl_moe": PictureQwen3VLProcessor,
+    "qwen2_5_vl": PictureQwen25VLProcessor,
+    "qwen2_vl": PictureQwen2VLProcessor,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """``context_tokens`` is the longest sequence the checkpoint takes; ``device`` as the health page names it."""
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    device: str
+    dtype: str
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the weights go: one ``device``, or accelerate's ``device_map`` over several."""
+
+    device: str
+    device_map: str | dict[str, Any]
+    max_memory: dict[int | str, int] | None
+    dtype: torch.dtype
+
+
+def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
+    """Load weights and processor; shows Transformers' own progress bar on a terminal.
+
+    Raises:
+        WeightsError: wrong device, too little memory, a missing extra, or files Transformers cannot read.
+    """
+    placement = place(checkpoint, settings)
+    _check_extras(settings)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.source, trust_remote_code=False)
+        processor = load_processor(checkpoint, config.model_type)
+        model = AutoModelForImageTextToText.from_pretrained(
+            checkpoint.source,
+            config=config,
+            dtype=placement.dtype,
+            attn_implementation=settings.attn,
+            device_map=placement.device_map,
+            max_memory=placement.max_memory,
+            quantization_config=_quantization(settings, config),
+            use_safetensors=True,
+            trust_remote_code=False,
+        ).eval()
+    except torch.OutOfMemoryError as error:
+        raise WeightsError("显存不够，模型没装下。请换小一点的模型，或加 --quantization bnb-4bit") from error
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
+        raise WeightsError(_explain(checkpoint, error)) from error
+    text = config.get_text_config()
+    return LoadedModel(
+        model=model,
+        processor=processor,
+        device=placement.device,
+        dtype=str(model.dtype).removeprefix("torch."),
+        context_tokens=int(getattr(text, "max_position_embeddings", 32768)),
+    )
+
+
+def load_processor(checkpoint: Checkpoint, model_type: str) -> ProcessorMixin:
+    """The checkpoint's own tokenizer, template and picture settings, on Pillow alone.
+
+    Raises:
+        OSError, ValueError, ImportError: as Transformers raises them.
+    """
+    processor_class: Any = PROCESSORS.get(model_type, AutoProcessor)
+    processor: ProcessorMixin = processor_class.from_pretrained(
+        checkpoint.source, backend="pil", trust_remote_code=False
+    )
+    return processor
+
+
+def place(checkpoint: Checkpoint, settings: WeightsSettings) -> Placement:
+    """Decide device and dtype, and refuse before reading gigabytes what cannot fit."""
+    names = [name.strip() for name in settings.device.split(",") if name.strip()]
+    if names == ["auto"]:
+        names = ["cuda:0"] if torch.cuda.is_available() else ["cpu"]
+    names = ["cuda:0" if name == "cuda" else name for name in names]
+    for name in names:
+        _check_device(name)
+    device = names[0]
+    dtype = _dtype(checkpoint, settings, device)
+    if len(names) == 1:
+        _check_memory(checkpoint, settings, device, dtype)
+        return Placement(device, {"": device}, None, dtype)
+    if "cpu" in names:
+        raise WeightsError("--device 不能把 cpu 和显卡写在一起")
+    indices = [int(name.removeprefix("cuda:")) for name in names]
+    free: dict[int | str, int] = {index: int(torch.cuda.mem_get_info(index)[0] * 0.9) for index in indices}
+    free["cpu"] = 0
+    return Placement(device, "auto", free, dtype)
+
+
+def _check_device(name: str) -> None:
+    if name == "cpu":
+        return
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or not index.isdecimal():
+        raise WeightsError(f"不认识设备 {name!r}；可以写 auto、cpu、cuda:0，或 cuda:0,cuda:1")
+    if not torch.cuda.is_available():
+        raise WeightsError(
+            f"要用 {name}，但 PyTorch 看不到显卡：请用 nvidia-smi 检查驱动，"
+            "并确认装的是 CUDA 版 PyTorch；没有显卡就去掉 --device"
+        )
+    if int(index) >= torch.cuda.device_count():
+        raise WeightsError(f"没有 {name}：这台机器只有 {torch.cuda.device_count()} 块显卡，编号从 cuda:0 开始")
+
+
+def _dtype(checkpoint: Checkpoint, settings: WeightsSettings, device: str) -> torch.dtype:
+    if settings.dtype != "auto":
+        chosen = getattr(torch, settings.dtype)
+        assert isinstance(chosen, torch.dtype)
+        return chosen
+    if device != "cpu":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    large = not 0 < checkpoint.weight_bytes < SMALL_BYTES
+    return torch.bfloat16 if large and _cpu_has_bf16() else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def _check_memory(checkpoint: Checkpoint, settings: WeightsSettings, device: str, dtype: torch.dtype) -> None:
+    if checkpoint.weight_bytes == 0:
+        return
+    # Published checkpoints are bf16; room for one conversation beside the weights is the least that works.
+    share = {"bnb-4bit": 0.35, "bnb-8bit": 0.6}.get(settings.quantization, 2.0 if dtype is torch.float32 else 1.0)
+    needed = checkpoint.weight_bytes * share * 1.05
+    free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info(device)[0]
+    if needed > free:
+        where = "内存" if device == "cpu" else f"{device} 的显存"
+        raise WeightsError(
+            f"{checkpoint.name} 大约要 {needed / GIB:.1f} GB，{where}只剩 {free / GIB:.1f} GB："
+            "请关掉别的程序、换小一点的模型，或在显卡上加 --quantization bnb-4bit"
+        )
+
+
+def _check_extras(settings: WeightsSettings) -> None:
+    if settings.attn == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise WeightsError("没有装 flash-attn：运行 pip install 'qqvl[flash]'，或去掉 --attn flash_attention_2")
+    if settings.quantization.startswith("bnb") and importlib.util.find_spec("bitsandbytes") is None:
+        raise WeightsError("没有装 bitsandbytes：运行 pip install 'qqvl[bnb]'，或去掉 --quantization")
+
+
+def _quantization(settings: WeightsSettings, config: Any) -> Any:
+    if settings.quantization == "none":
+        return None
+    if getattr(config, "quantization_config", None):
+        raise WeightsError("这个模型自带量化，不能再加 --quantization")
+    four = settings.quantization == "bnb-4bit"
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=four,
+        load_in_8bit=not four,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _explain(checkpoint: Checkpoint, error: Exception) -> str:
+    """One line for the operator; the library's own words follow, cut, because only they name the odd file or key."""
+    detail = " ".join(str(error).split())[:200]
+    if isinstance(error, ImportError):
+        return (
+            f"加载 {checkpoint.name} 缺少组件：{detail}。量化模型请装它要求的库，视频处理请装 pip install 'qqvl[gpu]'"
+        )
+    if checkpoint.weight_bytes == 0:
+        return (
+            f"下载或读取 {checkpoint.source} 失败：{detail}。请检查网络和模型名，或用 qqvl download --from modelscope"
+        )
+    return f"读不了 {checkpoint.source}：{detail}。请确认它是 Qwen3-VL 一类的图文模型，必要时重新下载"

@@ -1,0 +1,165 @@
+"""A real server process for tests: started as a user would, on the demo checkpoint, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRY = ROOT / "server" / "api_server_qwen3vl.py"
+# Importing torch on a busy two-core machine can take most of a minute.
+START_S = 90
+
+
+class RunningServer:
+    """``with RunningServer(data_dir) as server: server.private("你好")``. Killed, if need be, on leaving."""
+
+    def __init__(self, data_dir: Path, *flags: str, env: dict[str, str] | None = None, wait: bool = True) -> None:
+        self.data_dir = data_dir
+        self._flags = flags
+        self._env = env or {}
+        self._wait = wait
+        self.log_path = data_dir.parent / f"{data_dir.name}.log"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        self.http.close()
+
+    def start(self) -> None:
+        """Start, or start again on the same data folder; waits until ``/health`` says healthy."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith("QQVL_")} | self._env
+        log = self.log_path.open("ab")
+        self._log_start = log.tell()
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                str(ENTRY),
+                "--port",
+                "0",
+                "--data-dir",
+                str(self.data_dir),
+                "--log-format",
+                "json",
+                *self._flags,
+            ],
+            stdout=log,
+            stderr=log,
+            env=env,
+        )
+        log.close()
+        self.base = self._announced_url()
+        self.http = httpx.Client(base_url=self.base, timeout=60, trust_env=False)
+        if self._wait:
+            self.wait_healthy()
+
+    def _announced_url(self) -> str:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            for line in self.log().splitlines():
+                with contextlib.suppress(ValueError):
+                    url = json.loads(line).get("url")
+                    if url:
+                        return str(url)
+            if self.process.poll() is not None:
+                raise AssertionError(f"server ended with {self.process.returncode}:\n{self.log()}")
+            time.sleep(0.05)
+        raise AssertionError(f"server did not announce its address:\n{self.log()}")
+
+    def wait_healthy(self) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if self.http.get("/health").status_code == 200:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"server did not become healthy:\n{self.log()}")
+
+    def log(self) -> str:
+        """What this start has written so far."""
+        return self.log_path.read_bytes()[self._log_start :].decode()
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def post(self, kind: str, body: dict[str, Any]) -> httpx.Response:
+        return self.http.post(f"/api/chat/{kind}", json=body)
+
+    def private(self, content: str, *, user: str = "10001", images: tuple[str, ...] = (), **extra: Any) -> str:
+        """Say something in private and return the reply."""
+        body = private_body(content, user=user, images=images, **extra)
+        answer = self.post("private", body)
+        assert answer.status_code == 200, answer.text
+        reply = answer.json()["reply"]
+        assert isinstance(reply, str)
+        return reply
+
+    def group(self, content: str, *, group: str = "20001", **extra: Any) -> dict[str, Any]:
+        """Say something in a group and return the whole answer."""
+        answer = self.post("group", group_body(content, group=group, **extra))
+        assert answer.status_code == 200, answer.text
+        value = answer.json()
+        assert isinstance(value, dict)
+        return value
+
+    def messages(self, kind: str, chat_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.http.get(f"/admin/chats/{kind}/{chat_id}/messages").json()["messages"]
+        return found
+
+
+def private_body(content: str, *, user: str = "10001", images: tuple[str, ...] = (), **extra: Any) -> dict[str, Any]:
+    return {
+        "type": "private",
+        "user_id": user,
+        "user_nickname": "张三",
+        "content": content,
+        "images": [{"data": data, "format": "png"} for data in images],
+        "timestamp": 1234567890.0,
+        **extra,
+    }
+
+
+def group_body(
+    content: str, *, group: str = "20001", user: str = "10001", images: tuple[str, ...] = (), **extra: Any
+) -> dict[str, Any]:
+    return {
+        **private_body(content, user=user, images=images),
+        "type": "group",
+        "group_id": group,
+        "group_name": "测试群",
+        "user_card": "张三",
+        **extra,
+    }
+
+
+def run_cli(*flags: str, env: dict[str, str] | None = None, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+    """Run the entry script to its end."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("QQVL_")} | (env or {})
+    return subprocess.run(
+        [sys.executable, str(ENTRY), *flags], capture_output=True, text=True, env=clean, timeout=timeout, check=False
+    )
+
+
+@contextlib.contextmanager
+def running(data_dir: Path, *flags: str, env: dict[str, str] | None = None) -> Iterator[RunningServer]:
+    with RunningServer(data_dir, *flags, env=env) as server:
+        yield server
