@@ -1,4 +1,7 @@
-"""argv → settings → the adapter that was chosen. Exit codes: 0 stopped, 2 a setting is wrong, 3 a package is missing."""
+"""argv → settings → the adapter that was chosen.
+
+Exit codes: 0 stopped as asked, 2 a setting is wrong, 3 a package is missing.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +48,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(settings: Settings, folder: Path, journal: Journal) -> int:
     try:
         if settings.adapter == "nonebot":
-            from qqvl_client.adapters import nonebot as adapter
+            from qqvl_client.adapters.nonebot import run
         else:
-            from qqvl_client.adapters import ncatbot as adapter
-        adapter.run(settings, folder, journal)
+            from qqvl_client.adapters.ncatbot import run
+        run(settings, folder, journal)
     except ImportError as error:
         extra = "client" if settings.adapter == "ncatbot" else "client-nonebot"
         LOG.error("缺少依赖 %s，请先安装：pip install '.[%s]'", error.name, extra)

@@ -3,15 +3,15 @@
 * ClientError
   x SettingsError            a setting is wrong: one line for the owner, exit 2
   x LineError                an action sent to the OneBot implementation failed
-    - LineDown               it was never written: sending it again is safe
-    - ActionUnsure           it may have been carried out: never repeat it blindly
-    - ActionRefused          it was certainly not carried out
+    - LineDownError               it was never written: sending it again is safe
+    - ActionUnsureError           it may have been carried out: never repeat it blindly
+    - ActionRefusedError          it was certainly not carried out
   x ServerError              the chat server gave no usable answer
-    - ServerAway             the request was certainly not answered: ask again
-    - AnswerLost             it may have been answered: ask again only by message_id
-    - ServerRefused          asking again would get the same refusal
+    - ServerAwayError             the request was certainly not answered: ask again
+    - AnswerLostError             it may have been answered: ask again only by message_id
+    - ServerRefusedError          asking again would get the same refusal
   x PictureError             one picture could not be fetched
-    - PictureTooLarge        and no other address of it would help
+    - PictureTooLargeError        and no other address of it would help
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class LineError(ClientError):
     """An action sent over the OneBot line failed."""
 
 
-class LineDown(LineError):
+class LineDownError(LineError):
     """The action never left this process."""
 
 
-class ActionUnsure(LineError):
+class ActionUnsureError(LineError):
     """No answer came, or retcode 1200: QQ may have carried the action out."""
 
 
-class ActionRefused(LineError):
+class ActionRefusedError(LineError):
     """The OneBot implementation refused the action before doing anything."""
 
 
@@ -47,7 +47,7 @@ class ServerError(ClientError):
     notice = "暂时连不上服务器，请稍后再试。"
 
 
-class ServerAway(ServerError):
+class ServerAwayError(ServerError):
     """Unreachable or too busy; the request was not answered."""
 
     def __init__(self, text: str, retry_after: float | None = None) -> None:
@@ -55,13 +55,13 @@ class ServerAway(ServerError):
         self.retry_after = retry_after
 
 
-class AnswerLost(ServerError):
+class AnswerLostError(ServerError):
     """The request may have run, but no readable answer arrived."""
 
     notice = "这条消息没有得到答复，请稍后再试。"
 
 
-class ServerRefused(ServerError):
+class ServerRefusedError(ServerError):
     """The server understood the request and will not answer it."""
 
     notice = "这条消息处理不了。"
@@ -77,7 +77,7 @@ class PictureError(ClientError):
     """One picture could not be fetched; the text is the note the model reads."""
 
 
-class PictureTooLarge(PictureError):
+class PictureTooLargeError(PictureError):
     """The picture is larger than the settings allow, wherever it is fetched from."""
 
     def __init__(self) -> None:

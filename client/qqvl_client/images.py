@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from qqvl_client.errors import LineError, PictureError, PictureTooLarge
+from qqvl_client.errors import LineError, PictureError, PictureTooLargeError
 from qqvl_client.message import Picture
 from qqvl_client.settings import Settings, is_loopback
 
@@ -52,7 +52,7 @@ class PictureFetcher:
         self._settings = settings
         self._max_bytes = int(settings.picture_max_mb * 1_000_000)
         tls = ssl.create_default_context()
-        # Some QQ picture hosts still shake hands with ciphers OpenSSL 3 leaves out; certificates are checked all the same.
+        # Some QQ picture hosts still need ciphers that OpenSSL 3 leaves out; certificates are checked all the same.
         tls.set_ciphers("DEFAULT:@SECLEVEL=1")
         timeout = httpx.Timeout(settings.picture_stall_s, connect=settings.connect_timeout_s)
         # Proxy variables are for model downloads; a dead one must not cost the bot its eyes.
@@ -71,7 +71,7 @@ class PictureFetcher:
         for source in _sources(data):
             try:
                 return await self._load(source)
-            except PictureTooLarge:
+            except PictureTooLargeError:
                 raise
             except PictureError as error:
                 problem = error
@@ -107,7 +107,7 @@ class PictureFetcher:
         if source.startswith("data:"):
             encoded = source.partition(",")[2]
         if len(encoded) * 3 // 4 > self._max_bytes:
-            raise PictureTooLarge
+            raise PictureTooLargeError
         try:
             return base64.b64decode(encoded)
         except (binascii.Error, ValueError):
@@ -134,7 +134,7 @@ class PictureFetcher:
             raise PictureError("链接已失效" if answer.status_code in (400, 403, 404, 410) else "下载失败")
         declared = answer.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_bytes:
-            raise PictureTooLarge
+            raise PictureTooLargeError
         # An encoded body could unfold to any size between two checks, and pictures gain nothing by it.
         if answer.headers.get("content-encoding", "identity") != "identity":
             raise PictureError("下载失败")
@@ -142,7 +142,7 @@ class PictureFetcher:
         async for chunk in answer.aiter_raw():
             body += chunk
             if len(body) > self._max_bytes:
-                raise PictureTooLarge
+                raise PictureTooLargeError
         return bytes(body)
 
     async def _log_refusal(self, answer: httpx.Response) -> None:

@@ -68,7 +68,9 @@ class Journal:
         with self._lock:
             self._db.close()
 
-    def take(self, chat: Chat, message_id: str, sent_at: float, context_only: bool, event: Mapping[str, Any]) -> int | None:
+    def take(
+        self, chat: Chat, message_id: str, sent_at: float, context_only: bool, event: Mapping[str, Any]
+    ) -> int | None:
         """Write a message down; nothing when this very message is already there."""
         row = self._run(
             "INSERT OR IGNORE INTO message (self_id, kind, chat_id, via_group, message_id, sent_at, taken_at,"

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from qqvl_client.errors import ActionRefused, ActionUnsure, LineError
+from qqvl_client.errors import ActionRefusedError, ActionUnsureError, LineError
 from qqvl_client.message import Chat
 from qqvl_client.segments import text_of
 from qqvl_client.settings import Settings
@@ -20,8 +20,8 @@ CERTAIN_REFUSALS = frozenset({1400, 1403, 1404})
 class Link(Protocol):
     """What an adapter offers the relay."""
 
-    async def call(self, self_id: str, action: str, params: Mapping[str, Any], timeout: float) -> Any:
-        """Carry out one action and return its `data`; raises LineDown, ActionUnsure or ActionRefused."""
+    async def call(self, self_id: str, action: str, params: Mapping[str, Any], within_s: float) -> Any:
+        """Carry out one action and return its `data`; raises LineDownError, ActionUnsureError or ActionRefusedError."""
 
     async def wait_up(self, self_id: str) -> None:
         """Return once actions for this account can be sent."""
@@ -37,7 +37,7 @@ def data_of(answer: Mapping[str, Any]) -> Any:
 
 
 def refusal(retcode: Any, words: str) -> LineError:
-    kind = ActionRefused if retcode in CERTAIN_REFUSALS else ActionUnsure
+    kind = ActionRefusedError if retcode in CERTAIN_REFUSALS else ActionUnsureError
     return kind(f"retcode {retcode} {words}")
 
 
@@ -116,7 +116,7 @@ class OneBot:
                 await self._link.wait_up(self_id)
                 return await self._link.call(self_id, action, params, timeout)
         except TimeoutError:
-            raise ActionUnsure(f"{action} 没有应答") from None
+            raise ActionUnsureError(f"{action} 没有应答") from None
 
 
 def _number(value: str) -> int | str:

@@ -7,7 +7,7 @@ import logging
 import random
 import time
 
-from qqvl_client.errors import ActionRefused, ActionUnsure, LineDown, LineError
+from qqvl_client.errors import ActionRefusedError, ActionUnsureError, LineDownError, LineError
 from qqvl_client.journal import Entry, Journal
 from qqvl_client.message import Segment
 from qqvl_client.onebot import OneBot
@@ -51,7 +51,7 @@ class Outbox:
                     await self._part(entry, number, parts[number])
         except TimeoutError:
             LOG.error("线路断开太久，给 %s 的回复没能发出", entry.chat.key)
-        except ActionRefused as error:
+        except ActionRefusedError as error:
             LOG.error("给 %s 的回复被拒绝：%s", entry.chat.key, error)
 
     async def _part(self, entry: Entry, number: int, text: str) -> None:
@@ -78,13 +78,13 @@ class Outbox:
             try:
                 await self._onebot.send(entry.chat, as_segments(text, quote_id))
                 return False
-            except LineDown:
+            except LineDownError:
                 self._journal.part(entry.id, number, is_open=False)
                 await asyncio.sleep(self._settings.reconnect_base_s)
-            except ActionUnsure as error:
+            except ActionUnsureError as error:
                 LOG.warning("给 %s 的回复发送结果不明：%s", entry.chat.key, error)
                 return True
-            except ActionRefused:
+            except ActionRefusedError:
                 if not quote_id:
                     raise
                 LOG.warning("带引用的回复被拒绝，改为不带引用")

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from qqvl_client.errors import ServerAway, ServerError
+from qqvl_client.errors import ServerError
 from qqvl_client.images import PictureFetcher
 from qqvl_client.journal import Entry, Journal
 from qqvl_client.lanes import Lanes
@@ -118,7 +118,10 @@ class Relay:
         online = status.get("online") if isinstance(status, Mapping) else None
         if isinstance(online, bool) and online != self._online:
             self._online = online
-            LOG.log(logging.INFO if online else logging.ERROR, "QQ 账号%s", "已上线" if online else "已掉线，请看 NapCat")
+            if online:
+                LOG.info("QQ 账号已上线")
+            else:
+                LOG.error("QQ 账号已掉线，请看 NapCat")
 
     def _enqueue(self, entry: Entry) -> None:
         """Read the message at once (picture links expire), answer it when its turn comes."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
-from qqvl_client.errors import AnswerLost, ServerAway, ServerError, ServerRefused
+from qqvl_client.errors import AnswerLostError, ServerAwayError, ServerError, ServerRefusedError
 from qqvl_client.message import IncomingMessage, Picture, Quote, Reply
 from qqvl_client.settings import Settings, is_loopback
 
@@ -62,9 +62,9 @@ def _quote(quote: Quote | None) -> dict[str, Any] | None:
 
 
 def reply_of(kind: str, answer: Any) -> Reply:
-    """What to say for an answer; raises AnswerLost when it is not one of ours."""
+    """What to say for an answer; raises AnswerLostError when it is not one of ours."""
     if not isinstance(answer, Mapping) or answer.get("status") != "success":
-        raise AnswerLost("服务器的答复里没有 status: success")
+        raise AnswerLostError("服务器的答复里没有 status: success")
     if kind == "group" and answer.get("should_reply") is not True:
         return Reply(())
     messages = answer.get("messages")
@@ -109,15 +109,15 @@ class ServerApi:
         async with self._slots:
             status, headers, payload = await self._post(kind, body)
         if status in NOT_ANSWERED:
-            raise ServerAway(f"服务器回答 {status}：{_words(payload)}", _retry_after(headers))
+            raise ServerAwayError(f"服务器回答 {status}：{_words(payload)}", _retry_after(headers))
         if status >= 500 or 300 <= status < 400:
-            raise AnswerLost(f"服务器回答 {status}：{_words(payload)}")
+            raise AnswerLostError(f"服务器回答 {status}：{_words(payload)}")
         if status >= 400:
-            raise ServerRefused(f"服务器回答 {status}：{_words(payload)}", status)
+            raise ServerRefusedError(f"服务器回答 {status}：{_words(payload)}", status)
         try:
             answer = json.loads(payload)
         except ValueError:
-            raise AnswerLost("服务器的答复不是 JSON") from None
+            raise AnswerLostError("服务器的答复不是 JSON") from None
         return reply_of(kind, answer)
 
     async def _post(self, kind: str, body: bytes) -> tuple[int, httpx.Headers, bytes]:
@@ -129,18 +129,18 @@ class ServerApi:
                     async for chunk in answer.aiter_bytes():
                         payload += chunk
                         if len(payload) > MAX_ANSWER:
-                            raise AnswerLost("服务器的答复太长")
+                            raise AnswerLostError("服务器的答复太长")
                     return answer.status_code, answer.headers, bytes(payload)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            raise ServerAway(f"连不上服务器（{type(error).__name__}）") from None
+            raise ServerAwayError(f"连不上服务器（{type(error).__name__}）") from None
         except (httpx.TimeoutException, TimeoutError):
-            raise AnswerLost("等不到服务器的答复") from None
+            raise AnswerLostError("等不到服务器的答复") from None
         except httpx.HTTPError as error:
-            raise AnswerLost(f"服务器的答复断在半路（{type(error).__name__}）") from None
+            raise AnswerLostError(f"服务器的答复断在半路（{type(error).__name__}）") from None
 
 
 def _worth_repeating(error: BaseException | None) -> bool:
-    return isinstance(error, ServerAway | AnswerLost)
+    return isinstance(error, ServerAwayError | AnswerLostError)
 
 
 def _enough(settings: Settings, repeatable: bool) -> Callable[[RetryCallState], bool]:
@@ -149,7 +149,7 @@ def _enough(settings: Settings, repeatable: bool) -> Callable[[RetryCallState], 
 
     def stop(state: RetryCallState) -> bool:
         nonlocal lost
-        lost += isinstance(state.outcome and state.outcome.exception(), AnswerLost)
+        lost += isinstance(state.outcome and state.outcome.exception(), AnswerLostError)
         late = (state.seconds_since_start or 0) + state.upcoming_sleep > settings.answer_within_s
         return late or lost > lost_allowed
 
@@ -161,7 +161,7 @@ def _pause(settings: Settings) -> Callable[[RetryCallState], float]:
 
     def pause(state: RetryCallState) -> float:
         error = state.outcome and state.outcome.exception()
-        asked = error.retry_after if isinstance(error, ServerAway) else None
+        asked = error.retry_after if isinstance(error, ServerAwayError) else None
         return jitter(state) + (asked or 0)
 
     return pause

@@ -20,7 +20,7 @@ import yaml
 from websockets.exceptions import ConnectionClosed
 
 from qqvl_client import logs
-from qqvl_client.errors import ActionUnsure, LineDown
+from qqvl_client.errors import ActionUnsureError, LineDownError
 from qqvl_client.journal import Journal
 from qqvl_client.line import Dialler, objects, token_refused
 from qqvl_client.onebot import data_of
@@ -56,7 +56,12 @@ def run(settings: Settings, folder: Path, journal: Journal) -> None:
             await self.line.serve(journal)
             return True
 
-        async def send(self, path: str, params: Mapping[str, Any] | None = None, timeout: float = 30) -> dict[str, Any]:
+        async def send(
+            self,
+            path: str,
+            params: Mapping[str, Any] | None = None,
+            timeout: float = 30,  # noqa: ASYNC109  (ncatbot's own signature)
+        ) -> Any:
             return await self.line.ask(path.strip("/"), params or {}, timeout)
 
     class RelayBot(BotClient):  # type: ignore[misc]  # ncatbot ships no types
@@ -113,7 +118,7 @@ class NapCatLine:
         stopping = on_stop()
         receiving = asyncio.create_task(self._receive(relay), name="line")
         relay.resume()
-        await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await stopping
         LOG.info("正在停止……")
         await relay.close()
         receiving.cancel()
@@ -140,25 +145,27 @@ class NapCatLine:
                 await self._learn_self_id(text_of(frame.get("self_id")))
                 relay.take(frame)
 
-    async def call(self, self_id: str, action: str, params: Mapping[str, Any], timeout: float) -> Any:
-        return data_of(await self.ask(action, params, timeout))
+    async def call(self, self_id: str, action: str, params: Mapping[str, Any], within_s: float) -> Any:
+        return data_of(await self.ask(action, params, within_s))
 
-    async def ask(self, action: str, params: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    async def ask(self, action: str, params: Mapping[str, Any], within_s: float) -> dict[str, Any]:
         """Send one action and await its answer on a future: trap 11 is ncatbot's thread per unanswered action."""
         connection = self._connection
         if connection is None:
-            raise LineDown("线路断开")
+            raise LineDownError("线路断开")
         echo = f"qqvl-{next(self._echoes)}"
-        answer = self._waiting[echo] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[echo] = answer
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(within_s):
                 try:
+                    # ensure_ascii leaves lone surrogates, which some nicknames have, encodable.
                     await connection.send(json.dumps({"action": action, "params": params, "echo": echo}))
                 except ConnectionClosed:
-                    raise ActionUnsure(f"发送 {action} 时线路断开") from None
+                    raise ActionUnsureError(f"发送 {action} 时线路断开") from None
                 return await answer
         except TimeoutError:
-            raise ActionUnsure(f"{action} 在 {timeout:g} 秒内没有应答") from None
+            raise ActionUnsureError(f"{action} 在 {within_s:g} 秒内没有应答") from None
         finally:
             del self._waiting[echo]
 
@@ -175,7 +182,8 @@ class NapCatLine:
         self._connection = None
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(ActionUnsure("等应答时线路断开"))
+                # Not an exception: one that nobody is left to await ends up in the log.
+                answer.set_result({"status": "failed", "retcode": -1, "message": "等应答时线路断开"})
 
     async def _learn_self_id(self, self_id: str) -> None:
         if self_id and self_id != self._self_id:

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from onebot.watch import Watched
@@ -67,7 +66,7 @@ class ClientProcess(Watched):
         await self.start()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.kill()
 
     @property

@@ -7,7 +7,6 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -41,7 +40,7 @@ class Sent:
         return next((str(s["data"]["id"]) for s in self.message if s["type"] == "reply"), None)
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """An action handler raises this to fail with a retcode."""
 
     def __init__(self, retcode: int, words: str = "") -> None:
@@ -84,7 +83,7 @@ class OneBotServer(Watched):
         await self.start()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self) -> None:
@@ -161,8 +160,8 @@ class OneBotServer(Watched):
         header = connection.request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.token and (query or header) != self.token:
             self.refused_tokens += 1
-            answer = {"status": "failed", "retcode": 1403, "data": None, "message": "token验证失败", "wording": "token验证失败"}
-            await connection.send(json.dumps(answer | {"echo": None, "stream": "normal-action"}))
+            answer = {"status": "failed", "retcode": 1403, "data": None, "message": "token验证失败", "echo": None}
+            await connection.send(json.dumps(answer | {"wording": "token验证失败", "stream": "normal-action"}))
             await connection.close()
             self.changed()
             return
@@ -206,7 +205,7 @@ class OneBotServer(Watched):
         try:
             sending = action in ("send_group_msg", "send_private_msg")
             data = self._send(connection, action, params) if sending else self._answer(action, params)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             answer = {"status": "failed", "retcode": refusal.retcode, "data": None, "message": str(refusal)}
         else:
             if data is None:
@@ -216,17 +215,17 @@ class OneBotServer(Watched):
 
     def _answer(self, action: str, params: dict[str, Any]) -> Any:
         if action not in self.answers:
-            raise Refusal(1404, f"不支持的Api {action}")
+            raise RefusalError(1404, f"不支持的Api {action}")
         return self.answers[action](params)
 
     def _send(self, connection: Connection, action: str, params: dict[str, Any]) -> Answer | None:
         fault = self.send_faults.popleft() if self.send_faults else None
         if fault == "refused":
-            raise Refusal(1400, "schema error")
+            raise RefusalError(1400, "schema error")
         if fault is None or fault.endswith("delivered"):
             self._deliver(action, params)
         if fault and fault.startswith("1200"):
-            raise Refusal(1200, "Timeout: NTEvent serviceAndMethod:NodeIKernelMsgService/sendMsg")
+            raise RefusalError(1200, "Timeout: NTEvent serviceAndMethod:NodeIKernelMsgService/sendMsg")
         if fault and fault.startswith("drop"):
             connection.transport.abort()
         return None if fault else {"message_id": self.history[-1]["message_id"]}
@@ -244,7 +243,7 @@ class OneBotServer(Watched):
         for event in self.history:
             if str(event["message_id"]) == str(params["message_id"]):
                 return event
-        raise Refusal(1200, "消息不存在")
+        raise RefusalError(1200, "消息不存在")
 
     def _history(self, params: dict[str, Any]) -> Answer:
         group, user = params.get("group_id"), params.get("user_id")

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 from onebot.watch import Watched
@@ -27,7 +26,7 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Hangup(Exception):
+class HangupError(Exception):
     """A handler raises this to drop the connection without another byte."""
 
 
@@ -51,7 +50,7 @@ class WebServer(Watched):
         await self.start()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self) -> None:
@@ -78,7 +77,7 @@ class WebServer(Watched):
                     break
                 writer.write(_head(response) + response.body)
                 await writer.drain()
-        except (OSError, asyncio.IncompleteReadError, Hangup):
+        except (OSError, asyncio.IncompleteReadError, HangupError):
             pass
         finally:
             self._open.discard(writer)
