@@ -57,7 +57,6 @@ def serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path) -> int:
         ConfigError: the port is taken or the data folder is in use.
         StorageFailed: the database cannot be opened.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
     with locked(data_dir), bound(settings.server.host, settings.server.port) as listener:
         return asyncio.run(_serve(settings, checkpoint, data_dir, listener))
 
@@ -86,8 +85,10 @@ async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, lis
             return word, now
 
         web = Server(_uvicorn_config(server.build(service, settings.server, metrics, status)))
+        url = _url(settings.server.host, listener)
         load = functools.partial(_load, settings, checkpoint, library, metrics)
-        async with _supervised(web, engine, load, settings), _stopping(web, service, settings):
+        _announce_address(settings, url)
+        async with _supervised(web, engine, load, url), _stopping(web, service, settings):
             await web.serve(sockets=[listener])
         if engine.voice is not None:
             await engine.voice.aclose()
@@ -135,9 +136,7 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
 
 
 @asynccontextmanager
-async def _supervised(
-    web: Server, engine: _Engine, load: functools.partial[Voice], settings: Settings
-) -> AsyncIterator[None]:
+async def _supervised(web: Server, engine: _Engine, load: functools.partial[Voice], url: str) -> AsyncIterator[None]:
     """Load beside the open port (``/health`` says loading), then watch the engine; either failing stops all."""
     loop = asyncio.get_running_loop()
 
@@ -151,7 +150,7 @@ async def _supervised(
             engine.failure = error
             web.ask_to_stop()
             return
-        _announce_ready(settings, web)
+        logger().info("已就绪", url=url)
         # A look a second is soon enough: callers and /health see a dead engine at once.
         while engine.voice.status().alive:  # noqa: ASYNC110
             await asyncio.sleep(1)
@@ -207,13 +206,14 @@ async def _stopping(web: Server, service: ChatService, settings: Settings) -> As
             await stopper
 
 
-def _announce_ready(settings: Settings, web: Server) -> None:
-    port = settings.server.port
-    for listening in web.servers:
-        port = listening.sockets[0].getsockname()[1]
-    host = settings.server.host
+def _url(host: str, listener: socket.socket) -> str:
     shown = f"[{host}]" if ":" in host else host
-    logger().info("已就绪", url=f"http://{shown}:{port}")
+    return f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def _announce_address(settings: Settings, url: str) -> None:
+    host = settings.server.host
+    logger().info("正在监听，模型加载中", url=url)
     if not is_loopback(host) and not settings.server.api_keys:
         logger().warning(
             f"正在监听 {host} 且没有密钥：能连到这台机器的任何人都能使用模型。"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -71,8 +70,8 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
 def locked(data_dir: Path) -> Iterator[None]:
     """Two servers on one history would number its messages twice."""
     try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = (data_dir / ".lock").open("a")
-        os.chmod(data_dir, 0o700)
     except OSError as error:
         raise ConfigError(f"写不进数据目录 {data_dir}：{error.strerror}。请检查 --data-dir 和权限") from error
     with file:
