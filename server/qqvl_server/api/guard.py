@@ -26,7 +26,7 @@ from qqvl_server.settings import ServerSettings
 
 OPEN_PATHS: Final = frozenset({"/health"})
 # Without a key these are for this machine only: they show what people said.
-LOCAL_PREFIXES: Final = ("/admin", "/metrics", "/docs", "/openapi.json")
+LOCAL_PREFIXES: Final = ("/admin", "/metrics", "/openapi.json")
 _DOORS: Final = {"/api/chat/group": "qq", "/api/chat/private": "qq"}
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
@@ -71,7 +71,9 @@ class Guard:
         finally:
             door = _DOORS.get(scope["path"], "other")
             self._metrics.http_requests.labels(door, str(status)).inc()
-            logger().info(
+            # Supervisors ask /health every few seconds for ever.
+            log = logger().debug if scope["path"] in OPEN_PATHS else logger().info
+            log(
                 "请求", method=scope["method"], path=scope["path"], status=status,
                 ms=round((time.monotonic() - started) * 1000), request_id=request_id,
             )  # fmt: skip

@@ -31,7 +31,7 @@ def build(
     """Args:
     status: the word ``/health`` says now (healthy, loading, stopping, dead) and the voice's state.
     """
-    app = FastAPI(title="qqvl", docs_url="/docs", redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(title="qqvl", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.include_router(qq.build(service))
     app.include_router(admin.build(service, status, metrics))
     app.add_exception_handler(errors.QqvlError, faults.on_error)

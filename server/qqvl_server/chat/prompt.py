@@ -19,8 +19,8 @@ MAX_NAME: Final = 32
 MAX_QUOTE: Final = 300
 LOST: Final = "[图片无法打开]"
 EXPIRED: Final = "[图片已过期]"
-# What ``header`` writes; user text that looks the same is bent so that it cannot pass for a header.
-_HEADER_LIKE = re.compile(r"\[(?=[^\[\]\n]{0,80}\sQQ:\d{1,20}\])")
+# The end of what ``header`` writes; the same end in user text is bent, whatever stands before it.
+_HEADER_END = re.compile(r"(QQ\s*[:：]\s*\d+\s*)\]", re.IGNORECASE)
 _BRACKETS = str.maketrans("[]", "［］")
 
 
@@ -36,7 +36,8 @@ def header(name: str, user_id: str) -> str:
 
 
 def safe_text(text: str) -> str:
-    return _HEADER_LIKE.sub("［", text)
+    """Text in which nothing passes for a header."""
+    return _HEADER_END.sub(r"\1］", text)
 
 
 def system_message(text: str) -> tuple[ChatMessage, ...]:

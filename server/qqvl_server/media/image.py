@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import io
+import math
 import re
 import struct
 import warnings
@@ -195,7 +196,7 @@ def _upright_rgb(image: Image.Image, limits: ImageLimits) -> Image.Image:
     frame: Image.Image = image
     if frame.mode.startswith("I") or frame.mode == "F":
         frame = _to_eight_bits(frame)
-    factor = int((frame.width * frame.height / target) ** 0.5)
+    factor = math.ceil((frame.width * frame.height / target) ** 0.5)
     if factor >= 2 and frame.mode in ("RGB", "L", "RGBA", "LA", "CMYK", "YCbCr"):
         frame = frame.reduce(min(factor, frame.width, frame.height))
     if "A" in frame.mode or "transparency" in frame.info:

@@ -1,0 +1,96 @@
+"""Small fakes with behaviour, for what a test must control: a voice, and a picture book without a disk."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from qqvl_server.errors import ImageRejected, QqvlError
+from qqvl_server.generation.port import (
+    ChatMessage,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    ImagePart,
+    TextDelta,
+    TextEvent,
+    TextPart,
+    Usage,
+    VoiceStatus,
+)
+from qqvl_server.media.image import ImageRef
+
+Script = Callable[[GenerationRequest], str | QqvlError]
+
+
+class ScriptedVoice:
+    """Answers by a function of the request; one token is one character, a picture is ten.
+
+    ``gate`` holds every answer back until it is set, and ``asked`` is what reached the model so far.
+    """
+
+    def __init__(self, script: Script, context_tokens: int = 1000) -> None:
+        self._script = script
+        self._context_tokens = context_tokens
+        self.asked: list[GenerationRequest] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.running = 0
+        self.most_running = 0
+
+    @property
+    def context_tokens(self) -> int:
+        return self._context_tokens
+
+    def status(self) -> VoiceStatus:
+        return VoiceStatus(True, True, True, "cpu")
+
+    async def count(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        return tuple(count(message) for message in messages)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
+        self.asked.append(request)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await self.gate.wait()
+            await asyncio.sleep(0)
+            said = self._script(request)
+            if isinstance(said, QqvlError):
+                yield TextDelta("half of a rep")
+                raise said
+            yield TextDelta(said)
+            yield Finished(FinishReason.STOP, Usage(sum(count(m) for m in request.messages), len(said)))
+        finally:
+            self.running -= 1
+
+    async def aclose(self) -> None:
+        pass
+
+
+def count(message: ChatMessage) -> int:
+    return sum(len(part.text) if isinstance(part, TextPart) else 10 for part in message.parts)
+
+
+def text_of(message: ChatMessage) -> str:
+    return "".join(part.text if isinstance(part, TextPart) else "<image>" for part in message.parts)
+
+
+def images_of(message: ChatMessage) -> list[str]:
+    return [part.image.sha256 for part in message.parts if isinstance(part, ImagePart)]
+
+
+class PictureShelf:
+    """Takes any word but ``bad`` for a picture."""
+
+    def __init__(self) -> None:
+        self.lost: set[str] = set()
+
+    def add_base64(self, text: str) -> ImageRef:
+        if text == "bad":
+            raise ImageRejected("图片已损坏，打不开")
+        return ImageRef(hashlib.sha256(text.encode()).hexdigest(), "png", 64, 64, (0,), len(text))
+
+    def holds(self, ref: ImageRef) -> bool:
+        return ref.sha256 not in self.lost

@@ -1,0 +1,61 @@
+"""Pictures on disk: each once, whole, and within the size that was granted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qqvl_server.errors import ImageRejected, StorageFailed
+from qqvl_server.media.image import ImageLimits
+from qqvl_server.media.library import ImageLibrary
+from tests.pictures import base64_of, encoded, picture
+
+LIMITS = ImageLimits(max_bytes=20_000_000, max_pixels=50_000_000, max_frames=4, max_tokens=1024)
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_the_same_picture_is_kept_once(tmp_path: Path) -> None:
+    library = ImageLibrary(tmp_path, 10**9, LIMITS)
+    data = encoded(picture())
+    first, second = library.add_base64(base64_of(data)), library.add(data)
+    assert first == second
+    assert [path.name for path in files(tmp_path)] == [first.sha256]
+    assert ImageLibrary(tmp_path, 10**9, LIMITS).open(first)[0].size == (256, 256)
+
+
+def test_the_longest_unused_go_first_when_the_disk_share_is_full(tmp_path: Path) -> None:
+    pictures = [encoded(picture((n * 20, 0, 0)), "BMP") for n in range(8)]
+    library = ImageLibrary(tmp_path, len(pictures[0]) * 4, LIMITS)
+    refs = []
+    for age, data in enumerate(pictures):
+        refs.append(library.add(data))
+        stamp = 1_000_000 + age
+        os.utime(tmp_path / refs[-1].sha256[:2] / refs[-1].sha256, (stamp, stamp))
+        if age == 2:
+            library.open(refs[0])
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= len(pictures[0]) * 4
+    assert library.holds(refs[-1])
+    assert library.holds(refs[0]), "the one looked at lately stays"
+    assert not library.holds(refs[1])
+    with pytest.raises(ImageRejected):
+        library.open(refs[1])
+
+
+def test_a_disk_that_refuses_is_told_and_leaves_no_half_file(tmp_path: Path) -> None:
+    library = ImageLibrary(tmp_path, 10**9, LIMITS)
+    data = encoded(picture())
+    ref = library.add(data)
+    blocked = files(tmp_path)[0].parent
+    for path in files(tmp_path):
+        path.unlink()
+    blocked.rmdir()
+    blocked.write_text("a file where the folder should be")
+    with pytest.raises(StorageFailed):
+        library.add(data)
+    assert not library.holds(ref)
+    assert files(tmp_path) == [blocked]
