@@ -48,6 +48,7 @@ class OneBot:
         self._link = link
         self._settings = settings
         self._names: OrderedDict[tuple[str, ...], tuple[float, str]] = OrderedDict()
+        self._asking: dict[tuple[str, ...], asyncio.Future[str]] = {}
 
     async def wait_up(self, self_id: str) -> None:
         await self._link.wait_up(self_id)
@@ -98,6 +99,15 @@ class OneBot:
         known = self._names.get(key)
         if known and known[0] > time.monotonic():
             return known[1]
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = asyncio.ensure_future(self._find_name(key, action, params, fields))
+            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+        return await asyncio.shield(asking)
+
+    async def _find_name(
+        self, key: tuple[str, ...], action: str, params: Mapping[str, Any], fields: tuple[str, ...]
+    ) -> str:
         try:
             data = _mapping(await self._lookup(key[1], action, params))
             name = next((text for field in fields if (text := text_of(data.get(field)))), "")

@@ -217,7 +217,8 @@ def _tap(relay: Relay, swallow: bool) -> None:
     def tapped(data: Any) -> Any:
         if isinstance(data, dict) and "post_type" in data:
             relay.take(data)
-            if swallow and data["post_type"] != "meta_event":
+            # A lifecycle event is what NoneBot learns of the bot from; the rest it need not see.
+            if swallow and data.get("meta_event_type") != "lifecycle":
                 return None
         return parse_event(data)
 

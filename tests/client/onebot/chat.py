@@ -20,7 +20,7 @@ def answer_for(body: Answer) -> Answer:
 
 
 class ChatServer(WebServer):
-    """`script(body)` returns an answer, a Response, or a coroutine of either; put it per chat or for all."""
+    """`script(body)` returns an answer, a Response, a coroutine of either, or what to do to the raw connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,6 +49,9 @@ class ChatServer(WebServer):
             self.changed()
         if isinstance(answer, Response):
             return answer
+        if callable(answer):
+            await answer(writer)
+            return None
         return Response(json.dumps(answer).encode(), headers={"Content-Type": "application/json"})
 
     def of(self, chat_id: str | int) -> list[Answer]:

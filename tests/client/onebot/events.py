@@ -38,6 +38,7 @@ def face(number: int, name: str = "/微笑") -> Segment:
 def _message(message: Any, user_id: int, nickname: str, more: Event) -> Event:
     number = next(_ids)
     array = message if isinstance(message, list) else [text(message)]
+    words = (s["data"]["text"] for s in array if isinstance(s, dict) and s.get("type") == "text")
     base: Event = {
         "self_id": SELF_ID,
         "user_id": user_id,
@@ -47,7 +48,7 @@ def _message(message: Any, user_id: int, nickname: str, more: Event) -> Event:
         "real_id": number,
         "real_seq": "77",
         "sender": {"user_id": user_id, "nickname": nickname, "card": ""},
-        "raw_message": "".join(s["data"].get("text", f"[CQ:{s['type']}]") for s in array),
+        "raw_message": "".join(words),
         "font": 14,
         "message": array,
         "message_format": "array",

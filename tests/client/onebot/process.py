@@ -15,8 +15,8 @@ from onebot.watch import Watched
 ENTRY = Path(__file__).resolve().parents[3] / "client" / "qqbot_client_full.py"
 SHORT: Mapping[str, object] = {
     "connect_timeout_s": 1,
-    "server_timeout_s": 3,
-    "answer_within_s": 6,
+    "server_timeout_s": 1.5,
+    "answer_within_s": 3,
     "retry_base_s": 0.05,
     "retry_max_s": 0.3,
     "action_timeout_s": 1,

@@ -58,6 +58,7 @@ class OneBotServer(Watched):
         self.sent: list[Sent] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.connections: list[Connection] = []
+        self._frozen: list[Connection] = []
         self.connected = 0
         self.refused_tokens = 0
         self.paths: list[str] = []
@@ -115,14 +116,16 @@ class OneBotServer(Watched):
 
     def abort(self) -> None:
         """Cut every connection without a word."""
-        for connection in self.connections[:]:
+        for connection in [*self.connections, *self._frozen]:
             connection.transport.abort()
+        self._frozen.clear()
 
     def half_open(self) -> None:
         """Keep every connection but read nothing more from it, pings included."""
         for connection in self.connections[:]:
             connection.transport.pause_reading()
             self.connections.remove(connection)
+            self._frozen.append(connection)
 
     async def raw(self, frame: str | bytes) -> None:
         for connection in self.connections[:]:

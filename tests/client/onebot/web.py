@@ -40,7 +40,7 @@ class WebServer(Watched):
         super().__init__()
         self.port = 0
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def url(self) -> str:
@@ -61,15 +61,19 @@ class WebServer(Watched):
     async def stop(self) -> None:
         if self._server:
             self._server.close()
-            for writer in list(self._open):
-                writer.transport.abort()
             self._server = None
+            for task, writer in self._open.items():
+                writer.transport.abort()
+                task.cancel()
+            await asyncio.gather(*self._open, return_exceptions=True)
 
     async def handle(self, request: Request, writer: asyncio.StreamWriter) -> Response | None:
         raise NotImplementedError
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._open[task] = writer
         try:
             while request := await _read(reader):
                 response = await self.handle(request, writer)
@@ -77,10 +81,11 @@ class WebServer(Watched):
                     break
                 writer.write(_head(response) + response.body)
                 await writer.drain()
-        except (OSError, asyncio.IncompleteReadError, HangupError):
+        # asyncio logs a connection handler that was cancelled, and stop() cancels those that hang.
+        except (OSError, asyncio.IncompleteReadError, HangupError, asyncio.CancelledError):
             pass
         finally:
-            self._open.discard(writer)
+            del self._open[task]
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
