@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 
 def _as_id(value: Any) -> Any:
@@ -39,7 +39,8 @@ class ImageData(Model):
     format: str = ""
 
 
-Images = Annotated[tuple[ImageData, ...], BeforeValidator(_no_list), Field(strict=False, max_length=1000)]
+# The first bad item decides: collecting the errors of a long list would hold the event loop.
+Images = Annotated[tuple[ImageData, ...], FailFast(), Field(strict=False, max_length=1000), BeforeValidator(_no_list)]
 
 
 class QuotedMessage(Model):
@@ -58,6 +59,9 @@ class Segment(Model):
     index: int | None = None
 
 
+Segments = Annotated[tuple[Segment, ...], FailFast(), Field(strict=False, max_length=2000), BeforeValidator(_no_list)]
+
+
 class ChatMessageBody(Model):
     user_id: Id
     user_nickname: Name = ""
@@ -68,7 +72,7 @@ class ChatMessageBody(Model):
     self_id: Id | None = None
     at_me: bool | None = None
     reply_to: QuotedMessage | None = None
-    segments: Annotated[tuple[Segment, ...], BeforeValidator(_no_list), Field(strict=False, max_length=2000)] = ()
+    segments: Segments = ()
     message_type: str | None = None
     context_only: bool = False
 
