@@ -61,9 +61,14 @@ class Guard:
         try:
             await self._admit(scope, receive, send_named)
         except errors.QqvlError as error:
-            if scope["method"] in _WITH_BODY:
+            response = faults.respond(error, request_id)
+            slow = isinstance(error, errors.BodyTimeout)
+            if slow or _is_ambiguous(Headers(scope=scope)):
+                # What follows on this connection may be the rest of this body, or a smuggled request.
+                response.headers["Connection"] = "close"
+            if scope["method"] in _WITH_BODY and not slow:
                 await self._swallow(receive)
-            await faults.respond(error, request_id)(scope, receive, send_named)
+            await response(scope, receive, send_named)
         except Exception:
             # The outermost edge: ``faults.on_bug`` has logged it and answered; uvicorn would log it again.
             if status is None:
@@ -107,7 +112,7 @@ class Guard:
 
     def _check_framing(self, headers: Headers) -> None:
         # h11 takes both and keeps the connection, which is how requests are smuggled past a proxy.
-        if "content-length" in headers and "transfer-encoding" in headers:
+        if _is_ambiguous(headers):
             raise errors.InvalidRequest("不能同时带 Content-Length 和 Transfer-Encoding")
 
     def _check_host(self, headers: Headers) -> None:
@@ -136,9 +141,10 @@ class Guard:
             return
         if self._keys:
             scheme, _, token = headers.get("authorization", "").partition(" ")
-            given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-            # Bytes, because compare_digest refuses non-ASCII text; every key, so that time tells nothing.
-            if not any([hmac.compare_digest(given.encode(), key) for key in self._keys]):  # noqa: C419
+            given = token.strip(" \t") if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            # Bytes (the framework reads headers as Latin-1), because compare_digest refuses non-ASCII text;
+            # every key, so that time tells nothing.
+            if not any([hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]):  # noqa: C419
                 raise errors.Unauthorized("需要正确的密钥：请在请求头里带 Authorization: Bearer <密钥>")
         elif path.startswith(LOCAL_PREFIXES):
             client = scope.get("client")
@@ -175,6 +181,10 @@ class Guard:
                         return
         except (TimeoutError, errors.InvalidRequest):
             return
+
+
+def _is_ambiguous(headers: Headers) -> bool:
+    return "content-length" in headers and "transfer-encoding" in headers
 
 
 async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
