@@ -167,7 +167,7 @@ async def test_pictures_that_cannot_be_read_are_told_and_do_not_spoil_the_chat(t
     async with opened(tmp_path, voice, ChatSettings(system_prompt="")) as service:
         mixed = (Text("看图"), EncodedPicture("bad"), EncodedPicture("good"), *[EncodedPicture("more")] * 5)
         answer = await service.handle(Incoming("r", PRIVATE, Speaker("1", "a"), mixed, 0.0), "")
-        assert len(answer.warnings) == 4
+        assert len(answer.warnings) == 2
         assert "[图片无法打开]" in text_of(voice.asked[0].messages[0])
         assert len(images_of(voice.asked[0].messages[0])) == 3
         for parts in ((EncodedPicture("bad"),), (Text("  "),), (), (Quote("x", "只有引用"),)):

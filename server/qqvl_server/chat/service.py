@@ -142,14 +142,15 @@ class ChatService:
                 parts.append(part)
                 continue
             seen += 1
+            if seen > self._max_images:
+                continue
             try:
-                if seen > self._max_images:
-                    raise ImageRejected(f"一条消息最多看 {self._max_images} 张图")
                 parts.append(Picture(self._pictures.add_base64(part.data)))
             except ImageRejected as error:
                 warnings.append(f"第 {seen} 张图没有看到：{error.message}")
-                if seen <= self._max_images:
-                    parts.append(LostPicture())
+                parts.append(LostPicture())
+        if seen > self._max_images:
+            warnings.append(f"一条消息最多看 {self._max_images} 张图，后面 {seen - self._max_images} 张没有看")
         if not incoming.text and not any(isinstance(part, Picture) for part in parts):
             raise InvalidRequest("；".join(warnings) if warnings else "消息是空的：没有文字也没有图片")
         return _Received(tuple(parts), tuple(warnings))

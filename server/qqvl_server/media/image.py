@@ -27,8 +27,9 @@ from qqvl_server.errors import ImageRejected
 FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 # Qwen's smart_resize refuses a ratio above 200; above this one a picture is a line and says nothing.
 MAX_ASPECT_RATIO: Final = 150
+_BAND_PIXELS: Final = 2_000_000
 _DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
-_SPACE = re.compile(r"\s+")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,9 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
     body = text[prefix.end() :] if prefix else text
     if len(body) > max_bytes * 2:
         raise ImageRejected(f"图片太大，最多 {_megabytes(max_bytes)} MB")
-    body = _SPACE.sub("", body).replace("-", "+").replace("_", "/").rstrip("=")
     try:
-        data = base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
+        letters = body.encode("ascii").translate(_STANDARD, delete=b" \t\r\n\f\v").rstrip(b"=")
+        data = base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ImageRejected("图片不是有效的 base64") from error
     if not data:
@@ -137,8 +138,10 @@ def _opened(data: bytes, limits: ImageLimits) -> Image.Image:
     except (Image.DecompressionBombError, *_BROKEN) as error:
         raise ImageRejected("图片已损坏或尺寸过大，打不开") from error
     width, height = image.size
-    if width * height > limits.max_pixels:
-        raise ImageRejected(f"图片尺寸太大（{width}×{height}），最多 {limits.max_pixels // 1_000_000} 百万像素")
+    # libwebp's animation decoder, which Pillow uses for still pictures too, holds four copies of the canvas.
+    most = limits.max_pixels * 4 // 5 if image.format == "WEBP" else limits.max_pixels
+    if width * height > most:
+        raise ImageRejected(f"图片尺寸太大（{width}×{height}），最多 {most / 1_000_000:g} 百万像素")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ImageRejected(f"图片太细长（{width}×{height}），看不了")
     return image
@@ -193,19 +196,10 @@ def _upright_rgb(image: Image.Image, limits: ImageLimits) -> Image.Image:
             # libjpeg decodes at 1/2, 1/4 or 1/8 scale without ever holding the full picture.
             image.draft("RGB", (max(1, int(image.width * ratio)), max(1, int(image.height * ratio))))
     image.load()
-    frame: Image.Image = image
-    if frame.mode.startswith("I") or frame.mode == "F":
-        frame = _to_eight_bits(frame)
-    factor = math.ceil((frame.width * frame.height / target) ** 0.5)
-    if factor >= 2 and frame.mode in ("RGB", "L", "RGBA", "LA", "CMYK", "YCbCr"):
-        frame = frame.reduce(min(factor, frame.width, frame.height))
-    if "A" in frame.mode or "transparency" in frame.info:
-        rgba = frame.convert("RGBA")
-        frame = Image.new("RGB", rgba.size, "white")
-        frame.paste(rgba, mask=rgba.getchannel("A"))
-    elif frame.mode != "RGB":
-        frame = frame.convert("RGB")
-    elif frame is image:
+    top = _white_of(image)
+    factor = math.ceil((image.width * image.height / target) ** 0.5)
+    frame = _plain(image, top) if factor < 2 else _shrunk(image, factor, top)
+    if frame is image:
         frame = frame.copy()
     exif = image.getexif()
     if exif.get(0x0112, 1) != 1:
@@ -221,12 +215,35 @@ def _with_exif(frame: Image.Image, exif: Image.Exif) -> Image.Image:
     return frame
 
 
-def _to_eight_bits(frame: Image.Image) -> Image.Image:
-    """Scale a 16-bit or float picture to 0–255; ``convert("L")`` alone would clip everything above 255 to white."""
-    _, high = frame.convert("F").getextrema()
-    assert isinstance(high, float)
-    top = 65535.0 if high > 255 else 255.0
-    return frame.convert("F").point(lambda value: value * (255.0 / top)).convert("L")
+def _shrunk(image: Image.Image, factor: int, top: float) -> Image.Image:
+    """``image`` as RGB at one ``factor``-th of its size, band by band: a whole copy would be four bytes a pixel."""
+    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    rows = factor * max(_BAND_PIXELS // (image.width * factor), 1)
+    for y in range(0, image.height, rows):
+        band = image.crop((0, y, image.width, min(y + rows, image.height)))
+        small.paste(_plain(band, top).reduce(factor), (0, y // factor))
+    return small
+
+
+def _plain(image: Image.Image, top: float) -> Image.Image:
+    """As RGB: 16 bits scaled to 8, alpha laid on white. ``convert("L")`` alone would clip all above 255 to white."""
+    if top:
+        return image.convert("F").point(lambda value: value * (255.0 / top)).convert("L").convert("RGB")
+    if "A" in image.mode or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        frame = Image.new("RGB", rgba.size, "white")
+        frame.paste(rgba, mask=rgba.getchannel("A"))
+        return frame
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _white_of(image: Image.Image) -> float:
+    """What stands for white in a picture of more than 8 bits a channel; 0 for the others."""
+    if not image.mode.startswith("I") and image.mode != "F":
+        return 0
+    high = image.getextrema()[1]
+    assert isinstance(high, int | float)
+    return 65535 if high > 255 else 255
 
 
 def _megabytes(count: int) -> str:
