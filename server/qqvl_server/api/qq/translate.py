@@ -59,10 +59,12 @@ def _content(body: ChatMessageBody) -> Iterator[IncomingPart]:
     """Text and pictures in the order ``segments`` gives, when it names every picture; else text, then pictures."""
     placed = [s.index for s in body.segments if s.type == "image"]
     if sorted(index for index in placed if index is not None) == list(range(len(body.images))) and placed:
+        if body.content and not any(segment.text for segment in body.segments):
+            yield Text(body.content)
         for segment in body.segments:
             if segment.type == "image" and segment.index is not None:
                 yield EncodedPicture(body.images[segment.index].data)
-            elif segment.type == "text" and segment.text:
+            elif segment.text:
                 yield Text(segment.text)
         return
     if body.content:
