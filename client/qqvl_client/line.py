@@ -103,5 +103,3 @@ def token_refused(frame: dict[str, Any]) -> bool:
 
 def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:200]
-
-

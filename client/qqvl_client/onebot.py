@@ -136,4 +136,3 @@ def _number(value: str) -> int | str:
 
 def _mapping(data: Any) -> Mapping[str, Any]:
     return data if isinstance(data, Mapping) else {}
-

@@ -143,6 +143,7 @@ class Relay:
             message = bare_message(entry)
         # Picture bodies are megabytes: written from a thread, kept on disk until their turn.
         await asyncio.to_thread(lambda: self._journal.ready(entry.id, body_of(message)))
+        LOG.debug("消息 %s 已读好，图片 %d 张", entry.message_id, len(message.pictures))
 
     async def _answer(self, entry: Entry, reading: asyncio.Task[None] | None) -> None:
         if reading:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 from urllib.parse import parse_qs, urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.asyncio.client import connect
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from onebot.events import SELF_ID, Event, heartbeat, lifecycle
 from onebot.watch import Watched
@@ -59,6 +60,7 @@ class OneBotServer(Watched):
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.connections: list[Connection] = []
         self._frozen: list[Connection] = []
+        self._given_up = asyncio.Event()
         self.connected = 0
         self.refused_tokens = 0
         self.paths: list[str] = []
@@ -126,6 +128,8 @@ class OneBotServer(Watched):
             connection.transport.pause_reading()
             self.connections.remove(connection)
             self._frozen.append(connection)
+        # The dialling side has given this connection up and dials anew; the other side cannot know yet.
+        self._given_up.set()
 
     async def raw(self, frame: str | bytes) -> None:
         for connection in self.connections[:]:
@@ -175,13 +179,21 @@ class OneBotServer(Watched):
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         while True:
-            try:
-                async with connect(url, additional_headers=headers, proxy=None, ping_interval=None) as connection:
-                    await self._talk(connection)
-            except (OSError, ConnectionClosed, EOFError, TimeoutError):
-                pass
+            with suppress(OSError, ConnectionClosed, InvalidHandshake, EOFError, TimeoutError):
+                connection = await connect(url, additional_headers=headers, proxy=None, ping_interval=None)
+                await self._talk_until_given_up(connection)
             # How long NapCat waits before it dials again (its reconnectInterval), shortened.
             await asyncio.sleep(0.1)
+
+    async def _talk_until_given_up(self, connection: Connection) -> None:
+        self._given_up.clear()
+        ends = [asyncio.ensure_future(self._talk(connection)), asyncio.ensure_future(self._given_up.wait())]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
 
     async def _talk(self, connection: Connection) -> None:
         self.connections.append(connection)

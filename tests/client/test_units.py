@@ -1,0 +1,270 @@
+"""The client's small parts on their own: settings, splitting, formats, journal, lanes, contract."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from onebot.pictures import drawn
+
+from qqvl_client.errors import PictureError, SettingsError
+from qqvl_client.images import PictureFetcher, format_of
+from qqvl_client.journal import Journal
+from qqvl_client.lanes import Lanes
+from qqvl_client.logs import RedactingFormatter
+from qqvl_client.message import Chat, IncomingMessage, Picture, Quote
+from qqvl_client.relay import Clock
+from qqvl_client.reply import split
+from qqvl_client.segments import parse_cq, segments_of
+from qqvl_client.server_api import body_of, reply_of
+from qqvl_client.settings import Settings, load
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+CONTRACT = Path(__file__).resolve().parents[1] / "fixtures" / "contract"
+CHAT = Chat("group", "1", "10001")
+
+
+# Settings -----------------------------------------------------------------------------------------------
+
+
+def yaml_file(folder: Path, content: Any) -> Path:
+    file = folder / "qqvl.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return file
+
+
+def test_flag_beats_env_beats_file_beats_default(tmp_path: Path) -> None:
+    file = yaml_file(tmp_path, {"client": {"server_url": "http://file:1", "bot_qq": 12345, "send_gap_s": 3}})
+    env = {"SERVER_URL": "http://env:1", "QQVL_CLIENT_SEND_GAP_S": "4"}
+    assert load({}, {}, file).server_url == "http://file:1"
+    assert load(env, {}, file).server_url == "http://env:1"
+    found = load(env, {"server_url": "http://flag:1"}, file)
+    assert (found.server_url, found.send_gap_s, found.bot_qq) == ("http://flag:1", 4, "12345")
+    assert found.stop_grace_s == Settings().stop_grace_s
+
+
+def test_ours_beats_ncatbots_and_its_placeholder_is_no_number(tmp_path: Path) -> None:
+    theirs = tmp_path / "config.yaml"
+    theirs.write_text(
+        yaml.safe_dump({"bt_uin": "123456", "napcat": {"ws_uri": "h:1", "ws_token": "t"}}), encoding="utf-8"
+    )
+    env = {"NCATBOT_CONFIG_PATH": str(theirs)}
+    found = load(env, {})
+    assert (found.napcat_ws_url, found.napcat_token.get_secret_value(), found.bot_qq) == ("ws://h:1", "t", "")
+    assert load(env | {"QQVL_CLIENT_NAPCAT_WS_URL": "ws://mine:2/"}, {}).napcat_ws_url == "ws://mine:2"
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ({"client": {"sever_url": "x"}}, "sever_url"),
+        ({"client": {"send_gap_s": "viel"}}, "send_gap_s"),
+        ({"client": {"server_url": "ftp://x"}}, "server_url"),
+        ({"client": ["x"]}, "client"),
+        ("client: [1,", "YAML"),
+        ("- 1", "最外层"),
+        ({"client": {"adapter": "nonebot", "nonebot_mode": "reverse", "listen_host": "0.0.0.0"}}, "napcat_token"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(tmp_path: Path, content: Any, word: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({}, {}, yaml_file(tmp_path, content))
+    assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError):
+        load({}, {}, tmp_path / "none.yaml")
+    with pytest.raises(SettingsError):
+        load({"NCATBOT_CONFIG_PATH": str(tmp_path / "none.yaml")}, {})
+
+
+def test_settings_print_no_secret() -> None:
+    assert "geheim" not in repr(load({"QQVL_API_KEY": "geheim", "QQVL_CLIENT_NAPCAT_TOKEN": "geheim2"}, {}))
+
+
+def test_the_log_blots_out_secrets_in_every_spelling() -> None:
+    formatter = RedactingFormatter(["a/b+c d", ""])
+    import logging
+
+    record = logging.LogRecord("x", logging.INFO, "", 0, "%s %s", ("a/b+c d", "?token=a%2Fb%2Bc+d"), None)
+    assert formatter.format(record).endswith("*** ?token=***")
+
+
+# Messages -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 12345])
+def test_parts_are_the_whole_text_in_order(length: int) -> None:
+    text = ("一句话。第二句, and more\n" * 1000)[:length]
+    parts = split(text, 100)
+    assert "".join(parts) == text
+    assert all(0 < len(part) <= 100 for part in parts)
+
+
+def test_parts_without_any_good_place_are_full() -> None:
+    assert [len(part) for part in split("x" * 9001, 4500)] == [4500, 4500, 1]
+
+
+def test_an_emoji_counts_twice_and_is_never_cut() -> None:
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    parts = split(family * 100, 103)
+    assert "".join(parts) == family * 100
+    assert all(len(part.encode("utf-16-le")) // 2 <= 103 for part in parts)
+    assert all(not part.startswith("\u200d") and not part.endswith("\u200d") for part in parts)
+
+
+def test_cq_text_is_unescaped_once() -> None:
+    found = parse_cq("a&amp;#91;b[CQ:at,qq=1&#44;2]")
+    assert [(s.type, s.data) for s in found] == [("text", {"text": "a&#91;b"}), ("at", {"qq": "1,2"})]
+
+
+@pytest.mark.parametrize("message", [None, 5, {"type": "text", "data": {"text": "x"}}, ["x"], []])
+def test_a_message_of_any_shape_is_read(message: Any) -> None:
+    assert "".join(s.data["text"] for s in segments_of({"message": message, "raw_message": "x"})) == "x"
+
+
+@pytest.mark.parametrize("data", [b"", b"BM1234", b"RIFFxxxxAVI ", b"<svg/>", b'{"retcode":-5503007}'])
+def test_what_is_no_known_picture_has_no_format(data: bytes) -> None:
+    assert format_of(data) is None
+
+
+async def test_a_public_host_may_not_redirect_inside() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        inside = request.url.host != "203.0.113.9" and request.url.host != "gchat.qpic.cn"
+        return (
+            httpx.Response(200, stream=httpx.ByteStream(drawn()))
+            if inside
+            else httpx.Response(302, headers={"location": request.url.query.decode()})
+        )
+
+    fetcher = PictureFetcher(Settings(), httpx.MockTransport(answer))
+    never: Any = None
+    for target in ("http://127.0.0.1:8/", "http://192.168.1.1/", "http://[::1]/", "http://169.254.169.254/"):
+        with pytest.raises(PictureError, match="不允许"):
+            await fetcher.fetch({"url": f"http://gchat.qpic.cn/?{target}"}, never)
+    assert (
+        await fetcher.fetch({"url": "http://gchat.qpic.cn/?https://multimedia.nt.qq.com.cn/x"}, never)
+    ).format == "png"
+    await fetcher.aclose()
+
+
+# The contract with the server ---------------------------------------------------------------------------
+
+
+def fixture(name: str) -> Any:
+    return json.loads((CONTRACT / name).read_text(encoding="utf-8"))
+
+
+def picture(item: dict[str, str]) -> Picture:
+    import base64
+
+    return Picture(base64.b64decode(item["data"]), item["format"])
+
+
+def message_for(body: dict[str, Any]) -> IncomingMessage:
+    quote = body.get("reply_to")
+    return IncomingMessage(
+        chat=Chat(body["type"], body.get("group_id") or body["user_id"], body.get("self_id", "")),
+        message_id=body.get("message_id", ""),
+        user_id=body["user_id"],
+        nickname=body["user_nickname"],
+        card=body.get("user_card", ""),
+        group_name=body.get("group_name", ""),
+        content=body["content"],
+        pictures=tuple(picture(item) for item in body["images"]),
+        segments=tuple(body.get("segments", ())),
+        at_me=body.get("at_me", False),
+        quote=quote
+        and Quote(
+            quote["id"], quote["text"], quote["user_id"], quote["user_nickname"], tuple(map(picture, quote["images"]))
+        ),
+        sent_at=body["timestamp"],
+        sub_type=body.get("sub_type", ""),
+        context_only=body.get("context_only", False),
+    )
+
+
+@pytest.mark.parametrize("name", ["group_message.json", "private_message.json", "group_message_full.json"])
+def test_bodies_are_the_contracts_bodies(name: str) -> None:
+    body = fixture(name)
+    made = json.loads(body_of(message_for(body)))
+    assert {key: made[key] for key in body if key in made} == {key: body[key] for key in body if key in made}
+    assert body.keys() - made.keys() <= {"context_only"}
+
+
+def test_answers_of_the_contract_are_understood() -> None:
+    assert reply_of("group", fixture("group_reply.json")).texts == ("红色。",)
+    assert reply_of("group", fixture("group_silent.json")).texts == ()
+    assert reply_of("private", fixture("private_reply.json")).texts == ("红色。",)
+
+
+# Journal, lanes, clock ----------------------------------------------------------------------------------
+
+
+def test_a_journal_survives_its_process_and_knows_repeats(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "j.db")
+    entry = first.take(CHAT, "7", 100.0, False, {"x": 1})
+    assert entry is not None
+    first.ready(entry, b"body")
+    second = Journal(tmp_path / "j.db")
+    assert second.take(CHAT, "7", 100.0, False, {}) is None
+    assert second.take(CHAT, "7", 101.0, False, {}) is not None
+    assert (second.unfinished()[0].state, second.body(entry)) == ("ready", b"body")
+    second.answered(entry, ["a", "b"])
+    second.part(entry, 1, is_open=True)
+    again = second.unfinished()[0]
+    assert (again.texts, again.next_part, again.part_open) == (("a", "b"), 1, True)
+    second.done(entry)
+    assert len(second.unfinished()) == 1
+    second.forget(-1)
+    assert second.take(CHAT, "7", 100.0, False, {}) is not None
+
+
+def test_messages_without_id_are_never_taken_for_repeats(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    assert journal.take(CHAT, "", 1.0, False, {}) != journal.take(CHAT, "", 1.0, False, {})
+
+
+def test_a_journal_whose_disk_fails_goes_on_in_memory(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    entry = journal.take(CHAT, "1", 1.0, False, {})
+    journal._db.execute("PRAGMA query_only=ON")
+    assert entry is not None
+    journal.answered(entry, ["x"])
+    assert journal.take(CHAT, "2", 1.0, False, {}) is not None
+    assert [e.texts for e in journal.unfinished()] == [("x",), ()]
+
+
+async def test_an_unforeseen_error_does_not_stop_its_lane(caplog: pytest.LogCaptureFixture) -> None:
+    lanes, done = Lanes(), asyncio.Event()
+
+    async def boom() -> None:
+        raise sqlite3.ProgrammingError("unforeseen")
+
+    async def fine() -> None:
+        done.set()
+
+    lanes.put("a", boom)
+    lanes.put("a", fine)
+    await asyncio.wait_for(done.wait(), 2)
+    assert "unforeseen" in caplog.text
+    await lanes.close(1)
+    assert lanes._waiting == {}
+
+
+def test_a_clock_that_is_off_makes_no_message_old() -> None:
+    import time
+
+    clock = Clock()
+    clock.note(time.time() - 3600)
+    clock.note(time.time() - 9999)
+    assert clock.age(time.time() - 3600) < 5
+    assert clock.age(time.time() - 3600 - 400) > 300
