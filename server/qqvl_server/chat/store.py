@@ -10,13 +10,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 import alembic.command
 import alembic.config
-from sqlalchemy import Connection, Row, delete, event, func, select, update
+from sqlalchemy import Connection, delete, event, func, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -24,17 +24,14 @@ from qqvl_server.chat.message import (
     Answer,
     ChatKey,
     ChatKind,
-    LostPicture,
     MessagePart,
-    Picture,
-    Quote,
     Speaker,
     StoredMessage,
     Text,
 )
+from qqvl_server.chat.records import part_to_json, to_message
 from qqvl_server.chat.tables import ANSWERS, CHATS, MESSAGES
 from qqvl_server.errors import StorageFailed
-from qqvl_server.media.image import ImageRef
 from qqvl_server.observe.logs import logger
 
 # A client retries for minutes; a week covers any journal it may replay.
@@ -117,7 +114,7 @@ class Store:
                 )
                 row = known.first()
                 if row is not None:
-                    return _message(row)
+                    return to_message(row)
             return await _append(connection, chat_id, "user", draft.speaker, draft.parts, draft.message_id)
 
     async def add_answer(self, chat: ChatKey, message_id: str | None, answer: Answer, bot: Speaker) -> None:
@@ -155,7 +152,7 @@ class Store:
                 .where(*_is(chat), MESSAGES.c.seq >= CHATS.c.window_start, MESSAGES.c.seq <= until)
                 .order_by(MESSAGES.c.seq)
             )
-            return tuple(_message(row) for row in rows)
+            return tuple(to_message(row) for row in rows)
 
     async def move_window(self, chat: ChatKey, start: int) -> None:
         async with self._write() as connection:
@@ -191,7 +188,7 @@ class Store:
             if before is not None:
                 query = query.where(MESSAGES.c.seq < before)
             rows = (await connection.execute(query.order_by(MESSAGES.c.seq.desc()).limit(limit))).all()
-            return tuple(_message(row) for row in reversed(rows))
+            return tuple(to_message(row) for row in reversed(rows))
 
     async def _forget_old_answers(self) -> None:
         async with self._write() as connection:
@@ -252,12 +249,12 @@ async def _append(
         "role": role,
         "speaker_id": speaker.id,
         "speaker_name": speaker.name,
-        "parts": [_to_json(part) for part in parts],
+        "parts": [part_to_json(part) for part in parts],
         "message_id": message_id,
         "created_at": time.time(),
     }
     stored = await connection.execute(MESSAGES.insert().values(row).returning(MESSAGES))
-    return _message(stored.one())
+    return to_message(stored.one())
 
 
 async def _remember(connection: AsyncConnection, chat_id: int, message_id: str | None, answer: Answer) -> None:
@@ -274,40 +271,4 @@ async def _remember(connection: AsyncConnection, chat_id: int, message_id: str |
             completion_tokens=answer.completion_tokens,
             created_at=time.time(),
         )
-    )
-
-
-def _to_json(part: MessagePart) -> dict[str, Any]:
-    match part:
-        case Text(text):
-            return {"type": "text", "text": text}
-        case Picture(image):
-            return {"type": "image", **asdict(image)}
-        case LostPicture():
-            return {"type": "lost_image"}
-        case Quote(speaker, text):
-            return {"type": "quote", "speaker": speaker, "text": text}
-
-
-def _from_json(part: dict[str, Any]) -> MessagePart:
-    fields = {name: value for name, value in part.items() if name != "type"}
-    match part["type"]:
-        case "text":
-            return Text(**fields)
-        case "image":
-            return Picture(ImageRef(**{**fields, "frames": tuple(fields["frames"])}))
-        case "quote":
-            return Quote(**fields)
-        case _:
-            return LostPicture()
-
-
-def _message(row: Row[Any]) -> StoredMessage:
-    return StoredMessage(
-        seq=row.seq,
-        role=row.role,
-        speaker=Speaker(row.speaker_id, row.speaker_name),
-        parts=tuple(_from_json(part) for part in row.parts),
-        message_id=row.message_id,
-        created_at=row.created_at,
     )

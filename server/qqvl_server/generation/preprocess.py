@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from transformers import BatchFeature, ProcessorMixin
 
 UNREADABLE: Final = "[图片无法打开]"
-# Counts of messages seen lately; a long chat is counted again on each of its turns.
+# A long chat is counted again on each of its turns; messages above the length are not worth the memory.
 _COUNTED: Final = 8192
+_COUNTED_CHARACTERS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,12 @@ class Preprocessor:
         self._library = library
         self._max_image_tokens = max_image_tokens
         self._qwen_pictures = hasattr(self._processor.image_processor, "get_number_of_image_patches")
-        self.count = lru_cache(maxsize=_COUNTED)(self._count)
+        self._remembered = lru_cache(maxsize=_COUNTED)(self._count)
+
+    def count(self, message: ChatMessage) -> int:
+        """Exact prompt tokens of one message, its pictures included."""
+        length = sum(len(part.text) for part in message.parts if isinstance(part, TextPart))
+        return self._remembered(message) if length <= _COUNTED_CHARACTERS else self._count(message)
 
     def decoder(self) -> StreamDecoder:
         return StreamDecoder(self._processor.tokenizer.backend_tokenizer)

@@ -86,7 +86,7 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
     try:
         config = AutoConfig.from_pretrained(checkpoint.source, trust_remote_code=False)
         processor = load_processor(checkpoint, config.model_type)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model, report = AutoModelForImageTextToText.from_pretrained(
             checkpoint.source,
             config=config,
             dtype=placement.dtype,
@@ -96,14 +96,19 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
             quantization_config=_quantization(settings, config),
             use_safetensors=True,
             trust_remote_code=False,
-        ).eval()
+            output_loading_info=True,
+        )
     except torch.OutOfMemoryError as error:
         raise WeightsError("显存不够，模型没装下。请换小一点的模型，或加 --quantization bnb-4bit") from error
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
         raise WeightsError(_explain(checkpoint, error)) from error
+    if report["missing_keys"]:
+        # Transformers fills them with random numbers and only warns.
+        some = sorted(report["missing_keys"])[0]
+        raise WeightsError(f"{checkpoint.name} 的权重缺 {len(report['missing_keys'])} 个张量（如 {some}）；请重新下载")
     text = config.get_text_config()
     return LoadedModel(
-        model=model,
+        model=model.eval(),
         processor=processor,
         device=placement.device,
         dtype=str(model.dtype).removeprefix("torch."),

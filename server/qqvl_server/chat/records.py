@@ -1,0 +1,47 @@
+"""Rows of the database to the chat's values and back; knows JSON columns, no SQL."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Row
+
+from qqvl_server.chat.message import LostPicture, MessagePart, Picture, Quote, Speaker, StoredMessage, Text
+from qqvl_server.media.image import ImageRef
+
+
+def part_to_json(part: MessagePart) -> dict[str, Any]:
+    match part:
+        case Text(text):
+            return {"type": "text", "text": text}
+        case Picture(image):
+            return {"type": "image", **asdict(image)}
+        case LostPicture():
+            return {"type": "lost_image"}
+        case Quote(speaker, text):
+            return {"type": "quote", "speaker": speaker, "text": text}
+
+
+def part_from_json(part: dict[str, Any]) -> MessagePart:
+    fields = {name: value for name, value in part.items() if name != "type"}
+    match part["type"]:
+        case "text":
+            return Text(**fields)
+        case "image":
+            return Picture(ImageRef(**{**fields, "frames": tuple(fields["frames"])}))
+        case "quote":
+            return Quote(**fields)
+        case _:
+            return LostPicture()
+
+
+def to_message(row: Row[Any]) -> StoredMessage:
+    return StoredMessage(
+        seq=row.seq,
+        role=row.role,
+        speaker=Speaker(row.speaker_id, row.speaker_name),
+        parts=tuple(part_from_json(part) for part in row.parts),
+        message_id=row.message_id,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,85 @@
+"""The prose is true: every setting, route, script and exit status it must name is there, and agrees with the code."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+
+from qqvl_server.config import Knob, knobs
+from tests.running import ROOT, RunningServer
+
+READMES = ("README.md", "README.en.md")
+
+
+def cell(value: Any) -> str:
+    if value in ("", None, ()):
+        return "—"
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 40 else "…"
+
+
+def row(knob: Knob) -> str:
+    default = {} if knob.in_file_only else knob.info.default
+    names = "—" if knob.in_file_only else f"`{knob.flag}`"
+    return f"| `{knob.key}` | {names} | {cell(default) if default != {} else '—'} | {knob.info.description} |"
+
+
+def test_the_settings_table_is_the_code() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `\w+\.\w+` \|.*$", text, re.MULTILINE)
+    assert table == [row(knob) for knob in knobs()]
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_readmes_name_the_commands_and_doors(readme: str) -> None:
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    for word in (
+        "./run_server.sh", "./run_tests.sh", "api_server_qwen3vl.py", "qqbot_client_full.py", "SERVER_URL",
+        "/health", "/api/chat/group", "/api/chat/private", "/admin/chats",
+        "show-config", "download", "NapCat", "qqvl.yaml",
+    ):  # fmt: skip
+        assert word in text, word
+
+
+def test_the_english_settings_table_names_every_setting() -> None:
+    text = (ROOT / "README.en.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+\.\w+)` \|", text, re.MULTILINE) == [knob.key for knob in knobs()]
+
+
+def test_every_route_is_in_the_readme(server: RunningServer) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in server.http.get("/openapi.json").json()["paths"]:
+        assert path in text, path
+
+
+@pytest.mark.parametrize(
+    "page", [*READMES, "docs/architecture.md", "docs/client.md", "CONTRIBUTING.md", "models/README.md"]
+)
+def test_links_point_at_files_that_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    folder = (ROOT / page).parent
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (folder / target).exists(), f"{page}: {target}"
+
+
+def test_the_changelog_is_current_and_the_architecture_page_short() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").count("\n") <= 120
+
+
+def test_every_direct_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {
+        re.split(r"[\[<>=!;]", need)[0].lower()
+        for extra, needs in {"": project["dependencies"], **project["optional-dependencies"]}.items()
+        # Built against somebody's CUDA: only that machine knows which one fits.
+        if extra not in ("flash", "bnb", "gpu", "postgres")
+        for need in needs
+    }
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert wanted <= pinned
