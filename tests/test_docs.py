@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import tomllib
-from typing import Any
 
 import pytest
 
-from qqvl_server.config import Knob, knobs
+from qqvl_server.config import knobs
 from tests.running import ROOT, RunningServer
 
 READMES = ("README.md", "README.en.md")
 
 
-def cell(value: Any) -> str:
-    if value in ("", None, ()):
-        return "—"
-    text = ",".join(value) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= 40 else "…"
-
-
-def row(knob: Knob) -> str:
-    default = {} if knob.in_file_only else knob.info.default
-    names = "—" if knob.in_file_only else f"`{knob.flag}`"
-    return f"| `{knob.key}` | {names} | {cell(default) if default != {} else '—'} | {knob.info.description} |"
-
-
 def test_the_settings_table_is_the_code() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| `\w+\.\w+` \|.*$", text, re.MULTILINE)
+    row = runpy.run_path(str(ROOT / "scripts" / "settings_table.py"))["row"]
     assert table == [row(knob) for knob in knobs()]
 
 
@@ -83,3 +72,12 @@ def test_every_direct_dependency_is_pinned() -> None:
     }
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert wanted <= pinned
+
+
+def test_the_example_request_of_the_readme_works(server: RunningServer) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    match = re.search(r"/api/chat/private -H [^{]*(\{.*?\n\})'", text, re.DOTALL)
+    assert match is not None
+    answer = server.post("private", json.loads(match[1]))
+    assert answer.status_code == 200
+    assert "红" in answer.json()["reply"]
