@@ -1,7 +1,8 @@
-"""Rewrite the settings table of README.md from the code: ``python scripts/settings_table.py``."""
+"""Rewrite README.md's settings table and qqvl.example.yaml from the code: ``python scripts/settings_table.py``."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -23,11 +24,32 @@ def row(knob: Knob) -> str:
     return f"| `{knob.key}` | {flag} | {default} | {knob.info.description} |"
 
 
+def example() -> str:
+    """``qqvl.example.yaml``: every setting commented out at its default, with its description."""
+    lines = [
+        "# 复制为 qqvl.yaml，去掉要改的那几行前面的 # 即可。优先级：命令行参数 > 环境变量 QQVL_… > 本文件 > 默认值",
+        "",
+    ]
+    section = ""
+    for knob in knobs():
+        if knob.section != section:
+            section = knob.section
+            lines += ["", f"{section}:"]
+        value = {} if knob.in_file_only else knob.info.default
+        lines += [f"  # {knob.info.description}", f"  # {knob.name}: {_yaml(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value: object) -> str:
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
 def main() -> None:
     readme = ROOT / "README.md"
     table = "\n".join(["| qqvl.yaml 里的名字 | 参数 | 默认 | 说明 |", "|---|---|---|---|", *map(row, knobs())])
     text = BLOCK.sub(lambda match: f"{match[1]}{table}\n{match[2]}", readme.read_text(encoding="utf-8"))
     readme.write_text(text, encoding="utf-8")
+    (ROOT / "qqvl.example.yaml").write_text(example(), encoding="utf-8")
 
 
 if __name__ == "__main__":

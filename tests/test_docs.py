@@ -6,10 +6,12 @@ import json
 import re
 import runpy
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from qqvl_server.config import knobs
+from qqvl_server.config import knobs, resolve
+from qqvl_server.settings import Settings
 from tests.running import ROOT, RunningServer
 
 READMES = ("README.md", "README.en.md")
@@ -20,6 +22,21 @@ def test_the_settings_table_is_the_code() -> None:
     table = re.findall(r"^\| `\w+\.\w+` \|.*$", text, re.MULTILINE)
     row = runpy.run_path(str(ROOT / "scripts" / "settings_table.py"))["row"]
     assert table == [row(knob) for knob in knobs()]
+
+
+def test_the_example_file_is_the_code_and_changes_nothing() -> None:
+    path = ROOT / "qqvl.example.yaml"
+    assert path.read_text(encoding="utf-8") == runpy.run_path(str(ROOT / "scripts" / "settings_table.py"))["example"]()
+    assert resolve({}, {}, path).settings == Settings()
+
+
+def test_every_line_of_the_example_file_can_be_used(tmp_path: Path) -> None:
+    text = (ROOT / "qqvl.example.yaml").read_text(encoding="utf-8")
+    used = re.sub(r"^  # (\w+: \S.*)$", r"  \1", text, flags=re.MULTILINE)
+    (tmp_path / "qqvl.yaml").write_text(used, encoding="utf-8")
+    resolved = resolve({}, {}, tmp_path / "qqvl.yaml")
+    assert resolved.settings == Settings()
+    assert len([source for source in resolved.sources.values() if source != "默认"]) > 30
 
 
 @pytest.mark.parametrize("readme", READMES)

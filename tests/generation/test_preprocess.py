@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.generation.port import ChatMessage, ImagePart, TextPart
+from qqvl_server.errors import InvalidRequest
+from qqvl_server.generation.port import ChatMessage, ImagePart, Role, TextPart
 from qqvl_server.generation.preprocess import Preprocessor
 from qqvl_server.media.image import ImageLimits, ImageRef
 from qqvl_server.media.library import ImageLibrary
@@ -94,6 +95,13 @@ def test_special_tokens_in_user_text_are_letters(
             with_picture.count(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
             == preprocessor.count(user(ref)) - preprocessor.count(user("")) - 2
         )
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_pictures_of_other_roles_are_refused_before_the_template_drops_them(role: Role, library: ImageLibrary) -> None:
+    ref = library.add(encoded(picture()))
+    with pytest.raises(InvalidRequest):
+        ChatMessage(role, (TextPart("看"), ImagePart(ref)))
 
 
 def test_large_pictures_are_brought_under_the_limit_and_small_ones_up(library: ImageLibrary, assets: Path) -> None:

@@ -104,6 +104,16 @@ def test_a_long_animation_is_sampled_to_the_limit() -> None:
     assert ref.frames[-1] > 40
 
 
+def test_a_huge_animation_is_looked_at_only_as_far_as_its_cost_allows() -> None:
+    frames = [Image.new("P", (100, 100), n) for n in range(60)]
+    for frame in frames:
+        frame.putpalette([value for n in range(256) for value in (n, 255 - n, n // 2)])
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    small = ImageLimits(LIMITS.max_bytes, 100 * 100 * 5, 4, 1024)
+    assert max(check(data, LIMITS).frames) > 40
+    assert max(check(data, small).frames) < 20
+
+
 def test_the_same_pixels_are_shown_for_a_large_picture_as_for_a_small_one() -> None:
     small, large = picture(RED, size=(300, 200)), picture(RED, size=(6000, 4000))
     for format_ in ("PNG", "JPEG"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
 
+from qqvl_server.errors import InvalidRequest
 from qqvl_server.media.image import ImageRef
 
 Role = Literal["system", "user", "assistant"]
@@ -33,8 +34,18 @@ Part = TextPart | ImagePart
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
+    """Only users show pictures: the chat template would drop those of other roles without a word.
+
+    Raises:
+        InvalidRequest: a picture in a system or assistant message.
+    """
+
     role: Role
     parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        if self.role != "user" and any(isinstance(part, ImagePart) for part in self.parts):
+            raise InvalidRequest("只有用户消息能带图片")
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,9 @@ def _distinct_frames(image: Image.Image, limits: ImageLimits) -> Iterator[tuple[
         count = int(getattr(image, "n_frames", 1))
     except _BROKEN:
         count = 1
-    # Sixteen looks are enough to find four to eight different frames; a 10,000-frame GIF costs no more.
+    # Reaching a frame decodes all before it: only as many as four of the largest still pictures would cost.
+    count = min(count, max(1, 4 * limits.max_pixels // (image.width * image.height)))
+    # Sixteen looks are enough to find four to eight different frames.
     looks = sorted({round(step * (count - 1) / 15) for step in range(16)}) if count > 16 else range(count)
     seen: set[bytes] = set()
     found: list[tuple[int, bytes]] = []

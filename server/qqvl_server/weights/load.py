@@ -133,7 +133,7 @@ def place(checkpoint: Checkpoint, settings: WeightsSettings) -> Placement:
     """Decide device and dtype, and refuse before reading gigabytes what cannot fit."""
     names = [name.strip() for name in settings.device.split(",") if name.strip()]
     if names == ["auto"]:
-        names = ["cuda:0"] if torch.cuda.is_available() else ["cpu"]
+        names = _best_devices(checkpoint, settings)
     names = ["cuda:0" if name == "cuda" else name for name in names]
     for name in names:
         _check_device(name)
@@ -148,6 +148,16 @@ def place(checkpoint: Checkpoint, settings: WeightsSettings) -> Placement:
     free: dict[int | str, int] = {index: int(torch.cuda.mem_get_info(index)[0] * 0.9) for index in indices}
     free["cpu"] = 0
     return Placement(device, "auto", free, dtype)
+
+
+def _best_devices(checkpoint: Checkpoint, settings: WeightsSettings) -> list[str]:
+    """cuda:0 when it holds the model, every GPU when only all together do, else the CPU."""
+    if not torch.cuda.is_available():
+        return ["cpu"]
+    count = torch.cuda.device_count()
+    if count > 1 and _needed(checkpoint, settings, torch.bfloat16) > torch.cuda.mem_get_info(0)[0]:
+        return [f"cuda:{index}" for index in range(count)]
+    return ["cuda:0"]
 
 
 def _check_device(name: str) -> None:
@@ -184,9 +194,7 @@ def _cpu_has_bf16() -> bool:
 def _check_memory(checkpoint: Checkpoint, settings: WeightsSettings, device: str, dtype: torch.dtype) -> None:
     if checkpoint.weight_bytes == 0:
         return
-    # Published checkpoints are bf16; room for one conversation beside the weights is the least that works.
-    share = {"bnb-4bit": 0.35, "bnb-8bit": 0.6}.get(settings.quantization, 2.0 if dtype is torch.float32 else 1.0)
-    needed = checkpoint.weight_bytes * share * 1.05
+    needed = _needed(checkpoint, settings, dtype)
     free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info(device)[0]
     if needed > free:
         where = "内存" if device == "cpu" else f"{device} 的显存"
@@ -194,6 +202,12 @@ def _check_memory(checkpoint: Checkpoint, settings: WeightsSettings, device: str
             f"{checkpoint.name} 大约要 {needed / GIB:.1f} GB，{where}只剩 {free / GIB:.1f} GB："
             "请关掉别的程序、换小一点的模型，或在显卡上加 --quantization bnb-4bit"
         )
+
+
+def _needed(checkpoint: Checkpoint, settings: WeightsSettings, dtype: torch.dtype) -> float:
+    """Bytes of memory; published checkpoints are bf16, and room for one conversation is the least that works."""
+    share = {"bnb-4bit": 0.35, "bnb-8bit": 0.6}.get(settings.quantization, 2.0 if dtype is torch.float32 else 1.0)
+    return checkpoint.weight_bytes * share * 1.05
 
 
 def _check_extras(settings: WeightsSettings) -> None:
