@@ -17,6 +17,7 @@ from qqvl_client.segments import segments_of, text_of
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.outbox")
+RECORD_TRIES = 4
 
 
 class Pace:
@@ -92,14 +93,20 @@ class Outbox:
 
     async def _seems_delivered(self, entry: Entry, text: str, quoted: bool) -> bool:
         """False only when QQ's own record shows the question and, after it, not our answer."""
-        await asyncio.sleep(self._settings.verify_wait_s)
-        await self._onebot.wait_up(entry.chat.self_id)
-        try:
-            record = await self._onebot.recent(entry.chat)
-        except LineError as error:
-            LOG.warning("核对不了聊天记录（%s），当作已发出，不重发", error)
-            return True
-        return not _missing(record, entry, text, quoted)
+        for _ in range(RECORD_TRIES):
+            await asyncio.sleep(self._settings.verify_wait_s)
+            await self._onebot.wait_up(entry.chat.self_id)
+            try:
+                record = await self._onebot.recent(entry.chat)
+            except ActionRefusedError as error:
+                LOG.info("这个 OneBot 实现查不了聊天记录：%s", error)
+                break
+            except LineError as error:
+                LOG.info("聊天记录没有查到：%s", error)
+            else:
+                return not _missing(record, entry, text, quoted)
+        LOG.warning("核对不了给 %s 的回复是否已发出，当作已发出，不重发", entry.chat.key)
+        return True
 
 
 def _missing(record: list[object], entry: Entry, text: str, quoted: bool) -> bool:
