@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qqvl_client.errors import LineError, PictureError
@@ -21,6 +21,7 @@ FORWARD_DEPTH = 4
 FORWARD_LINES = 100
 FORWARD_CHARS = 8000
 PARALLEL_PICTURES = 8
+TOO_MUCH = "一条消息里的图片合计太大"
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Reader:
         (draft, pictures), quote, group_name = await asyncio.gather(
             self._contents(chat, found), self._quote(chat, found), self._group_name(chat, event)
         )
+        quote = quote and self._trimmed(quote, sum(len(picture.data) for picture in pictures))
         sender = sender_of(event)
         return IncomingMessage(
             chat=chat,
@@ -129,7 +131,7 @@ class Reader:
         room = self._settings.message_max_mb * 1_000_000
         for (place, _), result in zip(draft.sources, results, strict=True):
             if isinstance(result, Picture) and len(result.data) > room:
-                result = PictureError("一条消息里的图片合计太大")
+                result = PictureError(TOO_MUCH)
             if isinstance(result, PictureError):
                 note = f"[图片未能获取：{result}]"
                 draft.words[place] = note
@@ -160,6 +162,17 @@ class Reader:
         sender = sender_of(event)
         name = text_of(sender.get("card") or sender.get("nickname"))
         return Quote(quote_id, draft.content, user_of(event), name, pictures)
+
+    def _trimmed(self, quote: Quote, taken_bytes: int) -> Quote:
+        """The quote with as many of its pictures as the message's own leave room for."""
+        room = self._settings.message_max_mb * 1_000_000 - taken_bytes
+        kept = 0
+        for picture in quote.pictures:
+            room -= len(picture.data)
+            kept += room >= 0
+        if kept == len(quote.pictures):
+            return quote
+        return replace(quote, pictures=quote.pictures[:kept], text=f"{quote.text}[图片未能获取：{TOO_MUCH}]")
 
     async def _group_name(self, chat: Chat, event: Mapping[str, Any]) -> str:
         if chat.kind != "group":

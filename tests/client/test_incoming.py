@@ -297,8 +297,8 @@ async def test_pictures_are_fetched_at_once_not_when_their_turn_comes(stack: Sta
 
 async def test_one_message_takes_so_many_pictures_and_no_more(stack: Stack, chat_id: int) -> None:
     url = stack.pictures.put(drawn())
-    body = await in_group(stack, chat_id, *(image(url) for _ in range(22)))
-    assert len(body["images"]) == 20
+    body = await in_group(stack, chat_id, *(image(url) for _ in range(18)))
+    assert len(body["images"]) == 16
     assert body["content"].count("图片太多") == 2
 
 
@@ -306,3 +306,12 @@ async def test_the_pictures_of_one_message_have_a_common_limit(stack: Stack, cha
     url = stack.pictures.put(drawn() + bytes(290_000))
     body = await in_group(stack, chat_id, *(image(url) for _ in range(5)))
     assert len(body["images"]) == 3
+
+
+async def test_a_quotes_pictures_share_that_limit(stack: Stack, chat_id: int) -> None:
+    url = stack.pictures.put(drawn() + bytes(290_000))
+    quoted = group_message([image(url), image(url)], chat_id)
+    stack.onebot.history.append(quoted)
+    body = await in_group(stack, chat_id, reply(quoted["message_id"]), image(url), image(url))
+    assert (len(body["images"]), len(body["reply_to"]["images"])) == (2, 1)
+    assert body["reply_to"]["text"] == "[图片未能获取：一条消息里的图片合计太大]"

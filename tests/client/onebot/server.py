@@ -133,7 +133,8 @@ class OneBotServer(Watched):
 
     async def raw(self, frame: str | bytes) -> None:
         for connection in self.connections[:]:
-            await connection.send(frame)
+            with suppress(ConnectionClosed):
+                await connection.send(frame)
 
     # Events -----------------------------------------------------------------------------------------
 
@@ -141,8 +142,7 @@ class OneBotServer(Watched):
         """Report an event to whoever is connected; an event nobody hears is gone, as with NapCat."""
         if event.get("post_type") == "message":
             self.history.append(event)
-        for connection in self.connections[:]:
-            await connection.send(json.dumps(event, ensure_ascii=False))
+        await self.raw(json.dumps(event, ensure_ascii=False))
         return event
 
     async def line(self, within: float = 10) -> None:
