@@ -62,7 +62,9 @@ class Settings(BaseModel):
     picture_max_mb: float = Field(15, gt=0, description="一张图片最大多少 MB")
     picture_redirects: int = Field(3, ge=0, description="取图片最多跟随几次跳转")
     pictures_per_message: int = Field(16, ge=0, description="一条消息最多取几张图片")
-    message_max_mb: float = Field(22, gt=0, description="一条消息的图片合计最大多少 MB；编码后要装得进服务器的 max_body_mb")
+    message_max_mb: float = Field(
+        22, gt=0, description="一条消息的图片合计最大多少 MB；编码后要装得进服务器的 max_body_mb"
+    )
 
     reconnect_base_s: float = Field(0.5, gt=0, description="断线后第一次重连前大约等多久")
     reconnect_max_s: float = Field(30, gt=0, description="两次重连之间最多等多久")
@@ -81,6 +83,9 @@ class Settings(BaseModel):
         parts = urlsplit(full)
         if parts.scheme not in schemes or not parts.hostname:
             raise ValueError(f"要写成 {schemes[0]}://主机:端口")
+        # Addresses are logged; secrets have settings of their own, which are not.
+        if parts.username or parts.password or parts.query:
+            raise ValueError("地址里不要带密码或 token，它们有自己的设置（napcat_token、api_key）")
         return full.rstrip("/")
 
     @model_validator(mode="after")

@@ -66,6 +66,7 @@ def test_ours_beats_ncatbots_and_its_placeholder_is_no_number(tmp_path: Path) ->
         ({"client": {"sever_url": "x"}}, "sever_url"),
         ({"client": {"send_gap_s": "viel"}}, "send_gap_s"),
         ({"client": {"server_url": "ftp://x"}}, "server_url"),
+        ({"client": {"napcat_ws_url": "ws://h:1/?access_token=geheim"}}, "napcat_ws_url"),
         ({"client": ["x"]}, "client"),
         ("client: [1,", "YAML"),
         ("- 1", "最外层"),
@@ -77,6 +78,7 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, content: Any, word: str)
         load({}, {}, yaml_file(tmp_path, content))
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "geheim" not in str(caught.value)
 
 
 def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
