@@ -62,9 +62,7 @@ class Settings(BaseModel):
     picture_max_mb: float = Field(15, gt=0, description="一张图片最大多少 MB")
     picture_redirects: int = Field(3, ge=0, description="取图片最多跟随几次跳转")
     pictures_per_message: int = Field(16, ge=0, description="一条消息最多取几张图片")
-    message_max_mb: float = Field(
-        22, gt=0, description="一条消息的图片合计最大多少 MB；编码后要装得进服务器的 max_body_mb"
-    )
+    message_max_mb: float = Field(22, gt=0, description="一条消息的图片合计最大多少 MB；服务器的 max_body_mb 要装得下")
 
     reconnect_base_s: float = Field(0.5, gt=0, description="断线后第一次重连前大约等多久")
     reconnect_max_s: float = Field(30, gt=0, description="两次重连之间最多等多久")
