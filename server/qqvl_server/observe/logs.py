@@ -59,6 +59,9 @@ def configure(level: str, log_format: str) -> None:
     root.setLevel(level.upper())
     for noisy in ("uvicorn", "uvicorn.error", "alembic", "aiosqlite", "PIL", "httpx", "httpcore", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Pillow warns of every odd picture, with the path of its own file: what is wrong is told to the sender.
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
 
 def logger() -> structlog.typing.FilteringBoundLogger:
