@@ -13,7 +13,7 @@ from qqvl_client.errors import LineError, PictureError
 from qqvl_client.images import PictureFetcher
 from qqvl_client.message import Chat, IncomingMessage, Picture, Quote, Segment
 from qqvl_client.onebot import OneBot
-from qqvl_client.segments import FORWARDS, PICTURES, describe, face_name, segments_of, text_of
+from qqvl_client.segments import FORWARDS, PICTURES, describe, segments_of, text_of
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.reading")
@@ -102,8 +102,8 @@ class Reader:
             draft.add(text, {"type": "forward", "text": text})
         elif kind in ("text", "face"):
             words = describe(segment)
-            name = {"id": text_of(data.get("id")), "text": face_name(data)}
-            draft.add(words, {"type": kind, **(name if kind == "face" else {"text": words})})
+            number = {"id": text_of(data.get("id"))} if kind == "face" else {}
+            draft.add(words, {"type": kind, "text": words, **number})
         else:
             draft.add(describe(segment), {"type": kind, "text": describe(segment)})
 
@@ -116,7 +116,8 @@ class Reader:
             name = text_of(data.get("name")).lstrip("@")
             if not name and chat.kind == "group":
                 name = await self._onebot.member_name(chat.self_id, chat.id, user_id)
-        draft.add(f"@{name or user_id}", {"type": "at", "user_id": user_id, "name": name or user_id})
+        words = f"@{name or user_id}"
+        draft.add(words, {"type": "at", "user_id": user_id, "name": name or user_id, "text": f"{words} "})
 
     async def _fetch(self, draft: _Draft, chat: Chat) -> tuple[Picture, ...]:
         """Fetch the draft's pictures side by side, keep their order, and write down what failed."""

@@ -20,6 +20,7 @@ from qqvl_client.settings import Settings, is_loopback
 LOG = logging.getLogger("qqvl.server")
 NOT_ANSWERED = frozenset({408, 409, 425, 429, 502, 503, 504})
 MAX_ANSWER = 10_000_000
+MAX_SEGMENTS = 1000
 
 
 def body_of(message: IncomingMessage) -> bytes:
@@ -35,7 +36,7 @@ def body_of(message: IncomingMessage) -> bytes:
         "message_id": message.message_id,
         "self_id": message.chat.self_id,
         "reply_to": _quote(message.quote),
-        "segments": list(message.segments),
+        "segments": list(message.segments) if len(message.segments) <= MAX_SEGMENTS else [],
         "message_type": message.chat.kind,
         "sub_type": message.sub_type,
         "context_only": message.context_only,

@@ -87,7 +87,7 @@ async def test_ats_are_names_and_ours_is_told(stack: Stack, chat_id: int) -> Non
     body = await in_group(stack, chat_id, at(SELF_ID), text(" 你和"), at(30003), text("都看"), at("all"))
     assert body["content"] == f"@成员{SELF_ID} 你和@成员30003 都看@全体成员"
     assert body["at_me"] is True
-    assert body["segments"][2] == {"type": "at", "user_id": "30003", "name": "成员30003"}
+    assert body["segments"][2] == {"type": "at", "user_id": "30003", "name": "成员30003", "text": "@成员30003 "}
 
 
 async def test_at_all_is_not_us(stack: Stack, chat_id: int) -> None:

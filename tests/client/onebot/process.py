@@ -6,13 +6,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from onebot.watch import Watched
 
-ENTRY = Path(__file__).resolve().parents[3] / "client" / "qqbot_client_full.py"
+ROOT = Path(__file__).resolve().parents[3]
+ENTRY = ROOT / "client" / "qqbot_client_full.py"
 SHORT: Mapping[str, object] = {
     "connect_timeout_s": 1,
     "server_timeout_s": 1.5,
@@ -39,26 +40,16 @@ SHORT: Mapping[str, object] = {
 }
 
 
-class ClientProcess(Watched):
-    """`python client/qqbot_client_full.py` with its output collected."""
+class Process(Watched):
+    """A command run from these tests, with its output collected."""
 
-    def __init__(
-        self,
-        data_dir: Path,
-        settings: Mapping[str, object],
-        *flags: str,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        entry: Path = ENTRY,
-    ) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
         super().__init__()
         self.log = ""
         self.returncode: int | None = None
-        values = {**SHORT, "data_dir": data_dir, **settings}
-        own = {f"QQVL_CLIENT_{name.upper()}": str(value) for name, value in values.items()}
-        self._env = {**{k: v for k, v in os.environ.items() if not k.startswith("QQVL_")}, **own, **(env or {})}
-        self._command = [sys.executable, str(entry), *flags]
-        self._cwd = cwd or data_dir
+        self._command = command
+        self._env = {**{k: v for k, v in os.environ.items() if not k.startswith("QQVL_")}, **env}
+        self._cwd = cwd
         self._process: asyncio.subprocess.Process | None = None
         self._watcher: asyncio.Task[None] | None = None
 
@@ -87,7 +78,7 @@ class ClientProcess(Watched):
         self._process.send_signal(number)
 
     async def ended(self, within: float = 10) -> int:
-        await self.until(lambda: self.returncode is not None, "the client ends", within)
+        await self.until(lambda: self.returncode is not None, "the process ends", within)
         assert self.returncode is not None
         return self.returncode
 
@@ -111,3 +102,20 @@ class ClientProcess(Watched):
             self.changed()
         self.returncode = await process.wait()
         self.changed()
+
+
+class ClientProcess(Process):
+    """`python client/qqbot_client_full.py` with short timeouts."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        settings: Mapping[str, object],
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        entry: Path = ENTRY,
+    ) -> None:
+        values = {**SHORT, "data_dir": data_dir, **settings}
+        own = {f"QQVL_CLIENT_{name.upper()}": str(value) for name, value in values.items()}
+        super().__init__([sys.executable, str(entry), *flags], {**own, **(env or {})}, cwd or data_dir)
