@@ -1,0 +1,58 @@
+"""More callers than the queue holds: each is answered or told at once to come back, and health stays quick."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from tests.api.wire import check_error, metric, watching_health
+from tests.running import RunningServer, private_body
+
+CLIENTS = 64
+
+
+def test_64_clients_at_once_are_answered_or_told_to_come_back(tight: RunningServer) -> None:
+    def ask(number: int) -> httpx.Response:
+        with httpx.Client(base_url=tight.base, timeout=90, trust_env=False) as http:
+            return http.post("/api/chat/private", json=private_body("你好", user=f"crowd{number}"))
+
+    with watching_health(tight), ThreadPoolExecutor(CLIENTS) as pool:
+        answers = list(pool.map(ask, range(CLIENTS)))
+    assert {answer.status_code for answer in answers} == {200, 503}
+    for number, answer in enumerate(answers):
+        if answer.status_code == 503:
+            assert check_error(answer, 503)["code"] == "busy"
+            assert answer.headers["Retry-After"].isdecimal()
+            assert tight.http.get(f"/admin/chats/private/crowd{number}/messages").status_code == 404
+        else:
+            assert len(tight.messages("private", f"crowd{number}")) >= 1
+    assert tight.private("你好", user="after") is not None
+
+
+def test_a_refusal_comes_at_once_while_the_queue_is_full(tight: RunningServer) -> None:
+    with ThreadPoolExecutor(32) as pool:
+        waiting = [pool.submit(tight.post, "private", private_body("你好", user="one-lane")) for _ in range(32)]
+        took = []
+        while not all(turn.done() for turn in waiting):
+            started = time.monotonic()
+            answer = tight.http.post("/api/chat/private", json=private_body("你好", user="extra", context_only=True))
+            if answer.status_code == 503:
+                took.append(time.monotonic() - started)
+    assert all(turn.result().status_code in (200, 503) for turn in waiting)
+    assert not took or max(took) < 3
+
+
+def test_callers_that_hang_up_free_their_places(tight: RunningServer) -> None:
+    for number in range(12):
+        with httpx.Client(base_url=tight.base, timeout=0.05, trust_env=False) as http:
+            try:
+                http.post("/api/chat/private", json=private_body("你好", user=f"hung{number}"))
+            except httpx.TimeoutException:
+                continue
+    deadline = time.monotonic() + 30
+    while metric(tight, "qqvl_requests_running") or metric(tight, "qqvl_requests_waiting"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert tight.private("你好", user="after-hung") is not None

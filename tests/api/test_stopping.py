@@ -1,0 +1,84 @@
+"""SIGTERM: what runs finishes, newcomers are told, the process ends with 0 whatever clients do; and starting twice."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.api.wire import check_error, connect, head
+from tests.running import RunningServer, private_body, run_cli
+
+TURNS = 16
+
+
+def check_one_line(stderr: str) -> None:
+    """The three lines about the demo model may come before; then one that says what to do."""
+    assert "Traceback" not in stderr
+    last = stderr.strip().splitlines()[-1]
+    assert last.startswith("错误：")
+    assert stderr.count("错误：") == 1
+
+
+def test_a_taken_port_or_data_folder_ends_the_start_with_one_line(server: RunningServer, tmp_path: Path) -> None:
+    port = str(httpx.URL(server.base).port)
+    taken = run_cli("--port", port, "--data-dir", str(tmp_path / "other"))
+    assert taken.returncode == 2
+    assert port in taken.stderr
+    check_one_line(taken.stderr)
+    twice = run_cli("--port", "0", "--data-dir", str(server.data_dir))
+    assert twice.returncode == 2
+    check_one_line(twice.stderr)
+    assert server.http.get("/health").status_code == 200
+
+
+def test_sigterm_lets_answers_finish_and_ends_with_zero(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "data", "--max-new-tokens", "32") as server, ExitStack() as held:
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        stuck = [held.enter_context(connect(server)) for _ in range(9)]
+        for wire in stuck[:3]:
+            wire.sendall(b"POST /api/chat/private HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half")
+        for wire in stuck[3:6]:
+            wire.sendall(head("Content-Type: application/json", "Content-Length: 100000") + b"{")
+        pool = held.enter_context(ThreadPoolExecutor(TURNS))
+        turns = [pool.submit(server.post, "private", private_body("你好", user=f"t{n}")) for n in range(TURNS)]
+        while len(server.http.get("/admin/chats").json()["chats"]) < TURNS:
+            time.sleep(0.01)
+        started = time.monotonic()
+        server.terminate()
+        refused = 0
+        with (
+            httpx.Client(base_url=server.base, timeout=30, trust_env=False) as http,
+            contextlib.suppress(httpx.HTTPError),
+        ):
+            while (health := http.get("/health")).status_code == 200:
+                time.sleep(0.01)
+            assert health.json()["status"] == "stopping"
+            answer = http.post("/api/chat/private", json=private_body("新来的", user="late"))
+            assert check_error(answer, 503)["code"] == "shutting_down"
+            refused += 1
+        assert [turn.result().status_code for turn in turns] == [200] * TURNS
+        assert all(turn.result().json()["status"] == "success" for turn in turns)
+        assert server.process.wait(30) == 0
+        assert time.monotonic() - started < 30
+        assert refused or time.monotonic() - started < 2
+        assert not [child for child in children if child.is_running()]
+        with socket.socket() as again:
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            again.bind(("127.0.0.1", httpx.URL(server.base).port or 0))
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("signals", [1, 3])
+def test_a_stop_while_the_model_loads_ends_with_zero(tmp_path: Path, signals: int) -> None:
+    with RunningServer(tmp_path / "data", wait=False) as server:
+        for _ in range(signals):
+            server.terminate()
+        assert server.process.wait(30) == 0
