@@ -119,8 +119,8 @@ def _uvicorn_config(app: object) -> uvicorn.Config:
 
 def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, metrics: Metrics) -> Voice:
     """Blocking; torch and Transformers are imported only here, so that usage errors answer in a blink."""
+    from qqvl_server.generation import engines
     from qqvl_server.generation.preprocess import Preprocessor
-    from qqvl_server.generation.reference import ReferenceEngine
     from qqvl_server.weights.load import load
 
     loaded = load(checkpoint, settings.weights)
@@ -128,7 +128,7 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
     logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
     return LocalVoice(
         Preprocessor(loaded.processor, library, settings.media.max_image_tokens),
-        ReferenceEngine(loaded),
+        engines.build(loaded, settings.generation, context, metrics),
         device=loaded.device,
         context_tokens=context,
         metrics=metrics,

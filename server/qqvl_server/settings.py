@@ -67,7 +67,13 @@ class WeightsSettings(Room):
 
 
 class GenerationSettings(Room):
-    engine: Literal["generate"] = Field("generate", description="推理引擎")
+    engine: Literal["generate", "paged"] = Field(
+        "generate",
+        description="推理引擎：generate 一次回答一条；paged 多个会话一起算、不重复算（只支持 Qwen3-VL，预览）",
+    )
+    kv_cache_gb: float = Field(0, ge=0, le=4096, description="paged 引擎的 KV 缓存，GB；0 为按空闲内存自动决定")
+    step_tokens: int = Field(1024, ge=16, le=65536, description="paged 引擎一步最多算多少 token；长提示会分几步读")
+    max_running: int = Field(16, ge=1, le=1024, description="paged 引擎同时回答多少条")
     max_new_tokens: int = Field(1000, ge=1, le=131072, description="一次回复最多多少 token")
     temperature: float | None = Field(None, ge=0, le=2, description="采样温度；不写就用模型自带的设置，0 为贪心")
     top_p: float | None = Field(None, gt=0, le=1, description="核采样；不写就用模型自带的设置")

@@ -22,6 +22,7 @@ from qqvl_server.generation.port import (
     TextPart,
     Usage,
 )
+from qqvl_server.generation.serial import SerialEngine
 from qqvl_server.observe.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
@@ -90,7 +91,9 @@ class StepEngine:
 
 
 def voice_of(engine: StepEngine, context_tokens: int = 100) -> LocalVoice[Letters]:
-    return LocalVoice(LetterPrompts(), engine, device="cpu", context_tokens=context_tokens, metrics=Metrics())
+    metrics = Metrics()
+    serial: SerialEngine[Letters] = SerialEngine(engine, metrics)
+    return LocalVoice(LetterPrompts(), serial, device="cpu", context_tokens=context_tokens, metrics=metrics)
 
 
 def ask(text: str, *, seconds: float = 30, max_new_tokens: int = 50) -> GenerationRequest:

@@ -21,6 +21,7 @@ from qqvl_server.generation.port import (
 )
 from qqvl_server.generation.preprocess import Preprocessor, Prompt
 from qqvl_server.generation.reference import ReferenceEngine
+from qqvl_server.generation.serial import SerialEngine
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
@@ -51,7 +52,7 @@ def preprocessor(loaded: LoadedModel, library: ImageLibrary) -> Preprocessor:
 def voice(loaded: LoadedModel, preprocessor: Preprocessor) -> LocalVoice[Prompt]:
     return LocalVoice(
         preprocessor,
-        ReferenceEngine(loaded),
+        SerialEngine(ReferenceEngine(loaded), Metrics()),
         device=loaded.device,
         context_tokens=loaded.context_tokens,
         metrics=Metrics(),

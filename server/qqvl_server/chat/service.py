@@ -158,7 +158,9 @@ class ChatService:
     async def _ask(self, incoming: Incoming, last: StoredMessage, warnings: tuple[str, ...], deadline: float) -> Answer:
         voice = self._voice()
         messages = await self._window(voice, incoming.chat, last)
-        request = GenerationRequest(incoming.request_id, messages, self._sampling(voice), deadline)
+        request = GenerationRequest(
+            incoming.request_id, messages, self._sampling(voice), deadline, owner=str(incoming.chat)
+        )
         text: list[str] = []
         usage = Usage(0, 0)
         async with aclosing(voice.generate(request)) as events:

@@ -61,12 +61,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """``deadline`` is a ``time.monotonic`` instant after which the answer is of no use."""
+    """``deadline`` is a ``time.monotonic`` instant after which the answer is of no use.
+
+    ``owner`` is whose turn it is (a chat, a key): engines share out the machine by it and keep caches apart by it.
+    """
 
     request_id: str
     messages: tuple[ChatMessage, ...]
     sampling: Sampling
     deadline: float
+    owner: str = ""
 
 
 class FinishReason(StrEnum):

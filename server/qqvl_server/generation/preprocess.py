@@ -34,6 +34,9 @@ class Prompt:
 
     inputs: BatchFeature
     tokens: int
+    # The leading system message, the same for many chats.
+    shared_tokens: int
+    patches_per_token: int
 
 
 class Preprocessor:
@@ -64,7 +67,9 @@ class Preprocessor:
             sanitize_control_tokens=True,
             processor_kwargs=self._picture_kwargs(),
         )
-        return Prompt(inputs, int(inputs["input_ids"].shape[-1]))
+        shared = self.count(messages[0]) if messages and messages[0].role == "system" else 0
+        merge = int(getattr(self._processor.image_processor, "merge_size", 1))
+        return Prompt(inputs, int(inputs["input_ids"].shape[-1]), shared, merge**2)
 
     def _count(self, message: ChatMessage) -> int:
         """Exact tokens of one message in its ChatML frame.

@@ -1,0 +1,38 @@
+"""The paged KV cache in memory: tensors only, numbered as ``block_pool`` numbers them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Keys and values of every layer."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * dtype.itemsize
+
+
+class KVCache:
+    """``keys`` and ``values`` are lists over layers of (blocks · block_size, kv_heads, head_dim).
+
+    A token's slot is ``block · block_size + offset``.
+    """
+
+    def __init__(
+        self, shape: KVShape, blocks: int, block_size: int, *, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        self.block_size = block_size
+        slots = (blocks * block_size, shape.kv_heads, shape.head_dim)
+        self.keys = [torch.zeros(slots, dtype=dtype, device=device) for _ in range(shape.layers)]
+        self.values = [torch.zeros(slots, dtype=dtype, device=device) for _ in range(shape.layers)]
+
+    def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store ``keys`` and ``values``, both (N, kv_heads, head_dim), at ``slots`` (N,)."""
+        self.keys[layer].index_copy_(0, slots, keys)
+        self.values[layer].index_copy_(0, slots, values)

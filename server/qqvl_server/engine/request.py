@@ -1,0 +1,112 @@
+"""A request as the engine knows it: token ids, image spans, how to sample. No text, no chats, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Final
+
+
+class Priority(IntEnum):
+    """Who goes first; lower is sooner."""
+
+    ADDRESSED = 0
+    PRIVATE = 1
+    API = 2
+    ACTIVE_SPEECH = 3
+    IDLE_PREFILL = 4
+
+
+class Status(IntEnum):
+    """Moves only forward, but for preemption (RUNNING → WAITING)."""
+
+    WAITING = 0
+    RUNNING = 1
+    FINISHED = 2
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Where one picture's tokens stand in the prompt; ``digest`` names its pixels and size."""
+
+    start: int
+    length: int
+    digest: bytes
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 keep every token; ``seed`` None draws a fresh one."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop_token_ids: frozenset[int] = frozenset()
+
+
+# Above every vocabulary: an image token's place in the prefix hash is its picture's content, not its id.
+_PSEUDO_TOKEN: Final = 1 << 32
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Mutable only in the scheduler's hands. ``tokens`` is the prompt and what was sampled after it.
+
+    ``salt`` goes into the hash of every block after the shared ones, so that chats cannot probe each other's cache.
+    """
+
+    id: str
+    chat: str
+    prompt: Sequence[int]
+    sampling: SamplingParams
+    images: tuple[ImageSpan, ...] = ()
+    salt: bytes = b""
+    shared_tokens: int = 0
+    priority: Priority = Priority.PRIVATE
+    tokens: list[int] = field(init=False)
+    computed: int = field(default=0, init=False)
+    cached: int = field(default=0, init=False)
+    blocks: list[int] = field(default_factory=list, init=False)
+    hashes: list[bytes] = field(default_factory=list, init=False)
+    status: Status = field(default=Status.WAITING, init=False)
+    finish_reason: FinishReason | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
+
+    @property
+    def output(self) -> list[int]:
+        return self.tokens[len(self.prompt) :]
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose keys and values are not in the cache yet; the last one's logits give the next token."""
+        return len(self.tokens) - self.computed
+
+    def hash_key(self, start: int, end: int) -> list[int]:
+        """What enters the prefix hash for positions ``start`` to ``end``."""
+        key = list(self.tokens[start:end])
+        for image in self.images:
+            low, high = max(start, image.start), min(end, image.end)
+            content = _PSEUDO_TOKEN | int.from_bytes(image.digest[:7], "big")
+            for position in range(low, high):
+                key[position - start] = content + position - image.start
+        return key
+
+    def images_in(self, start: int, end: int) -> tuple[ImageSpan, ...]:
+        return tuple(image for image in self.images if image.start < end and image.end > start)

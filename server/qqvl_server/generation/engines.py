@@ -1,0 +1,66 @@
+"""Builds the engine that the settings name, sized to the memory that is free after the weights."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from qqvl_server.engine.block_pool import BlockPool
+from qqvl_server.engine.core import EngineCore
+from qqvl_server.engine.runner import ModelRunner, kv_shape
+from qqvl_server.engine.sampler import Sampler
+from qqvl_server.engine.scheduler import Scheduler
+from qqvl_server.errors import WeightsError
+from qqvl_server.generation.local import Engine
+from qqvl_server.generation.paged import PagedEngine
+from qqvl_server.generation.preprocess import Prompt
+from qqvl_server.generation.reference import ReferenceEngine
+from qqvl_server.generation.serial import SerialEngine
+from qqvl_server.observe.logs import logger
+from qqvl_server.observe.metrics import Metrics
+from qqvl_server.settings import GenerationSettings
+from qqvl_server.weights.load import LoadedModel
+
+BLOCK_SIZE = 16
+FEATURE_BYTES = 512_000_000
+# Enough for this many chats of full length; more would only sit idle.
+_MOST_CHATS = 64
+
+
+def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int, metrics: Metrics) -> Engine[Prompt]:
+    """Raises WeightsError: the paged engine cannot run this model, or no memory is left for its cache."""
+    if settings.engine == "generate":
+        return SerialEngine(ReferenceEngine(loaded), metrics)
+    if loaded.model.config.model_type not in ("qwen3_vl", "qwen3_vl_moe"):
+        raise WeightsError("paged 引擎只支持 Qwen3-VL；别的模型请用 --engine generate")
+    blocks = _blocks(loaded, settings, context_tokens)
+    runner = ModelRunner(loaded.model, blocks=blocks, block_size=BLOCK_SIZE, feature_bytes=FEATURE_BYTES)
+    scheduler = Scheduler(
+        BlockPool(blocks, BLOCK_SIZE), max_tokens=settings.step_tokens, max_requests=settings.max_running
+    )
+    core = EngineCore(scheduler, runner, Sampler(loaded.model.device))
+    image_token = int(loaded.model.config.image_token_id)
+    return PagedEngine(core, loaded.model.generation_config, image_token, metrics)
+
+
+def _blocks(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int) -> int:
+    per_block = kv_shape(loaded.model.config).bytes_per_token(loaded.model.dtype) * BLOCK_SIZE
+    wanted = -(-context_tokens // BLOCK_SIZE) * _MOST_CHATS * per_block
+    granted = settings.kv_cache_gb * 1e9 or min(wanted, _free_bytes(loaded) * 0.7)
+    blocks = int(granted // per_block)
+    if blocks * BLOCK_SIZE < context_tokens:
+        raise WeightsError(
+            f"KV 缓存只够 {blocks * BLOCK_SIZE} token，装不下一个 {context_tokens} token 的会话："
+            "请调小 --context-tokens、换小一点的模型，或加大 --kv-cache-gb"
+        )
+    logger().info(
+        "KV 缓存", blocks=blocks, tokens=blocks * BLOCK_SIZE, gb=round(blocks * per_block / 1e9, 2),
+        chats_of_8k=round(blocks * BLOCK_SIZE / 8192, 1),
+    )  # fmt: skip
+    return blocks
+
+
+def _free_bytes(loaded: LoadedModel) -> float:
+    if loaded.model.device.type == "cuda":
+        return float(torch.cuda.mem_get_info(loaded.model.device)[0])
+    return float(psutil.virtual_memory().available)

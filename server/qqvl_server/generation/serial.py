@@ -1,0 +1,65 @@
+"""One request at a time on one thread, first come first served: how the reference engine is run. No torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, Protocol, TypeVar
+
+from qqvl_server.errors import EngineDead, GenerationFailed
+from qqvl_server.generation.channel import TokenChannel
+from qqvl_server.generation.port import FinishReason, GenerationRequest, Sampling
+from qqvl_server.observe.logs import logger
+from qqvl_server.observe.metrics import Metrics
+
+PIn = TypeVar("PIn", contravariant=True)
+P = TypeVar("P")
+
+
+class BlockingEngine(Protocol[PIn]):
+    def run(
+        self, prompt: PIn, sampling: Sampling, on_token: Callable[[int], None], stop: Callable[[], bool]
+    ) -> FinishReason: ...
+
+
+class SerialEngine(Generic[P]):
+    def __init__(self, engine: BlockingEngine[P], metrics: Metrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="qqvl-model")
+        self.alive = True
+
+    def submit(self, prompt: P, request: GenerationRequest, channel: TokenChannel) -> None:
+        self._metrics.requests_waiting.inc()
+        self._thread.submit(self._run, prompt, request, channel)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, prompt: P, request: GenerationRequest, channel: TokenChannel) -> None:
+        """On the model thread. Whatever happens, the channel gets an end or an error."""
+
+        def stop() -> bool:
+            return channel.is_abandoned() or time.monotonic() > request.deadline
+
+        def on_token(token: int) -> None:
+            self._metrics.generation_tokens.inc()
+            channel.send(token)
+
+        self._metrics.requests_waiting.dec()
+        if stop() or not self.alive:
+            channel.send(GenerationFailed("请求已取消"))
+            return
+        with self._metrics.requests_running.track_inprogress():
+            try:
+                channel.send(self._engine.run(prompt, request.sampling, on_token, stop))
+            except EngineDead as error:
+                self.alive = False
+                channel.send(error)
+            except GenerationFailed as error:
+                channel.send(error)
+            except Exception as error:
+                # The edge of a library that raises anything: one request fails, the thread goes on.
+                logger().exception("模型调用失败", kind=type(error).__name__)
+                channel.send(GenerationFailed("模型出错，这条消息没能回答，请重试"))

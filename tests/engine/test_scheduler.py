@@ -1,0 +1,196 @@
+"""Random traffic through scheduler and pool: the books balance after every move, and everybody is served."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from qqvl_server.engine.block_pool import BlockPool, block_hash
+from qqvl_server.engine.request import FinishReason, ImageSpan, Priority, Request, SamplingParams, Status
+from qqvl_server.engine.scheduler import Scheduler
+from tests.running import ROOT
+
+
+def request(
+    name: str,
+    prompt: list[int],
+    *,
+    chat: str = "",
+    new: int = 4,
+    priority: Priority = Priority.PRIVATE,
+    salt: bytes = b"",
+) -> Request:
+    return Request(name, chat or name, prompt, SamplingParams(new), priority=priority, salt=salt)
+
+
+def scheduler(blocks: int = 32, size: int = 4, tokens: int = 16, requests: int = 8) -> Scheduler:
+    return Scheduler(BlockPool(blocks, size), max_tokens=tokens, max_requests=requests, quantum=16)
+
+
+def step(machine: Scheduler) -> list[Request]:
+    """One step in which every request samples token 7; returns those that finished."""
+    batch = machine.schedule()
+    assert batch.tokens <= 16
+    outputs = machine.update(batch, [7] * sum(chunk.samples for chunk in batch.chunks))
+    machine.check_integrity()
+    return [output.request for output in outputs if output.finished]
+
+
+def run(machine: Scheduler, limit: int = 2000) -> list[Request]:
+    done: list[Request] = []
+    for _ in range(limit):
+        if not machine.running and not len(machine.waiting):
+            return done
+        done += step(machine)
+    raise AssertionError("traffic did not end")
+
+
+class Traffic(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.machine = scheduler(blocks=12, size=4, requests=5)
+        self.live: list[Request] = []
+        self.count = 0
+
+    @rule(
+        length=st.integers(1, 30), new=st.integers(1, 12), chat=st.sampled_from("abc"), same=st.booleans(),
+        priority=st.sampled_from(Priority),
+    )  # fmt: skip
+    def arrive(self, length: int, new: int, chat: str, same: bool, priority: Priority) -> None:
+        self.count += 1
+        prompt = list(range(length)) if same else [self.count * 100 + n for n in range(length)]
+        made = request(str(self.count), prompt, chat=chat, new=new, priority=priority)
+        self.machine.add(made)
+        self.live.append(made)
+
+    @rule()
+    def advance(self) -> None:
+        for done in step(self.machine):
+            self.live.remove(done)
+            assert len(done.output) == done.sampling.max_new_tokens
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def hang_up(self, data: st.DataObject) -> None:
+        gone = data.draw(st.sampled_from(self.live))
+        self.machine.abort(gone)
+        self.live.remove(gone)
+        assert gone.finish_reason is FinishReason.ABORTED
+
+    @invariant()
+    def books_balance(self) -> None:
+        self.machine.check_integrity()
+
+    def teardown(self) -> None:
+        assert len(run(self.machine)) == len(self.live)
+
+
+TestTraffic = Traffic.TestCase
+TestTraffic.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_shared_prefix_is_computed_once_and_a_different_salt_shares_nothing() -> None:
+    machine = scheduler()
+    prompt = list(range(13))
+    for salt, cached in ((b"a", 0), (b"a", 12), (b"b", 0)):
+        made = request("r", prompt, salt=salt)
+        machine.add(made)
+        run(machine)
+        assert made.cached == cached
+
+
+def test_the_next_turn_finds_its_whole_past() -> None:
+    machine = scheduler(blocks=64)
+    history: list[int] = list(range(20))
+    for turn in range(4):
+        made = request(str(turn), history, chat="c")
+        machine.add(made)
+        run(machine)
+        if turn:
+            # Everything but the last partial block; the last sampled token was never fed back.
+            assert made.cached >= len(history) - 8 - 5
+        history = [*made.tokens, 100 + turn, 101, 102, 103]
+
+
+def test_pictures_with_other_pixels_are_other_prefixes() -> None:
+    machine = scheduler()
+    for digest, cached in ((b"red-red", 0), (b"blue-blue", 0), (b"red-red", 12)):
+        made = Request("r", "c", [1, *[5] * 10, 2, 3], SamplingParams(1), images=(ImageSpan(1, 10, digest),))
+        machine.add(made)
+        run(machine)
+        assert made.cached == cached
+
+
+def test_running_out_of_blocks_delays_but_fails_nobody() -> None:
+    machine = scheduler(blocks=8, size=4)
+    made = [request(str(n), [n] * 6, new=14) for n in range(6)]
+    for one in made:
+        machine.add(one)
+    assert Counter(r.id for r in run(machine)) == Counter(r.id for r in made)
+    assert all(len(r.output) == 14 for r in made)
+
+
+def test_the_less_urgent_gives_way() -> None:
+    machine = scheduler(blocks=8, size=4)
+    slow = request("slow", [1] * 8, new=20, priority=Priority.IDLE_PREFILL)
+    machine.add(slow)
+    step(machine)
+    urgent = request("urgent", [2] * 16, new=12, priority=Priority.ADDRESSED)
+    machine.add(urgent)
+    assert [r.id for r in run(machine)] == ["urgent", "slow"]
+
+
+def test_a_flood_delays_a_quiet_chat_by_a_bounded_amount() -> None:
+    machine = scheduler(blocks=64, requests=2)
+    for n in range(40):
+        machine.add(request(f"flood{n}", [n] * 12, chat="flood"))
+    quiet = request("quiet", [9] * 12, chat="quiet")
+    machine.add(quiet)
+    order = [r.id for r in run(machine)]
+    assert order.index("quiet") <= 4
+
+
+def test_what_can_never_fit_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="larger"):
+        scheduler(blocks=2, size=4).add(request("r", [1] * 6, new=3))
+
+
+def test_long_prompts_are_cut_into_chunks_beside_decodes() -> None:
+    machine = scheduler(blocks=64)
+    short = request("short", [1, 2, 3], new=30)
+    machine.add(short)
+    step(machine)
+    machine.add(request("long", list(range(60)), new=1))
+    before = len(short.output)
+    for _ in range(4):
+        step(machine)
+    assert len(short.output) == before + 4, "decoding goes on while the long prompt is read"
+
+
+def test_hashes_depend_on_everything_before() -> None:
+    assert block_hash(b"a", [1, 2]) != block_hash(b"b", [1, 2]) != block_hash(b"b", [2, 1])
+    assert block_hash(b"", [1], b"salt") != block_hash(b"", [1])
+
+
+def test_scheduling_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import qqvl_server.engine.scheduler"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "server", check=True)
+
+
+def test_an_aborted_request_frees_its_blocks_even_in_the_middle_of_a_step() -> None:
+    machine = scheduler()
+    gone, stays = request("gone", [1] * 6), request("stays", [2] * 6)
+    machine.add(gone)
+    machine.add(stays)
+    batch = machine.schedule()
+    machine.abort(gone)
+    outputs = machine.update(batch, [7, 7])
+    machine.check_integrity()
+    assert [output.request for output in outputs] == [stays]
+    assert gone.status is Status.FINISHED
