@@ -57,7 +57,10 @@ class Entry:
 class Journal:
     """A small SQLite file; every method is one short transaction, callable from any thread."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, keep_s: float = 172_800) -> None:
+        self.is_closed = False
+        self._keep_s = keep_s
+        self._finished = 0
         self._lock = threading.Lock()
         self._on_disk = path is not None
         self._db = _connect(path or ":memory:")
@@ -66,6 +69,7 @@ class Journal:
 
     def close(self) -> None:
         with self._lock:
+            self.is_closed = True
             self._db.close()
 
     def take(
@@ -103,6 +107,9 @@ class Journal:
         """Finished, one way or another; the row stays for a while to recognise repeats."""
         sql = "UPDATE message SET state='done', event=NULL, body=NULL, texts=NULL WHERE id=?"
         self._run(sql, (entry_id,))
+        self._finished += 1
+        if self._finished % 500 == 0:
+            self.forget()
 
     def entry(self, entry_id: int) -> Entry:
         return _entry(self._run("SELECT * FROM message WHERE id=?", (entry_id,))[0])
@@ -110,9 +117,9 @@ class Journal:
     def unfinished(self) -> list[Entry]:
         return [_entry(row) for row in self._run("SELECT * FROM message WHERE state != 'done' ORDER BY id")]
 
-    def forget(self, older_than_s: float) -> None:
+    def forget(self) -> None:
         """Drop finished rows past their time."""
-        before = time.time() - older_than_s
+        before = time.time() - self._keep_s
         self._run("DELETE FROM message WHERE state='done' AND taken_at < ?", (before,))
 
     def _run(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
@@ -159,15 +166,16 @@ def open_journal(settings: Settings, folder: Path) -> Journal:
     """The journal of this pair of NapCat and server: two bots may share a folder."""
     pair = f"{settings.adapter_address}|{settings.server_url}"
     path = folder / f"journal-{hashlib.sha256(pair.encode()).hexdigest()[:12]}.db"
-    _claim(path.with_suffix(".lock"), settings.stop_grace_s + 3)
+    _claim(path.with_suffix(".lock"), settings.stop_grace_s + 1)
+    keep_s = settings.journal_keep_h * 3600
     try:
-        journal = Journal(path)
-        journal.forget(settings.journal_keep_h * 3600)
+        journal = Journal(path, keep_s)
+        journal.forget()
     except sqlite3.DatabaseError as error:
         aside = path.with_suffix(f".broken-{int(time.time())}")
         LOG.error("流水账 %s 读不了（%s），改名为 %s 后重开一本", path.name, error, aside.name)
         path.rename(aside)
-        journal = Journal(path)
+        journal = Journal(path, keep_s)
     return journal
 
 

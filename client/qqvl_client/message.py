@@ -65,6 +65,10 @@ class IncomingMessage:
     sub_type: str
     context_only: bool
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self.content or self.pictures or self.quote)
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -13,6 +13,8 @@ from qqvl_client.message import Chat
 from qqvl_client.segments import text_of
 from qqvl_client.settings import Settings
 
+NAME_TIMEOUT_S = 2
+"""A name is worth less waiting than a quoted message."""
 CERTAIN_REFUSALS = frozenset({1400, 1403, 1404})
 """Retcodes given before anything is done. NapCat answers 1200 for all the rest, delivered or not."""
 
@@ -109,7 +111,7 @@ class OneBot:
         self, key: tuple[str, ...], action: str, params: Mapping[str, Any], fields: tuple[str, ...]
     ) -> str:
         try:
-            data = _mapping(await self._lookup(key[1], action, params))
+            data = _mapping(await self._lookup(key[1], action, params, NAME_TIMEOUT_S))
             name = next((text for field in fields if (text := text_of(data.get(field)))), "")
         except LineError:
             name = ""
@@ -119,8 +121,10 @@ class OneBot:
             self._names.popitem(last=False)
         return name
 
-    async def _lookup(self, self_id: str, action: str, params: Mapping[str, Any]) -> Any:
-        timeout = self._settings.lookup_timeout_s
+    async def _lookup(
+        self, self_id: str, action: str, params: Mapping[str, Any], at_most_s: float = float("inf")
+    ) -> Any:
+        timeout = min(self._settings.lookup_timeout_s, at_most_s)
         try:
             async with asyncio.timeout(timeout):
                 await self._link.wait_up(self_id)

@@ -10,16 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qqvl_client.errors import LineError, PictureError
+from qqvl_client.forwards import ForwardReader
 from qqvl_client.images import PictureFetcher
 from qqvl_client.message import Chat, IncomingMessage, Picture, Quote, Segment
 from qqvl_client.onebot import OneBot
-from qqvl_client.segments import FORWARDS, PICTURES, describe, segments_of, text_of
+from qqvl_client.segments import FORWARDS, PICTURES, describe, segments_of, sender_of, text_of
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.reading")
-FORWARD_DEPTH = 4
-FORWARD_LINES = 100
-FORWARD_CHARS = 8000
 PARALLEL_PICTURES = 8
 TOO_MUCH = "一条消息里的图片合计太大"
 
@@ -56,6 +54,7 @@ class Reader:
         self._settings = settings
         self._onebot = onebot
         self._pictures = pictures
+        self._forwards = ForwardReader(onebot)
         self._slots = asyncio.Semaphore(PARALLEL_PICTURES)
 
     async def read(self, chat: Chat, event: Mapping[str, Any], context_only: bool) -> IncomingMessage:
@@ -84,21 +83,34 @@ class Reader:
 
     async def _contents(self, chat: Chat, found: list[Segment]) -> tuple[_Draft, tuple[Picture, ...]]:
         draft = _Draft()
+        names = await self._names(chat, found)
         for segment in found:
-            await self._add(draft, chat, segment)
+            await self._add(draft, chat, segment, names)
         return draft, await self._fetch(draft, chat)
 
-    async def _add(self, draft: _Draft, chat: Chat, segment: Segment) -> None:
+    async def _names(self, chat: Chat, found: list[Segment]) -> dict[str, str]:
+        """The names of everybody who is @-ed, asked for side by side."""
+        named = {text_of(s.data.get("qq")): text_of(s.data.get("name")).lstrip("@") for s in found if s.type == "at"}
+        unknown = [user_id for user_id, name in named.items() if not name and user_id not in ("", "all")]
+        if chat.kind == "group":
+            asked = await asyncio.gather(*(self._onebot.member_name(chat.self_id, chat.id, who) for who in unknown))
+            named.update(zip(unknown, asked, strict=True))
+        return {user_id: name or user_id for user_id, name in named.items()} | {"all": "全体成员"}
+
+    async def _add(self, draft: _Draft, chat: Chat, segment: Segment, names: Mapping[str, str]) -> None:
         kind, data = segment.type, segment.data
         if kind in PICTURES:
             draft.sources.append((len(draft.segments), data))
             draft.add("", {"type": "image"})
         elif kind == "at":
-            await self._add_at(draft, chat, data)
+            user_id = text_of(data.get("qq"))
+            name = names[user_id]
+            draft.at_me |= user_id == chat.self_id
+            draft.add(f"@{name}", {"type": "at", "user_id": user_id, "name": name, "text": f"@{name} "})
         elif kind == "reply":
             draft.add("", {"type": "reply", "id": text_of(data.get("id"))})
         elif kind in FORWARDS:
-            text = await self._forward(chat, data)
+            text = await self._forwards.read(chat, data)
             draft.add(text, {"type": "forward", "text": text})
         elif kind in ("text", "face"):
             words = describe(segment)
@@ -106,18 +118,6 @@ class Reader:
             draft.add(words, {"type": kind, "text": words, **number})
         else:
             draft.add(describe(segment), {"type": kind, "text": describe(segment)})
-
-    async def _add_at(self, draft: _Draft, chat: Chat, data: Mapping[str, Any]) -> None:
-        user_id = text_of(data.get("qq"))
-        if user_id == "all":
-            name = "全体成员"
-        else:
-            draft.at_me |= user_id == chat.self_id
-            name = text_of(data.get("name")).lstrip("@")
-            if not name and chat.kind == "group":
-                name = await self._onebot.member_name(chat.self_id, chat.id, user_id)
-        words = f"@{name or user_id}"
-        draft.add(words, {"type": "at", "user_id": user_id, "name": name or user_id, "text": f"{words} "})
 
     async def _fetch(self, draft: _Draft, chat: Chat) -> tuple[Picture, ...]:
         """Fetch the draft's pictures side by side, keep their order, and write down what failed."""
@@ -179,52 +179,6 @@ class Reader:
         if chat.kind != "group":
             return ""
         return text_of(event.get("group_name")) or await self._onebot.group_name(chat.self_id, chat.id)
-
-    async def _forward(self, chat: Chat, data: Mapping[str, Any]) -> str:
-        lines: list[str] = []
-        await self._forward_lines(chat, data, 1, lines)
-        if not lines:
-            return "[聊天记录：内容取不到]"
-        if len(lines) > FORWARD_LINES:
-            lines = [*lines[:FORWARD_LINES], f"（后面还有 {len(lines) - FORWARD_LINES} 条，略）"]
-        text = "\n".join(lines)
-        if len(text) > FORWARD_CHARS:
-            text = text[:FORWARD_CHARS] + "\n（后面的内容略）"
-        return f"[聊天记录]\n{text}\n[聊天记录结束]\n"
-
-    async def _forward_lines(self, chat: Chat, data: Mapping[str, Any], depth: int, lines: list[str]) -> None:
-        nodes = data.get("content")
-        if not isinstance(nodes, list):
-            try:
-                nodes = await self._onebot.forward(chat.self_id, text_of(data.get("id")))
-            except LineError as error:
-                LOG.info("合并转发取不到：%s", error)
-                return
-        for node in nodes[:FORWARD_LINES]:
-            if isinstance(node, Mapping):
-                await self._forward_node(chat, node, depth, lines)
-
-    async def _forward_node(self, chat: Chat, node: Mapping[str, Any], depth: int, lines: list[str]) -> None:
-        inner = node.get("data") if node.get("type") == "node" else node
-        inner = inner if isinstance(inner, Mapping) else {}
-        sender = sender_of(inner)
-        name = text_of(sender.get("card") or sender.get("nickname") or inner.get("nickname") or inner.get("name"))
-        body = inner.get("message", inner.get("content"))
-        found = segments_of({"message": body, "raw_message": inner.get("raw_message")})
-        deeper = [s for s in found if s.type in FORWARDS]
-        said = "".join(describe(s) for s in found if s.type not in FORWARDS or depth >= FORWARD_DEPTH)
-        indent = "　" * (depth - 1)
-        if said or not deeper or depth >= FORWARD_DEPTH:
-            lines.append(f"{indent}{name or '?'}：{said}")
-        if depth < FORWARD_DEPTH:
-            for segment in deeper:
-                lines.append(f"{indent}{name or '?'}：[聊天记录]")
-                await self._forward_lines(chat, segment.data, depth + 1, lines)
-
-
-def sender_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    sender = event.get("sender")
-    return sender if isinstance(sender, Mapping) else {}
 
 
 def user_of(event: Mapping[str, Any]) -> str:

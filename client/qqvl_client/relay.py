@@ -57,11 +57,13 @@ class Relay:
             if entry.state in ("taken", "ready") and late and not entry.context_only:
                 self._journal.only_context(entry.id)
             self._remember(entry.chat, entry.message_id)
-            self._enqueue(self._journal.entry(entry.id))
+            self._enqueue(self._journal.entry(entry.id), resumed=True)
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Accept one event of any kind. Never blocks and never raises for what is in the event."""
         kind = event.get("post_type")
+        if self._journal.is_closed:
+            return
         if kind == "message":
             self._take_message(event)
         elif kind == "meta_event":
@@ -123,24 +125,31 @@ class Relay:
             else:
                 LOG.error("QQ 账号已掉线，请看 NapCat")
 
-    def _enqueue(self, entry: Entry) -> None:
+    def _enqueue(self, entry: Entry, resumed: bool = False) -> None:
         """Read the message at once (picture links expire), answer it when its turn comes."""
         if self._closed:
             return
         reading: asyncio.Task[None] | None = None
         if entry.state == "taken":
-            reading = asyncio.create_task(self._read(entry), name=f"read {entry.id}")
+            reading = asyncio.create_task(self._read(entry, resumed), name=f"read {entry.id}")
             self._readings.add(reading)
             reading.add_done_callback(self._readings.discard)
         self._lanes.put(entry.chat.key, lambda: self._answer(entry, reading))
 
-    async def _read(self, entry: Entry) -> None:
+    async def _read(self, entry: Entry, resumed: bool) -> None:
+        if resumed:
+            # Right after a start there is no line yet, and every lookup would come back empty-handed.
+            await self._onebot.wait_up(entry.chat.self_id)
         try:
             message = await self._reader.read(entry.chat, entry.event, entry.context_only)
         # The reader's edge: whatever odd shape broke it, the words must still get through.
         except Exception:
             LOG.exception("消息 %s 没能读全，只取文字", entry.message_id)
             message = bare_message(entry)
+        if message.is_empty:
+            LOG.info("消息 %s 里没有能处理的内容，略过", entry.message_id)
+            self._journal.done(entry.id)
+            return
         # Picture bodies are megabytes: written from a thread, kept on disk until their turn.
         await asyncio.to_thread(lambda: self._journal.ready(entry.id, body_of(message)))
         LOG.debug("消息 %s 已读好，图片 %d 张", entry.message_id, len(message.pictures))
@@ -148,6 +157,8 @@ class Relay:
     async def _answer(self, entry: Entry, reading: asyncio.Task[None] | None) -> None:
         if reading:
             await asyncio.shield(reading)
+            if self._journal.entry(entry.id).state == "done":
+                return
         if entry.state != "answered":
             texts = await self._ask(entry)
             self._journal.answered(entry.id, texts)

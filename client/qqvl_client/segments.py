@@ -87,7 +87,7 @@ def describe(segment: Segment) -> str:
             result = text_of(data.get("result"))
             return f"[{kind}:{result}]" if result else f"[{kind}]"
         case _:
-            return NOTES.get(segment.type) or f"[不支持的消息:{segment.type[:20]}]"
+            return NOTES.get(segment.type, f"[不支持的消息:{segment.type[:20]}]")
 
 
 NOTES: Mapping[str, str] = {
@@ -119,6 +119,11 @@ def face_name(data: Mapping[str, Any]) -> str:
 def text_of(value: Any) -> str:
     """A string for whatever a client put where a string belongs; nothing for nothing."""
     return "" if value is None or isinstance(value, dict | list) else str(value)
+
+
+def sender_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    sender = event.get("sender")
+    return sender if isinstance(sender, Mapping) else {}
 
 
 def _bare_name(path: str) -> str:

@@ -180,6 +180,29 @@ async def test_crooked_events_still_come_through(stack: Stack, chat_id: int) -> 
     assert body["user_id"] == "20002"
 
 
+async def test_a_message_with_nothing_in_it_is_not_posted(stack: Stack, chat_id: int) -> None:
+    await stack.onebot.event(group_message([text("  "), {"type": "keyboard", "data": {}}], chat_id))
+    assert (
+        await in_group(
+            stack,
+            chat_id,
+            text("有"),
+        )
+    )["content"] == "有"
+    assert len(stack.chat.of(chat_id)) == 1
+
+
+async def test_a_forward_that_never_ends_is_cut(stack: Stack, chat_id: int) -> None:
+    """Every record holds two more records: opened without a limit there would be no end."""
+    more = [{"type": "forward", "data": {"id": "x"}}]
+    stack.onebot.answers["get_forward_msg"] = lambda _: {"messages": [_node("环", [text("句"), *more])] * 90}
+    before = len(stack.onebot.calls)
+    body = await in_group(stack, chat_id, *more)
+    assert "后面的内容略" in body["content"]
+    assert len(body["content"]) < 9000
+    assert len(stack.onebot.calls) - before < 120
+
+
 async def test_group_name_comes_from_the_api_once_when_the_event_has_none(stack: Stack, chat_id: int) -> None:
     for _ in range(3):
         event = group_message("在", chat_id)

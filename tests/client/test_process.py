@@ -269,5 +269,5 @@ async def test_memory_stays_flat(world: World, tmp_path: Path, adapter: str, cha
         await world.onebot.line()
         await round_of(60, 0)
         before = await round_of(60, 100)
-        after = await round_of(180, 200)
+        after = await round_of(120, 200)
     assert after - before < 25_000_000

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from onebot.pictures import drawn
+from onebot.pictures import PictureHost, drawn
 
 from qqvl_client.errors import PictureError, SettingsError
 from qqvl_client.images import PictureFetcher, format_of
-from qqvl_client.journal import Journal
+from qqvl_client.journal import Journal, open_journal
 from qqvl_client.lanes import Lanes
 from qqvl_client.logs import RedactingFormatter
 from qqvl_client.message import Chat, IncomingMessage, Picture, Quote
@@ -226,8 +226,40 @@ def test_a_journal_survives_its_process_and_knows_repeats(tmp_path: Path) -> Non
     assert (again.texts, again.next_part, again.part_open) == (("a", "b"), 1, True)
     second.done(entry)
     assert len(second.unfinished()) == 1
-    second.forget(-1)
-    assert second.take(CHAT, "7", 100.0, False, {}) is not None
+    forgetful = Journal(tmp_path / "j.db", keep_s=-1)
+    forgetful.forget()
+    assert forgetful.take(CHAT, "7", 100.0, False, {}) is not None
+
+
+def test_a_journal_that_runs_for_ever_stays_small(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db", keep_s=-1)
+    for number in range(1000):
+        entry = journal.take(CHAT, str(number), 1.0, False, {})
+        assert entry is not None
+        journal.done(entry)
+    assert journal.take(CHAT, "0", 1.0, False, {}) is not None
+
+
+def test_a_broken_journal_is_put_aside(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    open_journal(settings, tmp_path).close()
+    file = next(tmp_path.glob("*.db"))
+    file.write_bytes(b"no database" * 1000)
+    # The lock is this process's own from the first call: a new folder entry stands for the next start.
+    next(tmp_path.glob("*.lock")).unlink()
+    journal = open_journal(settings, tmp_path)
+    assert journal.take(CHAT, "1", 1.0, False, {}) is not None
+    assert len(list(tmp_path.glob("*.broken-*"))) == 1
+
+
+async def test_a_stalling_picture_is_given_up_long_before_its_time_is_over() -> None:
+    settings = Settings(picture_stall_s=0.2, picture_timeout_s=60)
+    fetcher = PictureFetcher(settings)
+    never: Any = None
+    async with PictureHost() as host, asyncio.timeout(5):
+        with pytest.raises(PictureError):
+            await fetcher.fetch({"url": host.bad("stall")}, never)
+    await fetcher.aclose()
 
 
 def test_messages_without_id_are_never_taken_for_repeats(tmp_path: Path) -> None:

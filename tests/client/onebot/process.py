@@ -27,7 +27,7 @@ SHORT: Mapping[str, object] = {
     "part_gap_s": 0.02,
     "verify_wait_s": 0.1,
     "notice_gap_s": 0,
-    "picture_timeout_s": 1.5,
+    "picture_timeout_s": 1,
     "picture_stall_s": 0.5,
     "picture_max_mb": 0.3,
     "message_max_mb": 1,
