@@ -13,6 +13,8 @@ from qqvl_client.message import Chat
 from qqvl_client.segments import text_of
 from qqvl_client.settings import Settings
 
+RECORD_LENGTH = 100
+"""Long enough to reach back to the question in a busy chat."""
 NAME_TIMEOUT_S = 2
 """A name is worth less waiting than a quoted message."""
 CERTAIN_REFUSALS = frozenset({1400, 1403, 1404})
@@ -82,9 +84,9 @@ class OneBot:
     async def recent(self, chat: Chat) -> list[Any]:
         """The chat's latest messages as QQ has them; raises LineError when nobody knows."""
         if chat.kind == "group":
-            action, params = "get_group_msg_history", {"group_id": _number(chat.id), "count": 30}
+            action, params = "get_group_msg_history", {"group_id": _number(chat.id), "count": RECORD_LENGTH}
         else:
-            action, params = "get_friend_msg_history", {"user_id": _number(chat.id), "count": 30}
+            action, params = "get_friend_msg_history", {"user_id": _number(chat.id), "count": RECORD_LENGTH}
         found = _mapping(await self._lookup(chat.self_id, action, params)).get("messages")
         return found if isinstance(found, list) else []
 

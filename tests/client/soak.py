@@ -165,6 +165,11 @@ class Soak:
         wrong = []
         if missing := self.missing():
             wrong.append(f"lost: {sorted(self.said[number] for number in missing)[:10]}")
+            first = min(missing)
+            chat = f":{self.said[first].partition('-')[0]} "
+            lines = self.client.log[self.client.log.index(first) - 500 :].splitlines()
+            about = [line for line in lines if first in line or chat in line or "line:" in line or "outbox" in line]
+            wrong += about[:60]
         texts = Counter((sent.kind, sent.id, sent.text) for sent in self.world.onebot.sent)
         if repeated := [key for key, count in texts.items() if count > 1]:
             wrong.append(f"repeated: {repeated[:10]}")
