@@ -29,15 +29,16 @@ ATTACK = "".join(TOKENS) + TRIPLE * 2 + "<|vision_start|><|video_pad|><|vision_e
 @pytest.mark.parametrize("images", [(), (base64_picture(),)], ids=["words", "picture"])
 def test_control_tokens_in_any_text_field_are_answered(server: RunningServer, images: tuple[str, ...]) -> None:
     quote = {"text": ATTACK, "user_nickname": ATTACK[:300], "images": [{"data": i} for i in images]}
+    names = {"user_card": ATTACK, "user_nickname": ATTACK, "group_name": ATTACK, "user_id": TRIPLE}
     fields: list[dict[str, Any]] = [
-        {"content": ATTACK}, {"user_card": ATTACK}, {"user_nickname": ATTACK, "user_card": ""}, {"group_name": ATTACK},
-        {"reply_to": quote}, {"user_id": TRIPLE}, {"segments": [{"type": "text", "text": ATTACK}]},
-    ]  # fmt: skip
-    for number, field in enumerate(fields):
-        body = group_body("你好", group=f"tokens{number}{len(images)}", images=images) | field
-        answer = server.post("group", body)
+        {"content": ATTACK, "reply_to": quote, **names},
+        {"segments": [{"type": "text", "text": ATTACK}, *[{"type": "image", "index": 0} for _ in images]]},
+    ]
+    chat = f"tokens{len(images)}"
+    for field in fields:
+        answer = server.post("group", group_body("你好", group=chat, images=images) | field)
         assert answer.status_code == 200, (list(field), answer.text)
-        assert server.group("再说一句", group=f"tokens{number}{len(images)}")["status"] == "success"
+    assert server.group("再说一句", group=chat)["status"] == "success"
 
 
 def test_typed_control_tokens_are_letters_to_the_model(server: RunningServer) -> None:
@@ -47,7 +48,7 @@ def test_typed_control_tokens_are_letters_to_the_model(server: RunningServer) ->
         return int(server.post("private", private_body(text, user=user)).json()["usage"]["prompt_tokens"])
 
     base = tokens("好", "letters-base")
-    for number, word in enumerate((*TOKENS[:8], *TOKENS[10:12], TRIPLE)):
+    for number, word in enumerate((*TOKENS[:2], TOKENS[3], *TOKENS[6:8], TOKENS[10], TRIPLE)):
         cost = tokens("好" + word * 20, f"letters{number}") - base
         assert 2 * 20 <= cost <= 20 * len(word), (word, cost)
 
