@@ -135,6 +135,18 @@ def test_pictures_reach_the_model_as_the_plain_processor_would_bring_them(librar
     assert ours["pixel_values"].equal(plain["pixel_values"])
 
 
+def test_sizes_are_those_of_qwens_own_utility(library: ImageLibrary, assets: Path) -> None:
+    vision = pytest.importorskip(
+        "qwen_vl_utils.vision_process", reason="extra gpu is not installed", exc_type=ImportError
+    )
+    preprocessor = Preprocessor(processor_of(assets), library, 1024)
+    empty = preprocessor.count(user(""))
+    for size in ((640, 480), (1000, 1001), (333, 77), (4000, 3000)):
+        ref = library.add(encoded(picture(size=size)))
+        height, width = vision.smart_resize(size[1], size[0], factor=32, min_pixels=65536, max_pixels=1024 * 32 * 32)
+        assert preprocessor.count(user(ref)) - empty - 2 == height * width // 1024
+
+
 def test_an_animation_is_several_pictures_that_share_the_limit(library: ImageLibrary, assets: Path) -> None:
     frames = [picture(colour, size=(1200, 900)) for colour in ((255, 0, 0), (0, 0, 255), (0, 255, 0))]
     ref = library.add(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))

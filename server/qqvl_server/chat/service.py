@@ -16,6 +16,7 @@ from qqvl_server.chat import commands, policy, prompt
 from qqvl_server.chat.message import (
     Answer,
     ChatKey,
+    ChatKind,
     EncodedPicture,
     Incoming,
     LostPicture,
@@ -188,7 +189,7 @@ class ChatService:
         """System prompt and as much history as fits, counted exactly; always ends with ``last``."""
         system = prompt.system_message(self._settings.system_prompts.get(str(chat), self._settings.system_prompt))
         history = await self._store.window(chat, last.seq)
-        lines = [prompt.render(message, chat.kind, self._pictures.holds) for message in history]
+        lines = await asyncio.to_thread(self._render, history, chat.kind)
         counts = await voice.count((*system, *lines))
         budget = voice.context_tokens - self._sampling(voice).max_new_tokens - _HEADER_TOKENS
         budget = max(budget - sum(counts[: len(system)]), budget // 4)
@@ -199,6 +200,10 @@ class ChatService:
         if counts[-1] > budget:
             kept = [await self._shortened(voice, kept[-1], counts[-1], budget)]
         return (*system, *kept)
+
+    def _render(self, history: tuple[StoredMessage, ...], kind: ChatKind) -> list[ChatMessage]:
+        """Blocking: asks the disk which pictures are still there."""
+        return [prompt.render(message, kind, self._pictures.holds) for message in history]
 
     async def _shortened(self, voice: Voice, line: ChatMessage, count: int, budget: int) -> ChatMessage:
         """The newest message alone is over the budget: keep both ends of its text and its last pictures."""
