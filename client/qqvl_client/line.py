@@ -44,7 +44,7 @@ class Dialler:
             self._failures += 1
             try:
                 connection = await self._connect()
-            except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
+            except (OSError, TimeoutError, InvalidHandshake, EOFError, ValueError) as error:
                 LOG.warning("连不上 %s（%s），会一直重试", self._settings.napcat_ws_url, _reason(error))
                 continue
             LOG.info("已连上 %s", self._settings.napcat_ws_url)

@@ -17,7 +17,7 @@ from qqvl_client.segments import segments_of, text_of
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.outbox")
-RECORD_TRIES = 4
+RECORD_TRIES = 3
 
 
 class Pace:

@@ -198,8 +198,8 @@ def chat_of(event: Mapping[str, Any]) -> Chat | None:
     self_id, user_id = text_of(event.get("self_id")), user_of(event)
     group_id = text_of(event.get("group_id") or sender_of(event).get("group_id"))
     if event.get("message_type") == "group":
-        return Chat("group", group_id, self_id) if group_id else None
-    if event.get("message_type") != "private" or not user_id:
+        return Chat("group", group_id, self_id) if group_id and self_id else None
+    if event.get("message_type") != "private" or not user_id or not self_id:
         return None
     temporary = event.get("sub_type") == "group"
     return Chat("private", user_id, self_id, via_group=group_id if temporary else "")

@@ -61,15 +61,13 @@ class Relay:
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Accept one event of any kind. Never blocks and never raises for what is in the event."""
-        kind = event.get("post_type")
         if self._journal.is_closed:
             return
-        if kind == "message":
-            self._take_message(event)
-        elif kind == "meta_event":
-            self._take_meta(event)
-        elif kind == "notice" and event.get("notice_type") == "bot_offline":
-            LOG.error("QQ 账号已掉线：%s，请到 NapCat 重新登录", text_of(event.get("message"))[:200])
+        try:
+            self._take(event)
+        # The line's edge: an event nobody foresaw must not end the loop that receives all others.
+        except Exception:
+            LOG.exception("收到一个没法处理的事件，略过")
 
     async def close(self) -> None:
         """Finish what is in flight within the grace period; the rest stays in the journal."""
@@ -84,6 +82,15 @@ class Relay:
         if left:
             LOG.warning("停止时还有 %d 条消息没答完，已记下，下次启动接着处理", left)
         self._journal.close()
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        kind = event.get("post_type")
+        if kind == "message":
+            self._take_message(event)
+        elif kind == "meta_event":
+            self._take_meta(event)
+        elif kind == "notice" and event.get("notice_type") == "bot_offline":
+            LOG.error("QQ 账号已掉线：%s，请到 NapCat 重新登录", text_of(event.get("message"))[:200])
 
     def _take_message(self, event: Mapping[str, Any]) -> None:
         chat = chat_of(event)

@@ -118,7 +118,10 @@ def face_name(data: Mapping[str, Any]) -> str:
 
 def text_of(value: Any) -> str:
     """A string for whatever a client put where a string belongs; nothing for nothing."""
-    return "" if value is None or isinstance(value, dict | list) else str(value)
+    if value is None or isinstance(value, dict | list):
+        return ""
+    # JSON can carry half a character (a lone surrogate), which neither SQLite nor UTF-8 can.
+    return str(value).encode("utf-8", "replace").decode("utf-8")
 
 
 def sender_of(event: Mapping[str, Any]) -> Mapping[str, Any]:

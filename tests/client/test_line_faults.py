@@ -82,6 +82,8 @@ GARBAGE = {
     "odd-event": '{"post_type": "message"}',
     "unknown-echo": '{"echo": "nobody", "status": "ok", "retcode": 0}',
     "no-ids": '{"post_type": "message", "message_type": "group", "message": "x", "self_id": 10001}',
+    "half-a-character": '{"post_type": "message", "message_type": "private", "user_id": 5, "self_id": 10001,'
+    ' "message_id": "\\udfff", "message": "\\ud800", "sender": {"nickname": "\\udc00"}}',
     "odd-meta": '{"post_type": "meta_event", "meta_event_type": "heartbeat", "status": 3, "time": "x", "self_id": 1}',
 }
 

@@ -83,11 +83,13 @@ async def test_a_second_client_for_the_same_bot_does_not_start(world: World, tmp
 
 
 @BOTH
-async def test_it_opens_no_port_and_reads_no_stdin(world: World, tmp_path: Path, adapter: str) -> None:
+async def test_it_starts_without_a_word_of_error_opens_no_port_and_reads_no_stdin(world: World, tmp_path: Path, adapter: str) -> None:
     async with ClientProcess(tmp_path, world.settings(adapter)) as client:
         await world.onebot.line()
         listening = [c for c in psutil.Process(client.pid).net_connections() if c.status == psutil.CONN_LISTEN]
     assert listening == []
+    assert "ERROR" not in client.log
+    assert "\x1b[" not in client.log
 
 
 # Secrets ------------------------------------------------------------------------------------------------

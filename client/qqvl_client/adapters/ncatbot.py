@@ -118,7 +118,8 @@ class NapCatLine:
         stopping = on_stop()
         receiving = asyncio.create_task(self._receive(relay), name="line")
         relay.resume()
-        await stopping
+        ends: list[asyncio.Future[Any]] = [receiving, stopping]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         LOG.info("正在停止……")
         await relay.close()
         receiving.cancel()
