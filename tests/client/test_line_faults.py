@@ -152,6 +152,17 @@ async def test_a_wrong_token_is_said_clearly_and_tried_again(world: World, tmp_p
         assert "falsch-42" not in client.log
 
 
+@pytest.mark.parametrize("adapter", ["ncatbot", "nonebot"])
+async def test_a_call_whose_line_drops_is_not_waited_for(
+    world: World, tmp_path: Path, adapter: str, chat_id: int
+) -> None:
+    world.onebot.send_faults.append("drop lost")
+    async with ClientProcess(tmp_path, world.settings(adapter) | {"action_timeout_s": 60}):
+        await world.onebot.line()
+        await world.onebot.event(private_message("断了", chat_id))
+        await world.onebot.replied(chat_id, within=8)
+
+
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 

@@ -83,7 +83,9 @@ async def test_a_second_client_for_the_same_bot_does_not_start(world: World, tmp
 
 
 @BOTH
-async def test_it_starts_without_a_word_of_error_opens_no_port_and_reads_no_stdin(world: World, tmp_path: Path, adapter: str) -> None:
+async def test_it_starts_without_a_word_of_error_opens_no_port_and_reads_no_stdin(
+    world: World, tmp_path: Path, adapter: str
+) -> None:
     async with ClientProcess(tmp_path, world.settings(adapter)) as client:
         await world.onebot.line()
         listening = [c for c in psutil.Process(client.pid).net_connections() if c.status == psutil.CONN_LISTEN]
@@ -163,6 +165,7 @@ async def test_sigterm_lets_an_answer_that_is_nearly_there_go_out(
         await world.chat.asked(chat_id)
         client.signal(signal.SIGTERM)
         await client.logged("正在停止")
+        await asyncio.sleep(0.4)  # a client that does not wait is gone by now
         release.set()
         assert await client.ended(5) == 0
     assert [s.text for s in world.onebot.to(chat_id)] == ["答：快好了"]
