@@ -69,6 +69,11 @@ class Guard:
             if scope["method"] in _WITH_BODY and not slow:
                 await self._swallow(receive)
             await response(scope, receive, send_named)
+        except asyncio.CancelledError:
+            # uvicorn ends a stop by cancelling who still waits for a client; let through, it is logged as a bug.
+            if status is None:
+                stopping = errors.Draining("服务正在停止，请稍后再试", retry_after=5)
+                await faults.respond(stopping, request_id)(scope, receive, send_named)
         except Exception:
             # The outermost edge: ``faults.on_bug`` has logged it and answered; uvicorn would log it again.
             if status is None:
