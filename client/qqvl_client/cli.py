@@ -14,7 +14,7 @@ from pathlib import Path
 from qqvl_client import logs
 from qqvl_client.errors import SettingsError
 from qqvl_client.journal import Journal, open_journal
-from qqvl_client.settings import Settings, load, private_data_dir
+from qqvl_client.settings import Settings, load, ncatbot_config, private_data_dir, shut_to_others
 
 LOG = logging.getLogger("qqvl")
 
@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    theirs = ncatbot_config(os.environ)
+    if theirs and shut_to_others(theirs):
+        LOG.info("%s 里有 token，已改为只有自己能读", theirs)
     LOG.info("对话服务器 %s，QQ 一侧 %s（%s）", settings.server_url, settings.adapter_address, settings.adapter)
     return _run(settings, folder, journal)
 

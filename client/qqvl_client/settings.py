@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -146,10 +147,16 @@ def _from_yaml(config: Path | None) -> dict[str, Any]:
     return section
 
 
-def _from_ncatbot(env: Mapping[str, str]) -> dict[str, Any]:
+def ncatbot_config(env: Mapping[str, str]) -> Path | None:
+    """ncatbot's own configuration file, when it is named or lies where ncatbot looks for it."""
     named = env.get("NCATBOT_CONFIG_PATH")
     path = Path(named) if named else Path.cwd() / "config.yaml"
-    if not named and not path.is_file():
+    return path if named or path.is_file() else None
+
+
+def _from_ncatbot(env: Mapping[str, str]) -> dict[str, Any]:
+    path = ncatbot_config(env)
+    if path is None:
         return {}
     config = _read_yaml(path)
     napcat = config.get("napcat") or {}
@@ -194,3 +201,14 @@ def private_data_dir(settings: Settings) -> Path:
     except OSError as error:
         raise SettingsError(f"数据目录 {settings.data_dir} 不能用：{error}") from None
     return settings.data_dir
+
+
+def shut_to_others(file: Path) -> bool:
+    """Take a file that holds a token from the eyes of other accounts; true when that was needed and worked."""
+    try:
+        if not file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            return False
+        file.chmod(0o600)
+    except OSError:
+        return False
+    return True

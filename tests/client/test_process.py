@@ -39,6 +39,7 @@ async def test_it_takes_napcats_address_from_ncatbots_own_file(world: World, tmp
     file = tmp_path / "bot" / "config.yaml"
     file.parent.mkdir()
     file.write_text(yaml.safe_dump(theirs), encoding="utf-8")
+    file.chmod(0o644)
     before = file.read_bytes()
     env = {"NCATBOT_CONFIG_PATH": str(file), "SERVER_URL": world.chat.url}
     async with ClientProcess(tmp_path / "data", {}, env=env, cwd=tmp_path):
@@ -46,6 +47,7 @@ async def test_it_takes_napcats_address_from_ncatbots_own_file(world: World, tmp
         await world.onebot.event(private_message("你好", chat_id))
         await world.onebot.replied(chat_id)
     assert file.read_bytes() == before
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 async def test_it_runs_from_inside_client_and_reads_config_yaml_there(
