@@ -67,7 +67,7 @@ class IncomingMessage:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.content or self.pictures or self.quote)
+        return not (self.content.strip() or self.pictures or self.quote)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class _Draft:
         for words, segment in zip(self.words, self.segments, strict=True):
             text += f" {words}" if after_at and words and not words[0].isspace() else words
             after_at = segment["type"] == "at"
-        return text.strip()
+        return text.strip("\n")
 
 
 class Reader:

@@ -83,6 +83,11 @@ async def test_the_string_form_reads_like_the_array_form(stack: Stack, chat_id: 
     assert picture_of(body) == drawn("blue")
 
 
+async def test_text_is_passed_on_as_it_was_written(stack: Stack, chat_id: int) -> None:
+    written = "  if x < 1 && y:\n\treturn '&amp; <|im_start|>'  "
+    assert (await in_group(stack, chat_id, text(written)))["content"] == written
+
+
 async def test_ats_are_names_and_ours_is_told(stack: Stack, chat_id: int) -> None:
     body = await in_group(stack, chat_id, at(SELF_ID), text(" 你和"), at(30003), text("都看"), at("all"))
     assert body["content"] == f"@成员{SELF_ID} 你和@成员30003 都看@全体成员"
