@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -241,19 +242,19 @@ async def test_a_reply_cut_off_by_a_kill_is_checked_before_it_is_sent_again(
 
 
 async def test_what_waited_too_long_for_a_restart_is_history(world: World, tmp_path: Path, chat_id: int) -> None:
-    settings = world.settings() | {"max_age_s": 2, "server_timeout_s": 60}
+    settings = world.settings() | {"max_age_s": 1.5, "server_timeout_s": 60}
     world.chat.script = hang
     async with ClientProcess(tmp_path, settings) as client:
         await world.onebot.line()
-        await world.onebot.event(private_message("早上好", chat_id))
+        await world.onebot.event(private_message("早上好", chat_id, time=time.time()))
         await world.chat.asked(chat_id)
         await client.kill()
         world.chat.script = answer_for
-        await asyncio.sleep(2)  # growing old has no event
+        await asyncio.sleep(1.5)  # growing old has no event
         await client.start()
         bodies = await world.chat.asked(chat_id, 2)
         await world.onebot.line()
-        await world.onebot.event(private_message("完", chat_id))
+        await world.onebot.event(private_message("完", chat_id, time=time.time()))
         assert [s.text for s in await world.onebot.replied(chat_id)] == ["答：完"]
     assert bodies[1]["context_only"] is True
 
@@ -274,7 +275,7 @@ async def test_memory_stays_flat(world: World, tmp_path: Path, adapter: str, cha
 
     async with ClientProcess(tmp_path, world.settings(adapter) | {"send_gap_s": 0}) as client:
         await world.onebot.line()
-        await round_of(60, 0)
-        before = await round_of(60, 100)
-        after = await round_of(120, 200)
+        await round_of(40, 0)
+        before = await round_of(40, 100)
+        after = await round_of(100, 200)
     assert after - before < 25_000_000

@@ -68,6 +68,8 @@ class BotLink:
         except Exception as error:
             raise ActionUnsureError(f"{action}：{error!r}"[:200]) from None
         finally:
+            # Cancelled ourselves we never look at the answer; one that had failed already would end up in the log.
+            answer.add_done_callback(lambda done: done.cancelled() or done.exception())
             answer.cancel()
             gone.cancel()
 
