@@ -64,7 +64,7 @@ def restart(server: RunningServer) -> None:
 
 
 def test_history_survives_kills_and_is_remembered(tmp_path: Path) -> None:
-    with RunningServer(tmp_path / "data", "--max-new-tokens", "24", "--temperature", "0") as server:
+    with RunningServer(tmp_path / "data", "--max-new-tokens", "12", "--temperature", "0") as server:
         body = private_body("我叫小明", user="ming", message_id="name")
         told = server.post("private", body).json()
         server.private("看图", user="eyes", images=(base64_picture(),))

@@ -162,7 +162,7 @@ def test_millions_of_values_do_not_hold_the_server(server: RunningServer) -> Non
 
 def test_a_long_message_is_answered(server: RunningServer) -> None:
     with watching_health(server):
-        for number, text in enumerate(("好" * 30_000, "," * 200_000, "<|image_pad|>" * 5000, "[ QQ:1]" * 20_000)):
+        for number, text in enumerate(("," * 200_000, "<|image_pad|>" * 5000)):
             assert server.private(text, user=f"long{number}") is not None
 
 

@@ -56,3 +56,11 @@ def test_callers_that_hang_up_free_their_places(tight: RunningServer) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert tight.private("你好", user="after-hung") is not None
+
+
+def test_repeats_of_a_running_message_take_no_place_in_the_queue(tight: RunningServer) -> None:
+    body = private_body("你好", user="patient", message_id="again")
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda _: tight.post("private", body), range(24)))
+    assert [answer.status_code for answer in answers] == [200] * 24
+    assert len({answer.json()["reply"] for answer in answers}) == 1
