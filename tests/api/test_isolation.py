@@ -28,8 +28,8 @@ def test_odd_ids_each_have_a_chat_of_their_own(server: RunningServer) -> None:
         for chat in ODD_IDS:
             lines = server.messages(kind, quote(chat, safe=""))
             # Other tests of the shared server use short ids too.
-            said = [line["content"] for line in lines if "里的" in line["content"]]
-            assert said == [f"{kind} 里的 {chat}"], (kind, chat)
+            ours = [line["content"] for line in lines if "里的" in line["content"]]
+            assert ours == [f"{kind} 里的 {chat}"], (kind, chat)
 
 
 def test_ids_that_are_none_are_refused(server: RunningServer) -> None:
