@@ -1,0 +1,56 @@
+"""Plain attention for training: on CPUs the fused kernel's backward pass is three times slower than this."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+
+NAME = "plain_attention"
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """softmax(query · key · scale + bias) · value over (batch, heads, tokens, width), in the dtype of `value`."""
+    with torch.autocast("cpu", enabled=False):
+        dtype = value.dtype
+        scores = torch.matmul(query.to(dtype) * scale, key.to(dtype).transpose(-1, -2))
+        if bias is not None:
+            scores = scores + bias.to(dtype)
+        return torch.matmul(scores.softmax(-1), value)
+
+
+def padding_bias(valid: torch.Tensor) -> torch.Tensor:
+    """(batch, keys) of truth to an additive bias (batch, 1, 1, keys)."""
+    return torch.zeros(valid.shape).masked_fill_(~valid.bool(), -1e9)[:, None, None, :]
+
+
+def causal_bias(valid: torch.Tensor) -> torch.Tensor:
+    """(batch, tokens) of truth to an additive bias (batch, 1, tokens, tokens) that hides padding and the future."""
+    length = valid.shape[1]
+    future = torch.full((length, length), -1e9).triu(1)
+    return (padding_bias(valid) + future).clamp(min=-1e9)
+
+
+def _library_form(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """The library's calling convention; key and value heads are shared by groups of query heads."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    return attend(query, key, value, attention_mask, scaling).transpose(1, 2), None
+
+
+def use_plain_attention(model: Any) -> None:
+    """Let a language model use it; its attention_mask must then be a causal_bias."""
+    AttentionInterface.register(NAME, _library_form)
+    model.config._attn_implementation = NAME

@@ -1,0 +1,75 @@
+"""The second stage as a team: workers draw their own pictures, hold their own conversations and share gradients."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import distributed, multiprocessing
+
+from . import tokenizer as tokens
+from .checkpoint import save_model
+from .corpus import corpus
+from .drawing import random_label
+from .episode import Album
+from .eye_training import load_eye
+from .network import CONTEXT, new_network
+from .pictures import make_pool
+from .speech_training import SpeechPlan, Teacher, load_state, save_state, train_speech
+
+CONVERSATIONS = 4000
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the team has to do. plan: for the whole team; pictures: number that each worker draws."""
+
+    out: Path
+    eye: Path
+    speech: Path
+    plan: SpeechPlan
+    seed: int
+    workers: int
+    pictures: int
+
+
+def write_tokenizer(folder: Path, seed: int) -> None:
+    """Learn the tokenizer from conversations about imagined pictures and write its files."""
+    rng = Random(seed)
+    album = Album([random_label(rng) for _ in range(2000)])
+    template = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
+    tokens.save(tokens.build(corpus(album, CONVERSATIONS, seed), template), template, folder, CONTEXT)
+
+
+def _work(rank: int, task: Assignment, meeting: str) -> None:
+    """One worker; the first also saves."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # type: ignore[no-untyped-call]
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=task.workers)
+    pool = make_pool(task.pictures, task.seed + 10 + rank, processes=1)
+    tokenizer = tokens.load(task.out)
+    network = new_network(tokenizer, task.seed)
+    tower, heads = load_eye(task.eye, task.seed)
+    network.model.visual.load_state_dict(tower.state_dict())
+    plan = task.plan.shared(task.workers)
+    teacher = Teacher(network, heads, pool, plan, Random(task.seed + rank))
+    done = load_state(teacher, task.speech) if task.speech.exists() else 0
+
+    def keep(step: int) -> None:
+        if rank == 0:
+            save_state(teacher, step, task.speech)
+            save_model(network, task.out)
+
+    train_speech(teacher, tokenizer, task.seed + 1000 * rank, keep, done)
+    distributed.destroy_process_group()
+
+
+def teach_together(task: Assignment) -> None:
+    """Start the team and wait for it; the finished folder is in task.out."""
+    task.eye.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"file://{folder}/meeting"
+        multiprocessing.spawn(_work, (task, meeting), nprocs=task.workers)  # type: ignore[no-untyped-call]

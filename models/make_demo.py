@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Make the demo checkpoint: draw pictures, teach the eye, teach the language, write the folder, sit the exam.
+
+    python models/make_demo.py                   # everything, into models/qqvl-demo (under an hour on two CPU cores)
+    python models/make_demo.py --evaluate-only   # only the exam of the checkpoint that is there
+    python models/make_demo.py --resume          # go on from the checkpoints in --work
+
+Needs torch, transformers, pillow and tqdm; no download, no GPU, no torchvision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from demo_recipe.evaluate import sit_exam, swap_exam, write_report
+from demo_recipe.eye_training import EyePlan, train_eye
+from demo_recipe.pictures import make_pool
+from demo_recipe.speech_training import SpeechPlan
+from demo_recipe.team import Assignment, teach_together, write_tokenizer
+
+HERE = Path(__file__).resolve().parent
+# glibc gives big blocks back to the kernel after every step and asks for them again; keeping them halves a step's time.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_ARENA_MAX": "2"}
+
+
+@dataclass(frozen=True)
+class Times:
+    """Wall-clock minutes of the stages."""
+
+    eye: float
+    speech: float
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=HERE / "qqvl-demo", help="folder of the finished checkpoint")
+    parser.add_argument("--work", type=Path, default=HERE / "demo-work", help="folder for intermediate checkpoints")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2, help="processes, one CPU core and 4 GB of memory each")
+    parser.add_argument("--pictures", type=int, default=24000, help="drawn pictures to learn from, 150 kB each")
+    parser.add_argument("--eye-steps", type=int, default=1800)
+    parser.add_argument("--speech-steps", type=int, default=2600)
+    parser.add_argument("--each", type=int, default=120, help="exam cases per task")
+    parser.add_argument("--resume", action="store_true", help="use the checkpoints in --work")
+    parser.add_argument("--evaluate-only", action="store_true")
+    return parser.parse_args()
+
+
+def train(args: argparse.Namespace) -> Times:
+    """Both stages; leaves the finished folder in --out."""
+    start = time.monotonic()
+    torch.set_num_threads(args.workers)
+    eye, speech = args.work / "eye.pt", args.work / "speech.pt"
+    if not (args.resume and eye.exists()):
+        pool = make_pool(args.pictures, args.seed, args.workers)
+        train_eye(pool, make_pool(960, args.seed + 1, args.workers), EyePlan(args.eye_steps), args.seed, eye)
+        del pool  # the workers of the next stage draw their own
+    if not (args.resume and speech.exists()):
+        speech.unlink(missing_ok=True)
+        write_tokenizer(args.out, args.seed)
+    seen = time.monotonic()
+    plan = SpeechPlan(args.speech_steps)
+    teach_together(Assignment(args.out, eye, speech, plan, args.seed, args.workers, args.pictures // 2))
+    return Times((seen - start) / 60, (time.monotonic() - seen) / 60)
+
+
+def evaluate(args: argparse.Namespace, times: Times | None) -> None:
+    """The exam, written to EVALUATION.md in --out."""
+    results = sit_exam(args.out, args.seed + 100, args.each)
+    swapped = swap_exam(args.out, args.seed + 200, args.each)
+    facts = {"seed": str(args.seed), "exam cases per task": str(args.each)}
+    notes = args.out / "TRAINING.txt"
+    if times is not None:
+        machine = f"{platform.machine()} CPU, {args.workers} cores"
+        lines = (
+            f"eye: {args.eye_steps} steps of 48 pictures, {times.eye:.0f} minutes with drawing",
+            f"speech: {args.speech_steps} steps of about 4,500 tokens, {times.speech:.0f} minutes",
+            f"machine: {machine}",
+        )
+        notes.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if notes.exists():
+        facts |= dict(line.split(": ", 1) for line in notes.read_text(encoding="utf-8").splitlines())
+    write_report(results, swapped, facts, args.out / "EVALUATION.md")
+    print((args.out / "EVALUATION.md").read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Train unless told otherwise, then evaluate."""
+    args = arguments()
+    if not args.evaluate_only and not ALLOCATOR.keys() <= os.environ.keys():
+        # The allocator reads its settings when a process starts.
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
+    torch.set_flush_denormal(True)  # type: ignore[no-untyped-call]
+    times = None if args.evaluate_only else train(args)
+    evaluate(args, times)
+
+
+if __name__ == "__main__":
+    main()
