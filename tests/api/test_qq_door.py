@@ -67,7 +67,8 @@ def test_a_bare_message_needs_ids_and_words_only(server: RunningServer, kind: st
 
 
 OPTIONAL: list[dict[str, Any]] = [
-    {"message_id": "abc"}, {"message_id": 12345}, {"message_id": -7}, {"message_id": None},
+    {"message_id": "abc"}, {"message_id": 12345}, {"message_id": -7}, {"message_id": None}, {"message_id": ""},
+    {"self_id": ""}, {"context_only": None},
     {"self_id": "1"}, {"self_id": 1}, {"self_id": None},
     {"at_me": True}, {"at_me": False}, {"at_me": None},
     {"reply_to": None}, {"reply_to": {}}, {"reply_to": {"id": 5, "text": "早"}}, {"reply_to": {"images": []}},

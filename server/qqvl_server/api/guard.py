@@ -179,8 +179,10 @@ class Guard:
         """Throw away a bounded rest of the body: a client still sending would see a reset instead of our answer."""
         left = self._settings.max_body_mb * 4_000_000
         try:
-            async with asyncio.timeout(10):
+            # A client that stopped sending waits for our answer: it need not wait long.
+            async with asyncio.timeout(10), asyncio.timeout(1) as pause:
                 async for chunk in _chunks(receive):
+                    pause.reschedule(asyncio.get_running_loop().time() + 1)
                     left -= len(chunk)
                     if left < 0:
                         return

@@ -18,12 +18,22 @@ def _absent(value: Any) -> Any:
     return "" if value is None else value
 
 
+def _absent_id(value: Any) -> Any:
+    """Clients without an id for something send null, an empty string, or nothing."""
+    value = _as_id(value)
+    return None if value == "" else value
+
+
+def _not_told(value: Any) -> Any:
+    return False if value is None else value
+
+
 def _no_list(value: Any) -> Any:
     return () if value is None else value
 
 
 Id = Annotated[str, BeforeValidator(_as_id), Field(min_length=1, max_length=64)]
-LongId = Annotated[str, BeforeValidator(_as_id), Field(min_length=1, max_length=128)]
+OptionalId = Annotated[Annotated[str, Field(max_length=128)] | None, BeforeValidator(_absent_id)]
 Name = Annotated[str, BeforeValidator(_absent), Field(max_length=1000)]
 Content = Annotated[str, BeforeValidator(_absent), Field(max_length=1_000_000)]
 
@@ -68,13 +78,13 @@ class ChatMessageBody(Model):
     content: Content = ""
     images: Images = ()
     timestamp: Annotated[float | None, Field(strict=False)] = None
-    message_id: LongId | None = None
-    self_id: Id | None = None
+    message_id: OptionalId = None
+    self_id: OptionalId = None
     at_me: bool | None = None
     reply_to: QuotedMessage | None = None
     segments: Segments = ()
     message_type: str | None = None
-    context_only: bool = False
+    context_only: Annotated[bool, BeforeValidator(_not_told)] = False
 
 
 class GroupMessage(ChatMessageBody):
