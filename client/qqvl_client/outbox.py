@@ -17,7 +17,7 @@ from qqvl_client.segments import segments_of, text_of
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.outbox")
-RECORD_TRIES = 3
+RECORD_TRIES = 5
 
 
 class Pace:
@@ -93,7 +93,11 @@ class Outbox:
 
     async def _seems_delivered(self, entry: Entry, text: str, quoted: bool) -> bool:
         """False only when QQ's own record shows the question and, after it, not our answer."""
-        for _ in range(RECORD_TRIES):
+        # A half-open line answers nothing until its pings have told: asking must outlast that.
+        until = time.monotonic() + self._settings.ping_interval_s + self._settings.ping_timeout_s
+        tries = 0
+        while tries < RECORD_TRIES or time.monotonic() < until:
+            tries += 1
             await asyncio.sleep(self._settings.verify_wait_s)
             await self._onebot.wait_up(entry.chat.self_id)
             try:

@@ -44,6 +44,22 @@ async def test_a_half_open_line_is_noticed_and_replaced(stack: Stack, chat_id: i
     await works(stack, chat_id)
 
 
+async def test_a_reply_written_into_a_half_open_line_is_sent_again_on_the_next(stack: Stack, chat_id: int) -> None:
+    """Nobody answers, neither the send nor the look into the record, until the pings have told."""
+    release = asyncio.Event()
+
+    async def slowly(body: dict[str, object]) -> dict[str, object]:
+        await release.wait()
+        return {"status": "success", "reply": "还是到了"}
+
+    stack.chat.scripts[str(chat_id)] = slowly
+    await stack.onebot.event(private_message("说吧", chat_id))
+    await stack.chat.asked(chat_id)
+    stack.onebot.half_open()
+    release.set()
+    assert [s.text for s in await stack.onebot.replied(chat_id)] == ["还是到了"]
+
+
 async def test_a_restart_in_mid_answer_loses_and_repeats_nothing(stack: Stack, chat_id: int) -> None:
     release = asyncio.Event()
 
