@@ -93,8 +93,8 @@ class Outbox:
 
     async def _seems_delivered(self, entry: Entry, text: str, quoted: bool) -> bool:
         """False only when QQ's own record shows the question and, after it, not our answer."""
-        # A half-open line answers nothing until its pings have told: asking must outlast that.
-        until = time.monotonic() + self._settings.ping_interval_s + self._settings.ping_timeout_s
+        # A half-open line answers nothing until its pings have told: asking must outlast that, and one line more.
+        until = time.monotonic() + 2 * (self._settings.ping_interval_s + self._settings.ping_timeout_s)
         tries = 0
         while tries < RECORD_TRIES or time.monotonic() < until:
             tries += 1

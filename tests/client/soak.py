@@ -205,7 +205,13 @@ async def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         async with OneBotServer(TOKEN) as onebot, ChatServer() as chat, PictureHost() as pictures:
             world = World(onebot, chat, pictures)
-            patience = {"answer_within_s": 120, "lost_answer_retries": 50, "send_within_s": 300, "server_timeout_s": 10}
+            patience = {
+                "lookup_timeout_s": 1,
+                "answer_within_s": 120,
+                "lost_answer_retries": 50,
+                "send_within_s": 300,
+                "server_timeout_s": 10,
+            }
             async with ClientProcess(Path(folder), world.settings(arguments.adapter) | patience) as client:
                 soak = Soak(world, client, arguments.minutes * 60, arguments.restarts)
                 wrong = await soak.run()
