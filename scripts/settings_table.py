@@ -37,7 +37,7 @@ def example() -> str:
             lines += ["", f"{section}:"]
         value = {} if knob.in_file_only else knob.info.default
         lines += [f"  # {knob.info.description}", f"  # {knob.name}: {_yaml(value)}"]
-    lines += ["", "# QQ 客户端的设置写在 client: 下面，全部写法见 docs/client.md；里面有 token 时请 chmod 600 qqvl.yaml"]
+    lines += ["", "# QQ 客户端的设置写在 client: 下面，写法见 docs/client.md；里面有 token 时请 chmod 600 qqvl.yaml"]
     return "\n".join(lines) + "\n"
 
 
