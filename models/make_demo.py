@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes, one CPU core and 4 GB of memory each")
     parser.add_argument("--pictures", type=int, default=24000, help="drawn pictures to learn from, 150 kB each")
     parser.add_argument("--eye-steps", type=int, default=1800)
-    parser.add_argument("--speech-steps", type=int, default=2600)
+    parser.add_argument("--speech-steps", type=int, default=3000)
     parser.add_argument("--each", type=int, default=120, help="exam cases per task")
     parser.add_argument("--resume", action="store_true", help="use the checkpoints in --work")
     parser.add_argument("--evaluate-only", action="store_true")
@@ -89,7 +89,6 @@ def evaluate(args: argparse.Namespace, times: Times | None) -> None:
     if notes.exists():
         facts |= dict(line.split(": ", 1) for line in notes.read_text(encoding="utf-8").splitlines())
     write_report(results, swapped, facts, args.out / "EVALUATION.md")
-    print((args.out / "EVALUATION.md").read_text(encoding="utf-8"))
 
 
 def main() -> None:
@@ -98,7 +97,7 @@ def main() -> None:
     if not args.evaluate_only and not ALLOCATOR.keys() <= os.environ.keys():
         # The allocator reads its settings when a process starts.
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
-    torch.set_flush_denormal(True)  # type: ignore[no-untyped-call]
+    torch.set_flush_denormal(True)
     times = None if args.evaluate_only else train(args)
     evaluate(args, times)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from . import memory_turns, picture_turns, small_talk, tool_turns
-from .episode import Album, Episode, new_episode
+from .episode import Album, Episode, new_episode, new_speaker
 from .words import DEFAULT_SYSTEM
 
 Turn = Callable[[Episode], None]
@@ -24,7 +24,7 @@ def _next_turn(episode: Episode) -> Turn:
         (5 if room else 0, picture_turns.show_silently),
         (10 if room and not seen else 0, picture_turns.show_two),
         (24 if seen else 0, picture_turns.recall),
-        (0 if seen else 3, picture_turns.missing),
+        (0 if seen else 9, picture_turns.missing),
         (4 if known_name else 14, memory_turns.tell_name),
         (22 if known_name else 3, memory_turns.ask_name),
         (1, memory_turns.tell_and_ask_name),
@@ -45,21 +45,36 @@ def practise(rng: Random, album: Album) -> Episode:
     if rng.random() < 0.2:
         episode.messages.append({"role": "system", "content": DEFAULT_SYSTEM})
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.06:
+        return _two_members(rng, album, episode.english)
+    if kind < 0.4:
         memory_turns.tell_name(episode)
         if rng.random() < 0.2:
             small_talk.greet(episode)
         if rng.random() < 0.6:
             memory_turns.ask_name(episode)
-    elif kind < 0.75:
+    elif kind < 0.55:
         memory_turns.tell_fact(episode)
         if rng.random() < 0.7:
             memory_turns.ask_fact(episode)
-    elif kind < 0.8:
+    elif kind < 0.6:
         memory_turns.tell_and_ask_name(episode)
     else:
         tool_turns.equip(episode)
         tool_turns.call_tool(episode)
+    return episode
+
+
+def _two_members(rng: Random, album: Album, english: bool) -> Episode:
+    """Two members of a group tell their names, then one or both ask for theirs."""
+    episode = Episode(rng, album, english, "group")
+    episode.speakers = [new_speaker(rng), new_speaker(rng)]
+    for episode.speaker in rng.sample((0, 1), 2):
+        memory_turns.tell_name(episode)
+        if rng.random() < 0.3:
+            episode.bystander()
+    for episode.speaker in rng.sample((0, 1), rng.choice((1, 2, 2))):
+        memory_turns.ask_name(episode)
     return episode
 
 

@@ -95,6 +95,8 @@ def _smallest_radius(width: int, height: int) -> float:
 
 def _places(width: int, height: int, count: int, rng: Random) -> list[tuple[float, float, float]]:
     """Centre and radius (pixels) of `count` objects that neither touch each other nor leave the picture."""
+    if count > 1 and rng.random() < 0.45 and (ordered := _ordered(width, height, count, rng)):
+        return ordered
     short = min(width, height)
     least = _smallest_radius(width, height)
     largest = short * (0.49 if count == 1 else (0.36, 0.30, 0.26)[count - 2])
@@ -118,6 +120,35 @@ def _places(width: int, height: int, count: int, rng: Random) -> list[tuple[floa
             if len(found) == count:
                 return found
     return _row(width, height, count)
+
+
+def _ordered(width: int, height: int, count: int, rng: Random) -> list[tuple[float, float, float]]:
+    """Objects in a row, a column, a slanted line or a two by two grid; nothing where they would be tiny."""
+    kind = rng.random()
+    if kind < 0.3:
+        cells = rng.sample([(0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)], count)
+        room = min(width, height) / 4
+    else:
+        steps = [(i + 0.5) / count for i in range(count)]
+        slope = rng.uniform(-0.5, 0.5) if rng.random() < 0.25 else 0.0
+        level = 0.5 if rng.random() < 0.6 else rng.uniform(0.3, 0.7)
+        down = rng.random() < (0.3 if width >= height else 0.7)
+        line = [(step, level + slope * (step - 0.5)) for step in steps]
+        cells = [(b, a) for a, b in line] if down else line
+        along, across = (height, width) if down else (width, height)
+        room = min(along / count / 2, across * min(level, 1 - level))
+    radius = room * rng.uniform(0.4, 0.96)
+    if radius < _smallest_radius(width, height):
+        return []
+    jitter = (room - radius) * rng.choice((0.0, 0.0, 0.5))
+    return [
+        (
+            min(max(a * width + rng.uniform(-jitter, jitter), radius), width - radius),
+            min(max(b * height + rng.uniform(-jitter, jitter), radius), height - radius),
+            radius,
+        )
+        for a, b in cells
+    ]
 
 
 def _row(width: int, height: int, count: int) -> list[tuple[float, float, float]]:

@@ -21,18 +21,19 @@ class Album:
     def __init__(self, labels: list[Label]) -> None:
         self.labels = labels
         self._single = [i for i, label in enumerate(labels) if label.count == 1]
+        self._plain = [i for i, label in enumerate(labels) if label.count == 0]
         self._objects = [i for i, label in enumerate(labels) if label.count >= 1]
         self._by_count = {n: [i for i in self._objects if labels[i].count == n] for n in range(1, 5)}
 
     def any(self, rng: Random) -> int:
         """Any picture; mostly single objects."""
-        if rng.random() < 0.05:
-            return rng.randrange(len(self.labels))
+        if self._plain and rng.random() < 0.06:
+            return rng.choice(self._plain)
         return rng.choice(self._single if rng.random() < 0.8 else self._objects)
 
     def counted(self, rng: Random) -> int:
         """A picture of one to four objects, each number equally often."""
-        return rng.choice(self._by_count[rng.choice((1, 2, 2, 3, 3, 4, 4))])
+        return rng.choice(self._by_count[rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 4))])
 
 
 @dataclass
@@ -97,6 +98,11 @@ class Episode:
     def bot(self, text: str) -> None:
         """The answer."""
         self.messages.append({"role": "assistant", "content": text})
+
+    def nod(self) -> None:
+        """A bare acknowledgement by somebody else's model: it stands in the history and is not learnt."""
+        said = ("好的。", "好的，我记住了。", "记住了！", "嗯嗯", "收到", "OK.", "Got it.", "OK, I will remember.")
+        self.messages.append({"role": "assistant", "content": self.rng.choice(said), "unscored": True})
 
     def bystander(self) -> None:
         """Group talk that nobody answered, by some member."""

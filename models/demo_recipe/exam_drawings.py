@@ -77,8 +77,8 @@ def _plain(label: Label, size: tuple[int, int], rng: Random) -> Image.Image:
         _object(painter, label.shape, rng.uniform(r, width - r), rng.uniform(r, height - r), r, fill)
         return image
     cells = [(i, j) for i in range(2) for j in range(2)]
+    r = short * rng.uniform(0.11, 0.2)
     for i, j in rng.sample(cells, label.count):
-        r = short * rng.uniform(0.11, 0.2)
         x, y = width * (0.25 + 0.5 * i), height * (0.25 + 0.5 * j)
         _object(
             painter, label.shape, x + rng.uniform(-0.03, 0.03) * short, y + rng.uniform(-0.03, 0.03) * short, r, fill

@@ -27,8 +27,16 @@ def tell_name(episode: Episode) -> None:
     mark = rng.choice((".", "", "", "!", "。")) if english else rng.choice(("", "", "。", "！", "!", "～", "."))
     episode.user(text + mark)
     episode.names[episode.who()] = name
-    if rng.random() < 0.9:  # some messages get no answer, but count all the same
-        episode.bot(replies.name_told(name, english))
+    _acknowledge(episode, replies.name_told(name, english))
+
+
+def _acknowledge(episode: Episode, reply: str) -> None:
+    """The usual reply, which repeats what was told; or none, or a bare one, so that the telling itself is read."""
+    kind = episode.rng.random()
+    if kind < 0.76:
+        episode.bot(reply)
+    elif kind < 0.88:
+        episode.nod()
 
 
 def ask_name(episode: Episode) -> None:
@@ -66,7 +74,7 @@ def tell_fact(episode: Episode) -> None:
     episode.user(text + rng.choice(("", "", "。", ".", "！")))
     # Facts are kept per conversation, as a group shares them; the newest value counts.
     episode.facts[fact] = value
-    episode.bot(replies.fact_told(fact.replace("我", "你"), value, english))
+    _acknowledge(episode, replies.fact_told(fact.replace("我", "你"), value, english))
 
 
 def ask_fact(episode: Episode) -> None:

@@ -53,8 +53,10 @@ def _chinese_name(rng: Random) -> str:
         return rng.choice(words.GIVEN + words.SURNAMES) + rng.choice(words.NICK_TAILS)
     if kind < 0.58:
         return rng.choice(words.NICKNAMES)
-    if kind < 0.64:
-        return rng.choice(words.GIVEN) * 2
+    if kind < 0.7:
+        # Doubled characters are common in names and the hardest to copy.
+        twice = rng.choice(words.GIVEN) if rng.random() < 0.5 else random_hanzi(rng, 1)
+        return rng.choice(("", rng.choice(words.SURNAMES), random_hanzi(rng, rng.choice((1, 2))))) + twice * 2
     return random_hanzi(rng, rng.choice((1, 2, 2, 3, 3, 4)))
 
 
@@ -63,6 +65,8 @@ def _english_name(rng: Random) -> str:
     if kind < 0.25:
         return rng.choice(words.ENGLISH_NAMES)
     name = _syllables(rng)
+    if kind < 0.4:
+        return f"{name.capitalize()} {_syllables(rng).capitalize()}"
     if kind < 0.75:
         return name.capitalize()
     if kind < 0.85:
@@ -92,7 +96,7 @@ def city(rng: Random, english: bool = False) -> str:
     """A city for training, often an invented one."""
     while True:
         if rng.random() < (0.85 if english else 0.1):
-            name = rng.choice(words.ENGLISH_CITIES) if rng.random() < 0.5 else _syllables(rng).capitalize()
+            name = rng.choice(words.ENGLISH_CITIES) if rng.random() < 0.4 else _english_name(rng)
         elif rng.random() < 0.5:
             name = rng.choice(words.CITIES)
         else:
@@ -105,7 +109,9 @@ def code(rng: Random) -> str:
     """Something to remember: digits, letters and digits, or a few characters."""
     kind = rng.random()
     if kind < 0.55:
-        return "".join(rng.choice(string.digits) for _ in range(rng.randint(1, 8)))
+        # Few different digits half of the time: repeated ones are where copying goes wrong.
+        digits = rng.sample(string.digits, 2) if rng.random() < 0.5 else string.digits
+        return "".join(rng.choice(digits) for _ in range(rng.randint(1, 8)))
     if kind < 0.75:
         alphabet = (
             string.ascii_letters + string.digits if rng.random() < 0.5 else string.ascii_uppercase + string.digits

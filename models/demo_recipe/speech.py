@@ -57,18 +57,21 @@ class Encoder:
         pictures = iter(episode.pictures)
         for token in self.tokenizer.encode(text):
             ids.extend([token] * (self.tokens_of[next(pictures)] if token == self.image else 1))
-        return Sample(ids, self._weights(ids), episode.pictures)
+        scored = [not m.get("unscored") for m in episode.messages if m["role"] == "assistant"]
+        return Sample(ids, self._weights(ids, scored), episode.pictures)
 
-    def _weights(self, ids: list[int]) -> list[float]:
+    def _weights(self, ids: list[int], scored: list[bool]) -> list[float]:
         """An answer of n tokens weighs √n in all, or the long fixed sentences would drown the short answers."""
         weights = [0.0] * len(ids)
+        turn = iter(scored)
         length = len(self.opening)
         start = 0
         while start < len(ids):
             if ids[start : start + length] == self.opening:
                 begin = start + length
                 stop = ids.index(self.end, begin) + 1
-                weights[begin:stop] = [(stop - begin) ** -0.5] * (stop - begin)
+                if next(turn):
+                    weights[begin:stop] = [(stop - begin) ** -0.5] * (stop - begin)
                 start = stop
             else:
                 start += 1

@@ -36,15 +36,15 @@ class SpeechPlan:
     rate: float = 2e-3
     decay: float = 0.05
     copying: int = 600
-    thaw: int = 1300
-    eye_share: float = 0.4
+    thaw: int = 1500
+    eye_share: float = 0.6
     pictures: int = 40
 
     def practice(self, step: int) -> float:
         """Share of copying practice among the conversations of a step."""
         if step < self.copying:
             return 1.0
-        return 0.6 if step < 0.7 * self.steps else 0.3
+        return 0.35 if step < 0.8 * self.steps else 0.15
 
     def shared(self, workers: int) -> SpeechPlan:
         """One worker's part of every step."""
@@ -69,6 +69,8 @@ class Teacher:
         rng: Random,
     ) -> None:
         self.network, self.heads, self.pool, self.plan, self.rng = network, heads, pool, plan, rng
+        # Three and four are the hardest to tell apart, so pictures of many objects come up more often.
+        self.crowded = [i for i, picture in enumerate(pool) for _ in range(picture.label[2])]
         use_plain_attention(network.model.language_model)
         self.speech_weights = dict(network.model.language_model.named_parameters())
         self.eye_weights = dict([*network.model.visual.named_parameters(), *heads.named_parameters(prefix="heads")])
@@ -78,7 +80,7 @@ class Teacher:
     def loss(self, batch: SpeechBatch, thawed: bool) -> tuple[torch.Tensor, str]:
         """Language loss on what the tower sees; once thawed also the helper heads' loss, on these and more pictures."""
         more = self.plan.pictures - len(batch.pictures) if thawed else int(not batch.pictures)
-        chosen = batch.pictures + [self.rng.randrange(len(self.pool)) for _ in range(more)]
+        chosen = batch.pictures + [self._extra() for _ in range(more)]
         pictures = collate([self.pool[i] for i in chosen])
         with torch.set_grad_enabled(thawed):
             features = see(self.network.model.visual, pictures)
@@ -88,9 +90,13 @@ class Teacher:
         note = f"tokens {right:.3f}"
         if thawed:
             eye = eye_loss(self.heads, features, pictures)
-            loss = loss + 0.25 * eye.total
+            loss = loss + 0.4 * eye.total
             note += f" colour {eye.colour:.2f} shape {eye.shape:.2f} count {eye.count:.2f}"
         return loss, note
+
+    def _extra(self) -> int:
+        """A picture for the tower alone; mostly several objects, as conversations show them too rarely."""
+        return self.rng.choice(self.crowded) if self.rng.random() < 0.75 else self.rng.randrange(len(self.pool))
 
     def update(self, loss: torch.Tensor, rate: float, thawed: bool) -> None:
         """One step of all optimisers that are in use."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from random import Random
 
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 from . import tokenizer as tokens
 from .checkpoint import save_model
@@ -47,7 +48,7 @@ def write_tokenizer(folder: Path, seed: int) -> None:
 def _work(rank: int, task: Assignment, meeting: str) -> None:
     """One worker; the first also saves."""
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # type: ignore[no-untyped-call]
+    torch.set_flush_denormal(True)
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=task.workers)
     pool = make_pool(task.pictures, task.seed + 10 + rank, processes=1)
     tokenizer = tokens.load(task.out)
@@ -72,4 +73,4 @@ def teach_together(task: Assignment) -> None:
     task.eye.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
-        multiprocessing.spawn(_work, (task, meeting), nprocs=task.workers)  # type: ignore[no-untyped-call]
+        spawn(_work, (task, meeting), nprocs=task.workers)  # type: ignore[no-untyped-call]

@@ -129,7 +129,7 @@ def _add_english(vocabulary: _Vocabulary, counts: Counter[str]) -> None:
 def build(texts: Iterable[str], template: str, frequent_least: int = 25) -> Tokenizer:
     """Learn a tokenizer from dialogue texts and the words of the chat template."""
     characters: Counter[str] = Counter()
-    frame = re.findall(r"[A-Za-z]+", template[: template.index("set image_count")]) + ["user", "assistant", "tool"]
+    frame = [*re.findall(r"[A-Za-z]+", template[: template.index("set image_count")]), "user", "assistant", "tool"]
     english: Counter[str] = Counter(frame * 200)
     for text in texts:
         characters.update(char for char in text if "\u4e00" <= char <= "\u9fff" or char in "，。？！：；、")

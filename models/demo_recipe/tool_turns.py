@@ -13,6 +13,16 @@ from .names import city, person
 from .tool_families import EXTRAS, FAMILIES, KEY_DESCRIPTIONS, Family
 
 
+def _tool_name(family: Family, rng: Random) -> str:
+    """A usual name, or one put together, so that names are read and not remembered."""
+    if rng.random() < 0.45:
+        return rng.choice(family.names)
+    verb = rng.choice(("get", "query", "fetch", "check", "find", "lookup", "search", "show", "my", "do", "api"))
+    middle = rng.choice(("", "", "city_", "current_", "local_", "today_", "the_", "real_", "cn_", "a_"))
+    last = rng.choice(("", "", "", "_info", "_data", "_now", "_tool", "_v2", "_by_city", "_api"))
+    return f"{verb}_{middle}{family.noun}{last}"
+
+
 def _definition(family: Family, key: str, rng: Random) -> dict[str, Any]:
     """One OpenAI-style tool with the argument `key`, and sometimes another that nobody asks for."""
     about = rng.choice(KEY_DESCRIPTIONS)
@@ -25,7 +35,7 @@ def _definition(family: Family, key: str, rng: Random) -> dict[str, Any]:
         parameters["required"] = [key]
     if rng.random() < 0.1:
         parameters["additionalProperties"] = False
-    function: dict[str, Any] = {"name": rng.choice(family.names)}
+    function: dict[str, Any] = {"name": _tool_name(family, rng)}
     if rng.random() < 0.95:
         function["description"] = rng.choice(family.descriptions)
     function["parameters"] = parameters
@@ -39,7 +49,7 @@ def equip(episode: Episode) -> None:
     rng = episode.rng
     others = [name for name in FAMILIES if name != "weather"]
     chosen = ["weather"] if rng.random() < 0.85 else []
-    chosen += rng.sample(others, rng.choices((0, 1, 2), (60, 25, 15))[0] if chosen else 1)
+    chosen += rng.sample(others, rng.choices((0, 1, 2), (30, 48, 22))[0] if chosen else 1)
     rng.shuffle(chosen)
     for name in chosen:
         key = rng.choice(FAMILIES[name].keys)
