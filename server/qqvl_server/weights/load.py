@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 GIB: Final = 1024**3
 # Below this a checkpoint gains nothing from half precision on a CPU and loses digits.
 SMALL_BYTES: Final = 1 * GIB
+TINY_BYTES: Final = 100_000_000
 
 
 class PictureQwen3VLProcessor(Qwen3VLProcessor):
@@ -83,6 +84,9 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
     """
     placement = place(checkpoint, settings)
     _check_extras(settings)
+    if placement.device == "cpu" and 0 < checkpoint.weight_bytes < TINY_BYTES:
+        # A few million parameters gain nothing from a second thread, whose spinning starves everything else.
+        torch.set_num_threads(1)
     try:
         config = AutoConfig.from_pretrained(checkpoint.source, trust_remote_code=False)
         processor = load_processor(checkpoint, config.model_type)
