@@ -88,7 +88,9 @@ def evaluate(args: argparse.Namespace, times: Times | None) -> None:
         notes.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if notes.exists():
         facts |= dict(line.split(": ", 1) for line in notes.read_text(encoding="utf-8").splitlines())
-    write_report(results, swapped, facts, args.out / "EVALUATION.md")
+    report = args.out / "EVALUATION.md"
+    write_report(results, swapped, facts, report)
+    print(report.read_text(encoding="utf-8"))
 
 
 def main() -> None:
