@@ -109,7 +109,7 @@ def write_report(results: list[Result], swapped: float, facts: dict[str, str], p
         *[f"- {name}: {value}" for name, value in facts.items()], "",
         *_table(results), f"| another picture, another answer | – | {swapped:.1%} | always |", "",
         *_breakdown(results), "", "Some wrong answers:", "",
-        *[f"- {r.case.task}: `{_last_words(r.case)}` → `{r.answer[:90]}`" for r in wrong],
+        *[f"- {r.case.task}: `{_last_words(r.case)}` → `{r.answer[:90].replace(chr(10), ' ')}`" for r in wrong],
     ]  # fmt: skip
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
