@@ -6,6 +6,8 @@ import base64
 import hashlib
 import textwrap
 import urllib.parse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -52,9 +54,10 @@ class Web:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def fetch(self, url: str) -> bytes:
+    @asynccontextmanager
+    async def fetched(self, url: str) -> AsyncIterator[bytes]:
         self.asked.append(url)
-        return PNG
+        yield PNG
 
 
 @pytest.fixture

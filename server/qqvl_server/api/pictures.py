@@ -6,6 +6,7 @@ import asyncio
 import re
 import urllib.parse
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
 from qqvl_server.errors import ImageRejected
@@ -19,7 +20,7 @@ _WORKERS: Final = 2
 
 
 class Fetcher(Protocol):
-    async def fetch(self, url: str) -> bytes:
+    def fetched(self, url: str) -> AbstractAsyncContextManager[bytes]:
         """The bytes behind an http(s) address. Raises ImageRejected: not allowed, or not to be had."""
         ...
 
@@ -27,7 +28,8 @@ class Fetcher(Protocol):
 class Pictures:
     """``desk.PictureIntake`` over the library on disk; whatever blocks runs in a worker thread.
 
-    Raises, besides ImageRejected, StorageFailed: the disk would not take the picture.
+    Raises, besides ImageRejected, StorageFailed: the disk would not take the picture, and Busy: too much is
+    being fetched.
     """
 
     def __init__(self, library: ImageLibrary, fetcher: Fetcher) -> None:
@@ -44,8 +46,8 @@ class Pictures:
             case "data":
                 return await self._kept(lambda: self._library.add(self._inline(url)))
             case "http" | "https":
-                data = await self._fetcher.fetch(url.strip())
-                return await self._kept(lambda: self._library.add(data))
+                async with self._fetcher.fetched(url.strip()) as data:
+                    return await self._kept(lambda: self._library.add(data))
         raise ImageRejected("图片地址只能以 http://、https:// 或 data: 开头，本机文件请转成 base64")
 
     async def from_base64(self, data: str) -> ImageRef:
