@@ -1,7 +1,8 @@
 """Attention over the paged cache, plugged into Transformers by its public registry. No model code is copied.
 
 The batch's description rides along as the keyword argument ``paged`` of the model call. Everything here is SDPA
-over gathered blocks, which runs on every device.
+over gathered blocks, which runs on every device. Query heads that share a key head are taken as rows of one query:
+SDPA's own grouping falls to a slow path on CPUs.
 """
 
 from __future__ import annotations
@@ -23,26 +24,28 @@ NAME: Final = "qqvl_paged"
 class PrefillSpan:
     """Rows ``row`` to ``row + count`` of the packed batch are positions ``start`` to ``start + count`` of one request.
 
-    ``slots`` (start + count,) are the cache slots of all its tokens so far.
+    ``blocks`` (n,) hold all its tokens so far.
     """
 
     row: int
     start: int
     count: int
-    slots: torch.Tensor
+    blocks: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeRows:
-    """The first ``count`` rows are one new token of one request each.
+    """Rows ``row`` to ``row + count`` are one new token each of requests of about one length.
 
-    ``slots`` (count, longest) are cache slots, padded with 0; ``mask`` (count, 1, 1, longest) is true
-    where a slot counts.
+    ``blocks`` (count, n) are padded with 0; ``longest`` is the length of the longest in tokens, ``mask``
+    (count, 1, 1, longest) is true where a token counts, None when all are equally long.
     """
 
+    row: int
     count: int
-    slots: torch.Tensor
-    mask: torch.Tensor
+    blocks: torch.Tensor
+    longest: int
+    mask: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class PagedBatch:
 
     cache: KVCache
     new_slots: torch.Tensor
-    decodes: DecodeRows | None
+    decodes: tuple[DecodeRows, ...]
     prefills: tuple[PrefillSpan, ...]
 
 
@@ -85,42 +88,53 @@ def paged_attention(
         (1, N, heads, head_dim), as Transformers' attention functions do.
     """
     layer = module.layer_idx
-    keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
-    paged.cache.write(layer, paged.new_slots, keys, values)
-    rows = query[0].transpose(0, 1)
-    out = torch.empty_like(rows)
-    cached_keys, cached_values = paged.cache.keys[layer], paged.cache.values[layer]
-    if paged.decodes is not None:
-        decodes = paged.decodes
+    cache = paged.cache
+    cache.write(layer, paged.new_slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    out = torch.empty_like(query[0].transpose(0, 1), memory_format=torch.contiguous_format)
+    # (kv_heads, heads of one group, N, head_dim)
+    grouped = query[0].unflatten(0, (key.shape[1], -1))
+    for rows in paged.decodes:
+        end = rows.row + rows.count
+        keys, values = cache.read(layer, rows.blocks, rows.longest)
         attended = scaled_dot_product_attention(
-            rows[: decodes.count].unsqueeze(2),
-            cached_keys[decodes.slots].transpose(1, 2),
-            cached_values[decodes.slots].transpose(1, 2),
-            attn_mask=decodes.mask,
+            grouped[:, :, rows.row : end].permute(2, 0, 1, 3),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=rows.mask,
             scale=scaling,
-            enable_gqa=True,
         )
-        out[: decodes.count] = attended.squeeze(2)
+        out[rows.row : end] = attended.flatten(1, 2)
     for span in paged.prefills:
         end = span.row + span.count
+        ours = grouped[:, :, span.row : end]
         if span.start == 0:
             # Nothing before it: its own keys are at hand, no need to gather them back.
-            seen_keys, seen_values = keys[span.row : end], values[span.row : end]
+            attended = _from_the_start(ours, key[0, :, span.row : end], value[0, :, span.row : end], scaling)
         else:
-            seen_keys, seen_values = cached_keys[span.slots], cached_values[span.slots]
-        attended = scaled_dot_product_attention(
-            rows[span.row : end].transpose(0, 1).unsqueeze(0),
-            seen_keys.transpose(0, 1).unsqueeze(0),
-            seen_values.transpose(0, 1).unsqueeze(0),
-            attn_mask=None if span.start == 0 else _causal(span.start, span.count, rows.device),
-            is_causal=span.start == 0,
-            scale=scaling,
-            enable_gqa=True,
-        )
-        out[span.row : end] = attended[0].transpose(0, 1)
+            keys, values = cache.read(layer, span.blocks, span.start + span.count)
+            attended = _after_a_prefix(ours, keys.transpose(0, 1), values.transpose(0, 1), span.start, scaling)
+        out[span.row : end] = attended.flatten(0, 1).transpose(0, 1)
     return out.unsqueeze(0), None
 
 
-def _causal(start: int, count: int, device: torch.device) -> torch.Tensor:
-    """(count, start + count): row i sees positions up to start + i."""
-    return torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
+def _from_the_start(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Args:
+    query: (kv_heads, group, n, head_dim); ``keys`` and ``values``: (kv_heads, n, head_dim), seen by the whole group.
+    """
+    keys, values = (t.unsqueeze(1).expand(-1, query.shape[1], -1, -1) for t in (keys, values))
+    return scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scaling)
+
+
+def _after_a_prefix(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int, scaling: float
+) -> torch.Tensor:
+    """Args:
+    query: (kv_heads, group, n, head_dim); ``keys`` and ``values``: (kv_heads, start + n, head_dim). Row i of the
+        query sees positions up to start + i.
+    """
+    group, count = query.shape[1:3]
+    causal = torch.ones(count, start + count, dtype=torch.bool, device=query.device).tril(start).repeat(group, 1)
+    attended = scaled_dot_product_attention(
+        query.flatten(1, 2).unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), attn_mask=causal, scale=scaling
+    )
+    return attended[0].unflatten(1, (group, count))

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from qqvl_server.engine import attention, vision
-from qqvl_server.engine.attention import DecodeRows, PagedBatch, PrefillSpan
+from qqvl_server.engine import attention, packing, vision
 from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.kv_cache import KVCache, KVShape
 from qqvl_server.engine.request import Request
@@ -20,6 +19,7 @@ class ModelRunner:
 
     def __init__(self, model: Any, *, blocks: int, block_size: int, feature_bytes: int) -> None:
         attention.register()
+        packing.pack(model)
         model.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
         self._model = model
         self._device = model.device
@@ -71,7 +71,7 @@ class ModelRunner:
             logits_to_keep=torch.tensor(keep or [0], device=self._device),
             mm_encoder_outputs=None if encoded is None else {"image": encoded},
             use_cache=False,
-            paged=self._paged(chunks),
+            paged=attention.lay_out(self._cache, chunks),
         )
         logits: torch.Tensor = out.logits[0]
         return logits[: len(keep)]
@@ -83,30 +83,6 @@ class ModelRunner:
         start = max(chunk.start, known.shape[1])
         after = torch.arange(start, max(chunk.end, start)) + delta
         return torch.cat([inside, after.expand(3, -1)], dim=1)
-
-    def _paged(self, chunks: list[ScheduledChunk]) -> PagedBatch:
-        slots = [self._slots(chunk) for chunk in chunks]
-        new = torch.cat([s[chunk.start :] for s, chunk in zip(slots, chunks, strict=True)])
-        decodes = [s for s, chunk in zip(slots, chunks, strict=True) if chunk.count == 1]
-        prefills, row = [], len(decodes)
-        for s, chunk in zip(slots, chunks, strict=True):
-            if chunk.count > 1:
-                prefills.append(PrefillSpan(row, chunk.start, chunk.count, s.to(self._device)))
-                row += chunk.count
-        return PagedBatch(self._cache, new.to(self._device), self._decode_rows(decodes), tuple(prefills))
-
-    def _decode_rows(self, slots: list[torch.Tensor]) -> DecodeRows | None:
-        if not slots:
-            return None
-        padded = torch.nn.utils.rnn.pad_sequence(slots, batch_first=True)
-        lengths = torch.tensor([len(s) for s in slots])
-        mask = torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
-        return DecodeRows(len(slots), padded.to(self._device), mask[:, None, None].to(self._device))
-
-    def _slots(self, chunk: ScheduledChunk) -> torch.Tensor:
-        size = self._cache.block_size
-        blocks = torch.tensor(chunk.request.blocks[: -(-chunk.end // size)])
-        return (blocks.unsqueeze(1) * size + torch.arange(size)).flatten()[: chunk.end]
 
     def _encoder_output(self, chunks: list[ScheduledChunk]) -> EncoderOutput | None:
         """Slices of the pictures' features that stand inside the chunks, in packed order."""
