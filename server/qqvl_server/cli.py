@@ -7,15 +7,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from qqvl_server import config
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.observe import logs
 from qqvl_server.process import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_WEIGHTS
 from qqvl_server.weights.locate import PREFERRED, Checkpoint, locate
-
-_SECRET: Final = ("server.api_keys", "storage.database_url")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,7 +44,12 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
     parsed = _parser().parse_args(arguments if _names_command(arguments) else ["serve", *arguments])
     if parsed.command == "download":
         return _download(parsed.model, parsed.source, parsed.into)
-    flags = {k.name: getattr(parsed, k.name) for k in config.knobs() if getattr(parsed, k.name, None) is not None}
+    typed = {k.name: getattr(parsed, k.name, None) for k in config.knobs()}
+    flags = {
+        name: ",".join(value) if isinstance(value, list) else value
+        for name, value in typed.items()
+        if value is not None
+    }
     resolved = config.resolve(flags, env, _settings_file(parsed.config, env))
     if parsed.command == "show-config":
         return _show(resolved)
@@ -68,7 +71,13 @@ def _parser() -> argparse.ArgumentParser:
         for knob in config.knobs():
             if not knob.in_file_only:
                 text = (knob.info.description or "").replace("%", "%%")
-                command.add_argument(knob.flag, dest=knob.name, metavar="值", help=f"{text}（默认 {_shown(knob)}）")
+                command.add_argument(
+                    *knob.flags,
+                    dest=knob.name,
+                    metavar="值",
+                    action="append" if knob.is_list else "store",
+                    help=f"{text}（默认 {_shown(knob)}）",
+                )
     download = commands.add_parser("download", help="下载模型到 models/", allow_abbrev=False)
     download.add_argument("model", help=f"模型名，如 Qwen/{PREFERRED}")
     download.add_argument("--from", dest="source", choices=("modelscope", "hf"), default="modelscope")
@@ -97,7 +106,7 @@ def _settings_file(given: str | None, env: Mapping[str, str]) -> Path | None:
 def _show(resolved: config.Resolved) -> int:
     for knob in config.knobs():
         value = getattr(getattr(resolved.settings, knob.section), knob.name)
-        shown = "******" if knob.key in _SECRET and value else repr(value)
+        shown = "******" if knob.key in config.SECRET and value else repr(value)
         print(f"{knob.key} = {shown}    # {resolved.sources[knob.key]}")
     return EXIT_OK
 

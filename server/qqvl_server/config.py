@@ -18,12 +18,15 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from qqvl_server import keys
 from qqvl_server.errors import ConfigError
 from qqvl_server.settings import Settings
 
 ENV_PREFIX = "QQVL_"
 # Variables of the same prefix that other programs of this project read.
 FOREIGN_ENV = ("QQVL_CLIENT_", "QQVL_API_KEY", "QQVL_CONFIG")
+# What is never printed.
+SECRET = ("server.api_keys", "storage.database_url")
 # Sections of the same file that other programs of this project read.
 FOREIGN_SECTIONS = ("client",)
 
@@ -39,6 +42,15 @@ class Knob:
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """A list may be typed one by one: ``--api-key a --api-key b`` is ``--api-keys a,b``."""
+        return (self.flag, self.flag[:-1]) if self.is_list and self.flag.endswith("s") else (self.flag,)
+
+    @property
+    def is_list(self) -> bool:
+        return isinstance(self.info.default, tuple)
 
     @property
     def env(self) -> str:
@@ -146,8 +158,19 @@ def resolve(flags: Mapping[str, str], env: Mapping[str, str], file: Path | None)
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, values, sources)) from None
+    settings = _with_keys(settings, sources)
     _refuse_silent_exposure(settings, sources)
     return Resolved(settings, sources)
+
+
+def _with_keys(settings: Settings, sources: dict[str, str]) -> Settings:
+    """The keys of ``api_keys_file`` added to those given directly; all of them checked."""
+    server = settings.server
+    if server.api_keys_file:
+        server = server.model_copy(update={"api_keys": server.api_keys + keys.read_file(Path(server.api_keys_file))})
+        sources["server.api_keys"] = server.api_keys_file
+    keys.parse(server.api_keys)
+    return settings.model_copy(update={"server": server})
 
 
 def _refuse_unknown_env(env: Mapping[str, str]) -> None:
@@ -170,9 +193,11 @@ def _explain(error: ValidationError, values: dict[str, dict[str, Any]], sources:
         "int_from_float": "应是整数",
         "float_parsing": "应是数字",
         "finite_number": "应是有限的数字",
+        "value_error": str(context.get("error")),
     }
     reason = limits.get(first["type"], "类型不对，请对照 README 的设置表")
-    return f"{sources[f'{section}.{name}']} 的值 {values[section][name]!r} 不行：{name} {reason}"
+    shown = "******" if f"{section}.{name}" in SECRET else repr(values[section][name])
+    return f"{sources[f'{section}.{name}']} 的值 {shown} 不行：{name} {reason}"
 
 
 def is_loopback(host: str) -> bool:

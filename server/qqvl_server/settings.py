@@ -7,9 +7,10 @@ no argv and no file; ``cli.py`` and ``config.py`` bring them.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 DEFAULT_SYSTEM_PROMPT = (
     "你是一个友好的 QQ 聊天助手。请用简短自然的中文回答；对方用英文提问时用英文回答。"
@@ -27,6 +28,23 @@ def _split(value: object) -> object:
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
+def _off(value: object) -> object:
+    """YAML reads the bare word ``off`` as false."""
+    return "off" if value is False else value
+
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\%]{1,253})(:[1-9]\d{0,4})?")
+
+
+def _hosts(words: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(_HOST.fullmatch(word) for word in words):
+        raise ValueError("应写成 主机 或 主机:端口，例如 10.0.0.5:8080 或 [fd00::1]:80")
+    return words
+
+
+Hosts = Annotated[Words, AfterValidator(_hosts)]
+
+
 class Room(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -36,7 +54,15 @@ class ServerSettings(Room):
         "127.0.0.1", description="监听地址。默认只有本机能访问；0.0.0.0 表示所有网卡，请同时设置 api_keys"
     )
     port: int = Field(9999, ge=0, le=65535, description="监听端口；0 表示由系统挑选")
-    api_keys: Words = Field((), description="访问密钥，可写多个，用逗号隔开；设置后除 /health 外都要带密钥")
+    api_keys: Words = Field(
+        (),
+        description="访问密钥，可写多个，用逗号隔开；设置后除 /health 外都要带密钥。"
+        "写成 qq=密钥、openai=密钥、admin=密钥（可用 + 连写）则只能用于那几类接口",
+    )
+    api_keys_file: str = Field("", description="密钥文件，一行一个，写法同 api_keys，# 开头为注释；请 chmod 600")
+    served_model_name: Words = Field(
+        (), description="/v1/models 里的模型名，可写多个，用逗号隔开；留空为模型文件夹的名字"
+    )
     allowed_hosts: Words = Field((), description="额外允许的 Host 名（域名或容器名）；IP 与 localhost 不用写")
     max_body_mb: int = Field(32, ge=1, le=1024, description="一个请求体最多多少 MB")
     max_buffered_mb: int = Field(256, ge=1, le=65536, description="所有请求体同时占用的内存上限，MB")
@@ -92,6 +118,14 @@ class MediaSettings(Room):
     max_image_megapixels: float = Field(50, gt=0, le=170, description="一张图最多多少百万像素，解码之前检查")
     max_images: int = Field(16, ge=1, le=256, description="一条消息最多多少张图，多的不看")
     max_frames: int = Field(4, ge=1, le=32, description="一张动图最多看多少个不同的画面")
+    fetch_remote: Annotated[Literal["public", "listed", "off"], BeforeValidator(_off)] = Field(
+        "public",
+        description="按网址取图：public 从公网地址和 media_allow 取；listed 只从 media_allow 取；off 不取",
+    )
+    media_allow: Hosts = Field(
+        (), description="允许取图的内网主机，写成 主机 或 主机:端口，多个用逗号隔开；不写端口表示任何端口"
+    )
+    fetch_timeout_s: float = Field(10, gt=0, le=120, description="按网址取一张图最多多少秒")
 
 
 class ChatSettings(Room):

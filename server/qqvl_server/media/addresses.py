@@ -12,8 +12,26 @@ from typing import Final
 
 _LOOKUPS: Final = 32
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-# Global by the registry, private by what they do: local NAT64, 6to4 relays, and the machine's own cloud host.
-_NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, ("64:ff9b:1::/48", "192.88.99.0/24", "168.63.129.16/32")))
+# What Python's own tables call global, or did in some version that we run on: protocol assignments and documentation,
+# local NAT64, 6to4 relays, Teredo, and the address at which a cloud speaks to its own machines.
+_NOT_PUBLIC: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "168.63.129.16/32",
+        "64:ff9b:1::/48",
+        "100::/64",
+        "2001::/23",
+        "2001:db8::/32",
+        "3fff::/20",
+        "5f00::/16",
+    )
+)
 
 
 def is_public(address: str) -> bool:

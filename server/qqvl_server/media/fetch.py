@@ -82,19 +82,16 @@ class Fetcher:
             self._held -= len(body)
 
     async def _fill(self, body: bytearray, url: httpx.URL) -> None:
-        host = self._hosts.setdefault(url.host, asyncio.Semaphore(_PLACES_A_HOST))
+        host = self._hosts.setdefault(_name(url), asyncio.Semaphore(_PLACES_A_HOST))
         try:
             async with asyncio.timeout(self._timeout_s), host, self._places:
                 await self._follow(body, url)
         except TimeoutError:
             raise ImageRejected("取图片超时，对方太慢") from None
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise ImageRejected("取不到图片，连不上对方或对方没有好好回答") from error
 
     async def _follow(self, body: bytearray, url: httpx.URL) -> None:
-        if self._tls is None:
-            # Reading the authorities takes tens of milliseconds.
-            self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
         for _ in range(_MAX_REDIRECTS + 1):
             addresses = await self._judged(url)
             target = await self._get(body, url, addresses)
@@ -128,7 +125,9 @@ class Fetcher:
         raise failed
 
     async def _dial(self, body: bytearray, url: httpx.URL, address: str) -> str | None:
-        assert self._tls is not None
+        if self._tls is None:
+            # Reading the authorities takes tens of milliseconds.
+            self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
         limits = httpx.Limits(max_keepalive_connections=0)
         async with (
             httpx.AsyncClient(
@@ -172,10 +171,10 @@ def _parsed(url: str, base: httpx.URL | None = None) -> httpx.URL:
         raise ImageRejected(f"图片地址太长，最多 {_MAX_URL} 个字符")
     try:
         parsed = base.join(url) if base is not None else httpx.URL(url)
-        parsed.netloc.decode("ascii")
+        host = _name(parsed)
     except (httpx.InvalidURL, ValueError) as error:
         raise ImageRejected("图片地址写法不对") from error
-    if parsed.scheme not in _PORTS or not parsed.host:
+    if parsed.scheme not in _PORTS or not host:
         raise ImageRejected("图片地址只能以 http:// 或 https:// 开头")
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise ImageRejected("图片地址写法不对")
