@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from qqvl_server.errors import ImageRejected, QqvlError
+from qqvl_server.errors import ImageRejected, InvalidRequest, QqvlError
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
@@ -34,6 +34,7 @@ class ScriptedVoice:
         self._script = script
         self._context_tokens = context_tokens
         self.asked: list[GenerationRequest] = []
+        self.warmed: list[GenerationRequest] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.running = 0
@@ -60,10 +61,36 @@ class ScriptedVoice:
             if isinstance(said, QqvlError):
                 yield TextDelta("half of a rep")
                 raise said
-            yield TextDelta(said)
-            yield Finished(FinishReason.STOP, Usage(sum(count(m) for m in request.messages), len(said)))
+            for choice in range(request.choices):
+                yield TextDelta(said, choice)
+                usage = Usage(sum(count(m) for m in request.messages), len(said))
+                yield Finished(FinishReason.STOP, usage, choice)
         finally:
             self.running -= 1
+
+    async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
+        """Certain of what the script would begin with, and nearly sure that it is nothing else."""
+        self.asked.append(request)
+        said = self._script(request)
+        if isinstance(said, QqvlError):
+            raise said
+        if not candidates or not all(candidates):
+            raise InvalidRequest("要比较的候选不能为空")
+        return tuple(0.0 if said.startswith(candidate) else -10.0 for candidate in candidates)
+
+    async def warm(self, request: GenerationRequest) -> None:
+        self.warmed.append(request)
+
+    async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
+        if isinstance(request.raw, tuple):
+            return request.raw
+        text = request.raw if request.raw is not None else "".join(text_of(m) for m in request.messages)
+        return tuple(map(ord, text))
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        if not all(0 <= token < 0x110000 for token in ids):
+            raise InvalidRequest("token 编号超出词表")
+        return "".join(map(chr, ids))
 
     async def aclose(self) -> None:
         pass

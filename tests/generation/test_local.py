@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from qqvl_server.engine.request import TokenMask
 from qqvl_server.errors import DeadlineExceeded, EngineDead, GenerationFailed, PromptTooLong
+from qqvl_server.generation.channel import End, LikelyToken
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
     ChatMessage,
@@ -38,20 +40,29 @@ class Letters:
 
 
 class LetterPrompts:
-    """One letter is one token, both ways; refuses to be used by two threads."""
-
-    def __init__(self) -> None:
-        self.threads: set[int] = set()
+    """One letter is one token, both ways; refuses to be used on the event loop."""
 
     def count(self, message: ChatMessage) -> int:
-        return len(self.prepare([message]).text)
+        return sum(len(part.text) for part in message.parts if isinstance(part, TextPart))
 
-    def prepare(self, messages: Sequence[ChatMessage]) -> Letters:
-        self.threads.add(threading.get_ident())
-        return Letters("".join(p.text for m in messages for p in m.parts if isinstance(p, TextPart)))
+    def prepare(self, request: GenerationRequest) -> Letters:
+        assert threading.current_thread() is not threading.main_thread()
+        return Letters("".join(p.text for m in request.messages for p in m.parts if isinstance(p, TextPart)))
+
+    def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
+        return self.encode(self.prepare(request).text)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(map(ord, text))
 
     def decoder(self) -> LetterDecoder:
         return LetterDecoder()
+
+    def spell(self, token: int) -> bytes:
+        return chr(token).encode()
 
 
 class LetterDecoder:
@@ -71,8 +82,13 @@ class StepEngine:
         self.stopped = threading.Event()
 
     def run(
-        self, prompt: Letters, sampling: Sampling, on_token: Callable[[int], None], stop: Callable[[], bool]
-    ) -> FinishReason:
+        self,
+        prompt: Letters,
+        sampling: Sampling,
+        on_token: Callable[[int | LikelyToken], None],
+        stop: Callable[[], bool],
+        mask: TokenMask | None = None,
+    ) -> End:
         self.together += 1
         self.most_together = max(self.most_together, self.together)
         try:
@@ -87,7 +103,10 @@ class StepEngine:
                 on_token(ord(letter))
         finally:
             self.together -= 1
-        return FinishReason.STOP
+        return End(FinishReason.STOP)
+
+    def score(self, prompt: Letters, candidates: Sequence[Sequence[int]]) -> tuple[float, ...]:
+        return tuple(-float(len(candidate)) for candidate in candidates)
 
 
 def voice_of(engine: StepEngine, context_tokens: int = 100) -> LocalVoice[Letters]:

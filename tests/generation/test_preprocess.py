@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation.port import ChatMessage, ImagePart, Role, TextPart
+from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Role, Sampling, TextPart
 from qqvl_server.generation.preprocess import Preprocessor
 from qqvl_server.media.image import ImageLimits, ImageRef
 from qqvl_server.media.library import ImageLibrary
@@ -49,8 +49,12 @@ def user(*parts: str | ImageRef) -> ChatMessage:
     return ChatMessage("user", tuple(TextPart(p) if isinstance(p, str) else ImagePart(p) for p in parts))
 
 
+def asking(*messages: ChatMessage, **more: Any) -> GenerationRequest:
+    return GenerationRequest("r", messages, Sampling(8), 0.0, **more)
+
+
 def ids(preprocessor: Preprocessor, *messages: ChatMessage) -> list[int]:
-    found: list[int] = preprocessor.prepare(messages).inputs["input_ids"][0].tolist()
+    found: list[int] = preprocessor.prepare(asking(*messages)).inputs["input_ids"][0].tolist()
     return found
 
 
@@ -66,7 +70,7 @@ def test_counts_are_exact(preprocessor: Preprocessor, library: ImageLibrary) -> 
     wide = library.add(encoded(picture(size=(900, 300)), "JPEG"))
     huge = library.add(encoded(picture(size=(3000, 2100)), "JPEG"))
     system = ChatMessage("system", (TextPart("你是助手"),))
-    header = preprocessor.prepare([system]).tokens - preprocessor.count(system)
+    header = preprocessor.prepare(asking(system)).tokens - preprocessor.count(system)
     assert 0 < header <= 8
     for messages in (
         [system, user("你好")],
@@ -75,7 +79,7 @@ def test_counts_are_exact(preprocessor: Preprocessor, library: ImageLibrary) -> 
         [user(word) for word in SPECIAL],
     ):
         total = sum(preprocessor.count(message) for message in messages)
-        assert preprocessor.prepare(messages).tokens == total + header
+        assert preprocessor.prepare(asking(*messages)).tokens == total + header
 
 
 def test_special_tokens_in_user_text_are_letters(
@@ -90,7 +94,7 @@ def test_special_tokens_in_user_text_are_letters(
         assert [i for i in got if i in control] == frame, word
         assert tokenizer.decode(got).count(word) >= 1
         with_picture = ids(preprocessor, user(word, ref))
-        assert preprocessor.prepare([user(word, ref)]).inputs["image_grid_thw"].shape[0] == 1
+        assert preprocessor.prepare(asking(user(word, ref))).inputs["image_grid_thw"].shape[0] == 1
         assert (
             with_picture.count(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
             == preprocessor.count(user(ref)) - preprocessor.count(user("")) - 2
@@ -114,7 +118,7 @@ def test_large_pictures_are_brought_under_the_limit_and_small_ones_up(library: I
             assert preprocessor.count(user(ref)) - empty - 2 <= (
                 limit if size[0] * size[1] > 100_000 else max(limit, 100)
             )
-            prompt = preprocessor.prepare([user(ref)])
+            prompt = preprocessor.prepare(asking(user(ref)))
             _, height, width = prompt.inputs["image_grid_thw"][0].tolist()
             assert height * width // 4 == preprocessor.count(user(ref)) - empty - 2
 
@@ -123,7 +127,7 @@ def test_pictures_reach_the_model_as_the_plain_processor_would_bring_them(librar
     """For a picture that needs no early shrinking: the same patches as handing it to the processor directly."""
     image = picture((10, 200, 30), "star", size=(700, 510))
     preprocessor = Preprocessor(processor_of(assets), library, 1024)
-    ours = preprocessor.prepare([user("什么？", library.add(encoded(image)))]).inputs
+    ours = preprocessor.prepare(asking(user("什么？", library.add(encoded(image))))).inputs
     plain = processor_of(assets).apply_chat_template(
         [{"role": "user", "content": [{"type": "text", "text": "什么？"}, {"type": "image", "image": image}]}],
         tokenize=True,
@@ -150,7 +154,7 @@ def test_sizes_are_those_of_qwens_own_utility(library: ImageLibrary, assets: Pat
 def test_an_animation_is_several_pictures_that_share_the_limit(library: ImageLibrary, assets: Path) -> None:
     frames = [picture(colour, size=(1200, 900)) for colour in ((255, 0, 0), (0, 0, 255), (0, 255, 0))]
     ref = library.add(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
-    prompt = Preprocessor(processor_of(assets), library, 900).prepare([user("动图", ref)])
+    prompt = Preprocessor(processor_of(assets), library, 900).prepare(asking(user("动图", ref)))
     grids = prompt.inputs["image_grid_thw"]
     assert grids.shape[0] == 3
     assert int(grids.prod(-1).sum()) // 4 <= 900
@@ -162,4 +166,4 @@ def test_a_picture_that_aged_out_is_told_in_words(
     ref = library.add(encoded(picture()))
     for path in tmp_path.rglob(ref.sha256):
         path.unlink()
-    assert "image_grid_thw" not in preprocessor.prepare([user("看", ref)]).inputs
+    assert "image_grid_thw" not in preprocessor.prepare(asking(user("看", ref))).inputs

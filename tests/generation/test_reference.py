@@ -80,7 +80,7 @@ async def test_streamed_text_is_what_generate_makes_in_one_piece(
     voice: LocalVoice[Prompt], loaded: LoadedModel, preprocessor: Preprocessor
 ) -> None:
     message = ChatMessage("user", (TextPart("你好"),))
-    inputs = preprocessor.prepare([message]).inputs
+    inputs = preprocessor.prepare(request(message)).inputs
     whole = loaded.model.generate(**inputs, max_new_tokens=60)[0, inputs["input_ids"].shape[1] :]
     expected = loaded.processor.tokenizer.decode(whole, skip_special_tokens=True)
     streamed = "".join([e.text async for e in voice.generate(request(message)) if isinstance(e, TextDelta)])

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from qqvl_server.errors import WeightsError
-from qqvl_server.generation.port import ChatMessage, ImagePart, Sampling, TextPart
+from qqvl_server.generation.channel import LikelyToken
+from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, TextPart
 from qqvl_server.generation.preprocess import Preprocessor
 from qqvl_server.generation.reference import ReferenceEngine
 from qqvl_server.media.image import ImageLimits
@@ -77,9 +78,9 @@ def test_each_family_loads_and_answers_about_a_picture(kind: str, tmp_path: Path
     library = ImageLibrary(tmp_path / "images", 10**9, ImageLimits(20_000_000, 50_000_000, 4, 64))
     preprocessor = Preprocessor(loaded.processor, library, 64)
     message = ChatMessage("user", (TextPart("看"), ImagePart(library.add(encoded(picture())))))
-    prompt = preprocessor.prepare([message])
+    prompt = preprocessor.prepare(GenerationRequest("r", (message,), Sampling(4), 0.0))
     assert prompt.tokens - preprocessor.count(message) in range(1, 9)
-    made: list[int] = []
+    made: list[int | LikelyToken] = []
     ReferenceEngine(loaded).run(prompt, Sampling(4, temperature=0), made.append, lambda: False)
     assert 1 <= len(made) <= 4
 

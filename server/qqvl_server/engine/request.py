@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 
 class Priority(IntEnum):
@@ -45,9 +46,26 @@ class ImageSpan:
         return self.start + self.length
 
 
+class TokenMask(Protocol):
+    """What constrained decoding asks of a request's next token. Called on the engine's thread only."""
+
+    def allowed(self) -> Sequence[int]:
+        """Bit i of word i // 32 (int32, as llguidance and xgrammar write them) says whether token i may come next."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """``token`` was chosen."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 keep every token; ``seed`` None draws a fresh one."""
+    """``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 keep every token; ``seed`` None draws a fresh one.
+
+    ``logprobs`` None asks for none, n for the chosen token's and the n likeliest. ``end_token_ids`` are the model's
+    own end, ``stop_token_ids`` the caller's; neither can come before ``min_new_tokens``. With ``max_new_tokens`` 0
+    the prompt is only read.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -55,8 +73,14 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+    min_new_tokens: int = 0
+    logprobs: int | None = None
     stop_token_ids: frozenset[int] = frozenset()
+    end_token_ids: frozenset[int] = frozenset()
 
 
 # Above every vocabulary: an image token's place in the prefix hash is its picture's content, not its id.
@@ -68,6 +92,8 @@ class Request:
     """Mutable only in the scheduler's hands. ``tokens`` is the prompt and what was sampled after it.
 
     ``salt`` goes into the hash of every block after the shared ones, so that chats cannot probe each other's cache.
+    ``targets`` are tokens whose log-probability is wanted: the last of them follows the prompt, those before it stand
+    at the prompt's end. ``cached`` counts the tokens that were found in the cache when the request first ran.
     """
 
     id: str
@@ -78,9 +104,13 @@ class Request:
     salt: bytes = b""
     shared_tokens: int = 0
     priority: Priority = Priority.PRIVATE
+    mask: TokenMask | None = None
+    targets: tuple[int, ...] = ()
+    seed: int = field(init=False)
     tokens: list[int] = field(init=False)
+    scores: dict[int, float] = field(default_factory=dict, init=False)
     computed: int = field(default=0, init=False)
-    cached: int = field(default=0, init=False)
+    cached: int | None = field(default=None, init=False)
     blocks: list[int] = field(default_factory=list, init=False)
     hashes: list[bytes] = field(default_factory=list, init=False)
     status: Status = field(default=Status.WAITING, init=False)
@@ -88,10 +118,21 @@ class Request:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
+        self.seed = secrets.randbits(64) if self.sampling.seed is None else self.sampling.seed
 
     @property
     def output(self) -> list[int]:
         return self.tokens[len(self.prompt) :]
+
+    @property
+    def made(self) -> int:
+        """Tokens sampled so far."""
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def reusable(self) -> int:
+        """Tokens that may come from the cache; those after them are computed, because their logits are needed."""
+        return len(self.prompt) - len(self.targets) if self.targets else len(self.tokens) - 1
 
     @property
     def pending(self) -> int:

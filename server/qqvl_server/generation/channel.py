@@ -5,23 +5,57 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import FinishReason
 
-Item = int | FinishReason | QqvlError
+
+@dataclass(frozen=True, slots=True)
+class LikelyToken:
+    """A token with its natural log-probability, and the likeliest at its place (best first), where asked for."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The engine's end of one reply. ``stop_token`` is the requested stop token that ended it, if one did."""
+
+    reason: FinishReason
+    cached_tokens: int = 0
+    stop_token: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Natural log-probability of each candidate, in order: the whole answer to a scoring request."""
+
+    values: tuple[float, ...]
+
+
+Item = int | LikelyToken | End | Scores | QqvlError
 
 
 class TokenChannel:
-    """One request's tokens, then one end or error. Made on the event loop, fed from any thread."""
+    """One reply's tokens, then one end or error. Made on the event loop, fed from any thread.
 
-    def __init__(self) -> None:
+    Channels made with one ``inbox`` are read there together, each item with its channel's ``choice``.
+    ``cached_tokens`` is written by the engine as soon as it knows, for replies that end before their ``End``.
+    """
+
+    def __init__(self, choice: int = 0, inbox: asyncio.Queue[tuple[int, Item]] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Item] = asyncio.Queue()
+        self._choice = choice
+        self._queue: asyncio.Queue[tuple[int, Item]] = asyncio.Queue() if inbox is None else inbox
         self._abandoned = threading.Event()
+        self.cached_tokens = 0
 
     async def receive(self) -> Item:
-        return await self._queue.get()
+        _, item = await self._queue.get()
+        return item
 
     def abandon(self) -> None:
         """Nobody listens any more; engines look at this between tokens."""
@@ -34,7 +68,7 @@ class TokenChannel:
         scatter([(self, item)])
 
     def _put(self, item: Item) -> None:
-        self._queue.put_nowait(item)
+        self._queue.put_nowait((self._choice, item))
 
     def _wake(self, items: Sequence[tuple[TokenChannel, Item]]) -> None:
         if not self._loop.is_closed():

@@ -11,7 +11,7 @@ from qqvl_server.engine.runner import ModelRunner, kv_shape
 from qqvl_server.engine.sampler import Sampler
 from qqvl_server.engine.scheduler import Scheduler
 from qqvl_server.errors import WeightsError
-from qqvl_server.generation.local import Engine
+from qqvl_server.generation.backend import Engine
 from qqvl_server.generation.paged import PagedEngine
 from qqvl_server.generation.preprocess import Prompt
 from qqvl_server.generation.reference import ReferenceEngine

@@ -1,70 +1,72 @@
-"""The voice of a model in this process: prompts rendered on a thread of their own, any engine behind. No torch."""
+"""The voice of a model in this process: prompts rendered off the event loop, any engine behind. No torch."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from qqvl_server.errors import DeadlineExceeded, EngineDead, PromptTooLong, QqvlError
-from qqvl_server.generation.channel import TokenChannel
-from qqvl_server.generation.detokenize import TokenDecoder
+from qqvl_server.engine.request import TokenMask
+from qqvl_server.errors import (
+    Busy,
+    DeadlineExceeded,
+    EngineDead,
+    GenerationFailed,
+    InvalidRequest,
+    PromptTooLong,
+    QqvlError,
+)
+from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
+from qqvl_server.generation.channel import Item, Scores, TokenChannel
 from qqvl_server.generation.port import (
     ChatMessage,
-    Finished,
-    FinishReason,
     GenerationRequest,
-    TextDelta,
+    Grammar,
+    ImagePart,
     TextEvent,
-    Usage,
     VoiceStatus,
 )
+from qqvl_server.generation.reply import Reply
 from qqvl_server.observe.metrics import Metrics
 
-
-class PreparedPrompt(Protocol):
-    @property
-    def tokens(self) -> int: ...
+_RETRY_AFTER_S = 5
+_PICTURE_THREADS = 2
 
 
 P = TypeVar("P", bound=PreparedPrompt)
-POut = TypeVar("POut", bound=PreparedPrompt, covariant=True)
-PIn = TypeVar("PIn", bound=PreparedPrompt, contravariant=True)
-
-
-class PromptMaker(Protocol[POut]):
-    """Not thread-safe: the voice calls it on one thread."""
-
-    def count(self, message: ChatMessage) -> int: ...
-    def prepare(self, messages: Sequence[ChatMessage]) -> POut: ...
-    def decoder(self) -> TokenDecoder: ...
-
-
-class Engine(Protocol[PIn]):
-    @property
-    def alive(self) -> bool: ...
-
-    def submit(self, prompt: PIn, request: GenerationRequest, channel: TokenChannel) -> None:
-        """Start, from any thread: ids go into ``channel``, then one end or error; an abandoned channel stops it."""
-        ...
-
-    def close(self) -> None: ...
+T = TypeVar("T")
 
 
 class LocalVoice(Generic[P]):
+    """``max_pending`` calls at most may wait for their first token at once; the next is refused as busy."""
+
     def __init__(
-        self, prompts: PromptMaker[P], engine: Engine[P], *, device: str, context_tokens: int, metrics: Metrics
+        self,
+        prompts: PromptMaker[P],
+        engine: Engine[P],
+        *,
+        device: str,
+        context_tokens: int,
+        metrics: Metrics,
+        max_pending: int = 128,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         self._prompts = prompts
         self._engine = engine
         self._device = device
         self._context_tokens = context_tokens
         self._metrics = metrics
-        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="qqvl-prompt")
+        self._max_pending = max_pending
+        self._grammars = grammars
+        self._pending: set[object] = set()
+        self._closed = False
+        # Apart, so that one chat's many pictures do not hold up another's words.
+        self._texts = ThreadPoolExecutor(1, thread_name_prefix="qqvl-prompt")
+        self._pictures = ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="qqvl-pictures")
 
     @property
     def context_tokens(self) -> int:
@@ -77,50 +79,153 @@ class LocalVoice(Generic[P]):
         def count_all() -> tuple[int, ...]:
             return tuple(self._prompts.count(message) for message in messages)
 
-        return await asyncio.get_running_loop().run_in_executor(self._preparing, count_all)
+        return await self._aside(self._texts, count_all)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
-        if not self._engine.alive:
-            raise EngineDead("模型已停止工作，服务正在退出")
-        loop = asyncio.get_running_loop()
-        prompt = await loop.run_in_executor(self._preparing, self._prompts.prepare, request.messages)
-        room = self._context_tokens - prompt.tokens
-        if room < 1:
-            raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {self._context_tokens}")
-        sampling = replace(request.sampling, max_new_tokens=min(request.sampling.max_new_tokens, room))
-        channel = TokenChannel()
-        self._metrics.prompt_tokens.inc(prompt.tokens)
-        sized = replace(request, sampling=sampling)
-        await loop.run_in_executor(self._preparing, self._engine.submit, prompt, sized, channel)
-        try:
-            async with aclosing(self._events(channel, prompt.tokens, request.deadline)) as events:
+        with self._waiting() as seat:
+            prompt = await self._prepared(request)
+            fresh_mask = await _in_time(self._compiled(request.grammar), request.deadline)
+            room = self._context_tokens - prompt.tokens
+            sampling = replace(request.sampling, max_new_tokens=min(request.sampling.max_new_tokens, room))
+            self._metrics.prompt_tokens.inc(prompt.tokens)
+            async with aclosing(self._events(prompt, replace(request, sampling=sampling), fresh_mask)) as events:
                 async for event in events:
+                    self._pending.discard(seat)
                     yield event
-        finally:
-            channel.abandon()
 
-    async def _events(
-        self, channel: TokenChannel, prompt_tokens: int, deadline: float
-    ) -> AsyncGenerator[TextEvent, None]:
-        decoder = self._prompts.decoder()
-        made = 0
-        while True:
+    async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
+        if not candidates or not all(candidates):
+            raise InvalidRequest("要比较的候选不能为空")
+        with self._waiting():
+            prompt = await self._prepared(request)
+            encode = self._prompts.encode
+            ids = await self._aside(self._texts, lambda: [encode(candidate) for candidate in candidates])
+            if prompt.tokens + max(map(len, ids)) > self._context_tokens:
+                raise PromptTooLong(f"内容太长：候选放不进 {self._context_tokens} token 的上限")
+            self._metrics.prompt_tokens.inc(prompt.tokens)
+            channel = TokenChannel()
             try:
-                async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-                    item = await channel.receive()
-            except TimeoutError:
-                raise DeadlineExceeded("这条消息处理太久，已放弃，请稍后再试", retry_after=5) from None
-            if isinstance(item, FinishReason):
-                yield Finished(item, Usage(prompt_tokens, made))
-                return
-            if isinstance(item, QqvlError):
-                raise item
-            made += 1
-            text = decoder.push(item)
-            if text:
-                yield TextDelta(text)
+                await self._aside(self._pool(request), lambda: self._engine.score(prompt, ids, request, channel))
+                item = await _in_time(channel.receive(), request.deadline)
+            finally:
+                channel.abandon()
+        if isinstance(item, QqvlError):
+            raise item
+        if not isinstance(item, Scores):
+            raise GenerationFailed("模型出错，这条消息没能回答，请重试")
+        return item.values
+
+    async def warm(self, request: GenerationRequest) -> None:
+        try:
+            prompt = await self._prepared(request)
+            await self._aside(self._pool(request), lambda: self._engine.warm(prompt, request))
+        except QqvlError:
+            # Only a favour for later: whoever really asks will hear of it.
+            return
+
+    async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
+        return await self._aside(self._texts, lambda: self._prompts.tokenize(request))
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        return await self._aside(self._texts, lambda: self._prompts.detokenize(ids))
 
     async def aclose(self) -> None:
         """Stop taking work; what still runs ends at its next token once its request is closed."""
-        self._preparing.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        self._texts.shutdown(wait=False, cancel_futures=True)
+        self._pictures.shutdown(wait=False, cancel_futures=True)
         self._engine.close()
+
+    async def _events(
+        self, prompt: P, request: GenerationRequest, fresh_mask: Callable[[], TokenMask] | None
+    ) -> AsyncGenerator[TextEvent, None]:
+        inbox: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
+        channels = [TokenChannel(choice, inbox) for choice in range(request.choices)]
+        replies = [self._reply(choice, prompt, request) for choice in range(request.choices)]
+        # The others wait for the first one's first token: by then the prompt is in the engine's cache for all.
+        later = iter(range(1, request.choices))
+
+        def submit(choices: Sequence[int]) -> None:
+            for choice in choices:
+                mask = fresh_mask and fresh_mask()
+                self._engine.submit(prompt, _one_choice(request, choice), channels[choice], mask)
+
+        try:
+            await self._aside(self._pool(request), lambda: submit([0]))
+            while not all(reply.finished for reply in replies):
+                choice, item = await _in_time(inbox.get(), request.deadline)
+                if rest := list(later):
+                    await self._aside(self._pool(request), lambda rest=rest: submit(rest))  # type: ignore[misc]
+                # A stop text may have ended a reply while the engine was a token further.
+                if not replies[choice].finished:
+                    for event in _told(replies[choice], channels[choice], item):
+                        yield event
+        finally:
+            for channel in channels:
+                channel.abandon()
+
+    def _reply(self, choice: int, prompt: P, request: GenerationRequest) -> Reply:
+        return Reply(choice, self._prompts.decoder(), self._prompts.spell, request.sampling, prompt.tokens)
+
+    async def _prepared(self, request: GenerationRequest) -> P:
+        prepare = self._aside(self._pool(request), lambda: self._prompts.prepare(request))
+        prompt = await _in_time(prepare, request.deadline)
+        if prompt.tokens >= self._context_tokens:
+            raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {self._context_tokens}")
+        return prompt
+
+    async def _compiled(self, grammar: Grammar | None) -> Callable[[], TokenMask] | None:
+        if grammar is None:
+            return None
+        if self._grammars is None:
+            raise InvalidRequest("这个模型不支持规定回答的格式")
+        return await self._grammars.compile(grammar)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[object]:
+        """A seat until the first token has come (or the call is over)."""
+        if len(self._pending) >= self._max_pending:
+            raise Busy("现在太忙了，请稍后再试", retry_after=_RETRY_AFTER_S)
+        seat = object()
+        self._pending.add(seat)
+        try:
+            yield seat
+        finally:
+            self._pending.discard(seat)
+
+    def _pool(self, request: GenerationRequest) -> ThreadPoolExecutor:
+        pictures = any(isinstance(part, ImagePart) for message in request.messages for part in message.parts)
+        return self._pictures if pictures else self._texts
+
+    async def _aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        if self._closed or not self._engine.alive:
+            raise EngineDead("模型已停止工作，服务正在退出")
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def _told(reply: Reply, channel: TokenChannel, item: Item) -> Iterator[TextEvent]:
+    """What ``item`` says to the listener; a reply that has ended needs its channel no more."""
+    if isinstance(item, QqvlError):
+        raise item
+    if isinstance(item, Scores):
+        raise GenerationFailed("模型出错，这条消息没能回答，请重试")
+    reply.cached_tokens = channel.cached_tokens
+    yield from reply.take(item)
+    if reply.finished:
+        channel.abandon()
+
+
+def _one_choice(request: GenerationRequest, choice: int) -> GenerationRequest:
+    if request.choices == 1:
+        return request
+    seed = request.sampling.seed
+    sampling = replace(request.sampling, seed=None if seed is None else seed + choice)
+    return replace(request, request_id=f"{request.request_id}-{choice}", sampling=sampling, choices=1)
+
+
+async def _in_time(work: Awaitable[T], deadline: float) -> T:
+    try:
+        async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+            return await work
+    except TimeoutError:
+        raise DeadlineExceeded("这条消息处理太久，已放弃，请稍后再试", retry_after=5) from None

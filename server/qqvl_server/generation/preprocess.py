@@ -1,28 +1,37 @@
-"""Chat messages become token ids and patches: the one place that renders the chat template.
+"""Requests become token ids and patches: the one place that renders the chat template and reads the tokenizer.
 
-Knows the processor (tokenizer, template, picture arithmetic); no chats, no HTTP, no model. Not thread-safe,
-because encoding user text as plain text flips a switch on the shared tokenizer: run it on one thread.
+Knows the processor (tokenizer, template, picture arithmetic); no chats, no HTTP, no model. Thread-safe: encoding
+user text as plain text flips a switch on the shared tokenizer, so the tokenizer is used under a lock; pictures are
+decoded and cut into patches outside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from PIL import Image
+import torch
+from jinja2 import TemplateError
+from transformers import BatchFeature
 
-from qqvl_server.errors import ImageRejected
-from qqvl_server.generation.detokenize import StreamDecoder
-from qqvl_server.generation.port import ChatMessage, ImagePart, TextPart
+from qqvl_server.errors import InvalidRequest
+from qqvl_server.generation.conversation import Entry, mended, template_message, template_tool
+from qqvl_server.generation.detokenize import TokenDecoder, Vocabulary
+from qqvl_server.generation.pictures import Frames, PictureMaker
+from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, TextPart, Urgency
 from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
 
 if TYPE_CHECKING:
-    from transformers import BatchFeature, ProcessorMixin
+    from transformers import ProcessorMixin
 
 UNREADABLE: Final = "[图片无法打开]"
+_UNREADABLE: Final[Entry] = {"type": "text", "text": UNREADABLE}
+_PLACEHOLDER: Final[Entry] = {"type": "image"}
 # A long chat is counted again on each of its turns; messages above the length are not worth the memory.
 _COUNTED: Final = 8192
 _COUNTED_CHARACTERS: Final = 2000
@@ -34,7 +43,7 @@ class Prompt:
 
     inputs: BatchFeature
     tokens: int
-    # The leading system message, the same for many chats.
+    # The leading system block with its tools, the same for many chats.
     shared_tokens: int
     patches_per_token: int
 
@@ -42,109 +51,158 @@ class Prompt:
 class Preprocessor:
     def __init__(self, processor: ProcessorMixin, library: ImageLibrary, max_image_tokens: int) -> None:
         self._processor: Any = processor
-        self._library = library
-        self._max_image_tokens = max_image_tokens
-        self._qwen_pictures = hasattr(self._processor.image_processor, "get_number_of_image_patches")
+        self._tokenizer = self._processor.tokenizer
+        self._lock = threading.Lock()
+        self._vocabulary = Vocabulary(self._tokenizer.backend_tokenizer)
+        self._pictures = PictureMaker(processor, library, max_image_tokens)
+        self._pads: list[Any] = [getattr(processor, f"{kind}_token_id", None) for kind in ("image", "video")]
+        added = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.content.strip()]
+        self._control = re.compile("|".join(map(re.escape, added)) or "(?!)")
         self._remembered = lru_cache(maxsize=_COUNTED)(self._count)
 
     def count(self, message: ChatMessage) -> int:
-        """Exact prompt tokens of one message, its pictures included."""
-        length = sum(len(part.text) for part in message.parts if isinstance(part, TextPart))
-        return self._remembered(message) if length <= _COUNTED_CHARACTERS else self._count(message)
-
-    def decoder(self) -> StreamDecoder:
-        return StreamDecoder(self._processor.tokenizer.backend_tokenizer)
-
-    def prepare(self, messages: Sequence[ChatMessage]) -> Prompt:
-        """Render the whole prompt, the assistant's header included, and preprocess its pictures."""
-        inputs = self._processor.apply_chat_template(
-            [self._rendered(message) for message in messages],
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
-            return_tensors="pt",
-            # User text that spells a special token is encoded as letters (transformers >= 5.23).
-            sanitize_control_tokens=True,
-            processor_kwargs=self._picture_kwargs(),
-        )
-        shared = self.count(messages[0]) if messages and messages[0].role == "system" else 0
-        merge = int(getattr(self._processor.image_processor, "merge_size", 1))
-        return Prompt(inputs, int(inputs["input_ids"].shape[-1]), shared, merge**2)
-
-    def _count(self, message: ChatMessage) -> int:
-        """Exact tokens of one message in its ChatML frame.
+        """Exact prompt tokens of one message in its ChatML frame, its pictures included.
 
         ChatML frames begin and end with special tokens, which no merge crosses, so counts add up to the prompt's
-        length but for the few tokens of the assistant's header.
+        length but for the few tokens of the assistant's header; tool results in a row share one frame and cost less.
         """
-        ids = self._processor.tokenizer.apply_chat_template(
-            [_placeholders(message)], tokenize=True, return_dict=False, sanitize_control_tokens=True
+        length = sum(len(part.text) for part in message.parts if isinstance(part, TextPart))
+        length += sum(len(call.arguments) for call in message.tool_calls)
+        return self._remembered(message) if length <= _COUNTED_CHARACTERS else self._count(message)
+
+    def prepare(self, request: GenerationRequest) -> Prompt:
+        """Render the whole prompt, the assistant's header included, and preprocess its pictures.
+
+        Raises:
+            InvalidRequest: the template refuses the messages, or a token id is outside the vocabulary.
+        """
+        self._check_ids(request.sampling)
+        if request.raw is not None:
+            return self._prompt(self._raw_ids(request.raw), {}, 0)
+        refs = _images(request.messages)
+        opened = {ref: self._pictures.open(ref) for ref in dict.fromkeys(refs)}
+        if not self._pictures.qwen:
+            return self._by_processor(request, opened)
+        ids = self._ids(request, {ref for ref, frames in opened.items() if frames is None})
+        patches = self._pictures.patches([frame for ref in refs for frame in opened[ref] or ()])
+        return self._prompt(ids, patches, self._shared(request, ids))
+
+    def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
+        if request.raw is not None:
+            return tuple(self._raw_ids(request.raw))
+        if not self._pictures.qwen:
+            return tuple(self.prepare(request).inputs["input_ids"][0].tolist())
+        return tuple(self._ids(request, set()))
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        return self._vocabulary.text(ids)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Plain text: what spells a special token is encoded as letters."""
+        with self._lock:
+            ids = self._tokenizer.encode(mended(text), add_special_tokens=False, split_special_tokens=True)
+        return tuple(ids)
+
+    def decoder(self) -> TokenDecoder:
+        return self._vocabulary.decoder()
+
+    def spell(self, token: int) -> bytes:
+        return self._vocabulary.data(token)
+
+    def _count(self, message: ChatMessage) -> int:
+        rendered = template_message(message, lambda ref: [_PLACEHOLDER] * len(ref.frames), self._control)
+        extra = sum((self._pictures.tokens(ref) - 1) * len(ref.frames) for ref in _images([message]))
+        return len(self._template(self._tokenizer, [rendered], return_dict=False)) + extra
+
+    def _ids(self, request: GenerationRequest, lost: set[ImageRef]) -> list[int]:
+        """The rendered prompt, each picture as its run of image tokens; ``lost`` pictures are told in words."""
+        messages = self._conversation(
+            request, lambda ref: [_UNREADABLE] if ref in lost else [_PLACEHOLDER] * len(ref.frames)
         )
-        pictures = sum(self._picture_tokens(part.image) for part in message.parts if isinstance(part, ImagePart))
-        return len(ids) + pictures
+        extras = self._extras(request)
+        ids = self._template(self._tokenizer, messages, return_dict=False, add_generation_prompt=True, **extras)
+        runs = [self._pictures.tokens(ref) for ref in _images(request.messages) if ref not in lost for _ in ref.frames]
+        return _expanded(ids, self._pads[0], runs)
 
-    def _picture_tokens(self, ref: ImageRef) -> int:
-        """Tokens beyond the one placeholder per frame that the template writes."""
-        if not self._qwen_pictures:
-            return (self._max_image_tokens - 1) * len(ref.frames)
-        width, height = self._target(ref)
-        edge = self._edge()
-        return (width // edge * (height // edge) - 1) * len(ref.frames)
+    def _by_processor(self, request: GenerationRequest, opened: Mapping[ImageRef, Frames | None]) -> Prompt:
+        """For families whose picture arithmetic only their processor knows."""
 
-    def _edge(self) -> int:
-        """Pixels along one side of the square that one token sees."""
-        images = self._processor.image_processor
-        return int(images.patch_size * images.merge_size)
+        def shown(ref: ImageRef) -> list[Entry]:
+            frames = opened[ref]
+            return [_UNREADABLE] if frames is None else [{"type": "image", "image": frame} for frame in frames]
 
-    def _limits(self, frames: int) -> tuple[int, int]:
-        """Smallest and largest area of a picture in pixels; the frames of one animation share its tokens."""
-        images = self._processor.image_processor
-        tokens = max(self._max_image_tokens // frames, 4)
-        largest = min(int(images.size["longest_edge"]), tokens * self._edge() ** 2)
-        return min(int(images.size["shortest_edge"]), largest), largest
+        extras = self._extras(request) | {"return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+        inputs = self._template(self._processor, self._conversation(request, shown), **extras)
+        return Prompt(inputs, int(inputs["input_ids"].shape[-1]), 0, self._pictures.patches_per_token)
 
-    def _target(self, ref: ImageRef) -> tuple[int, int]:
-        """Width and height in pixels that the processor will bring the picture to (Qwen's smart_resize)."""
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+    def _conversation(self, request: GenerationRequest, shown: Callable[[ImageRef], list[Entry]]) -> list[Entry]:
+        if not request.messages:
+            raise InvalidRequest("至少要有一条消息")
+        return [template_message(message, shown, self._control) for message in request.messages]
 
-        smallest, largest = self._limits(len(ref.frames))
-        height, width = smart_resize(ref.height, ref.width, self._edge(), min_pixels=smallest, max_pixels=largest)
-        return width, height
+    def _extras(self, request: GenerationRequest) -> dict[str, Any]:
+        tools = [template_tool(tool, self._control) for tool in request.tools]
+        return {**dict(request.template), "tools": tools or None}
 
-    def _picture_kwargs(self) -> dict[str, Any]:
-        if not self._qwen_pictures:
-            return {}
-        # Pictures arrive at their final size; an extra resize by the processor must be a no-op for all of them.
-        return {"images_kwargs": {"size": {"shortest_edge": 1, "longest_edge": 2**40}}}
-
-    def _rendered(self, message: ChatMessage) -> dict[str, Any]:
-        content: list[dict[str, Any]] = []
-        for part in message.parts:
-            if isinstance(part, TextPart):
-                content.append({"type": "text", "text": part.text})
-            else:
-                content += self._frames(part.image)
-        return {"role": message.role, "content": content}
-
-    def _frames(self, ref: ImageRef) -> list[dict[str, Any]]:
+    def _template(self, renderer: Any, messages: list[Entry], **extras: Any) -> Any:
         try:
-            frames = self._library.open(ref)
-        except ImageRejected:
-            # Aged out between counting and rendering; the turn goes on without it.
-            return [{"type": "text", "text": UNREADABLE}]
-        if self._qwen_pictures:
-            size = self._target(ref)
-            frames = tuple(
-                frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC) for frame in frames
-            )
-        return [{"type": "image", "image": frame} for frame in frames]
+            with self._lock:
+                # Text that spells a control token is encoded as letters (transformers >= 5.23).
+                return renderer.apply_chat_template(
+                    mended(messages), tokenize=True, sanitize_control_tokens=True, **mended(extras)
+                )
+        except (TemplateError, ValueError, TypeError, LookupError, RecursionError) as error:
+            # A template is the checkpoint's own program: it refuses conversations in its own ways.
+            raise InvalidRequest("模型的对话模板不接受这些消息") from error
 
+    def _prompt(self, ids: list[int], patches: Mapping[str, Any], shared: int) -> Prompt:
+        tokens = torch.tensor([ids])
+        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), **patches}
+        if "mm_token_type_ids" in self._processor.model_input_names:
+            inputs["mm_token_type_ids"] = torch.eq(tokens, self._pads[0]).long()
+        return Prompt(BatchFeature(inputs), len(ids), shared, self._pictures.patches_per_token)
 
-def _placeholders(message: ChatMessage) -> dict[str, Any]:
-    content: list[dict[str, Any]] = []
-    for part in message.parts:
-        if isinstance(part, TextPart):
-            content.append({"type": "text", "text": part.text})
+    def _shared(self, request: GenerationRequest, ids: list[int]) -> int:
+        """Length of the leading system block, tools included; what API callers write there is theirs alone."""
+        leads = bool(request.tools) or request.messages[0].role == "system"
+        end = self._tokenizer.eos_token_id
+        # In ChatML the block's end token is followed by one newline token.
+        return ids.index(end) + 2 if leads and request.urgency is not Urgency.API and end in ids else 0
+
+    def _raw_ids(self, raw: str | tuple[int, ...]) -> list[int]:
+        """The caller's whole prompt: special tokens in it are meant."""
+        if isinstance(raw, str):
+            with self._lock:
+                ids = list(self._tokenizer(mended(raw), split_special_tokens=False)["input_ids"])
         else:
-            content += [{"type": "image"}] * len(part.image.frames)
-    return {"role": message.role, "content": content}
+            self._check_known(raw)
+            ids = list(raw)
+        if not ids:
+            raise InvalidRequest("提示不能为空")
+        if any(pad is not None and pad in ids for pad in self._pads):
+            raise InvalidRequest("原始提示里不能有图片或视频的占位符")
+        return ids
+
+    def _check_ids(self, sampling: Sampling) -> None:
+        self._check_known([token for token, _ in sampling.logit_bias])
+        self._check_known(sampling.stop_token_ids)
+
+    def _check_known(self, ids: Sequence[int]) -> None:
+        if any(token not in self._vocabulary for token in ids):
+            raise InvalidRequest("token 编号超出词表")
+
+
+def _images(messages: Sequence[ChatMessage]) -> list[ImageRef]:
+    return [part.image for message in messages for part in message.parts if isinstance(part, ImagePart)]
+
+
+def _expanded(ids: Sequence[int], pad: int | None, runs: Sequence[int]) -> list[int]:
+    """Each image token becomes its picture's run of them.
+
+    Raises:
+        InvalidRequest: the template shows another number of pictures than the messages have.
+    """
+    if ids.count(pad) != len(runs):
+        raise InvalidRequest("模型的对话模板不接受这些消息里的图片")
+    lengths = iter(runs)
+    return [token for one in ids for token in ([one] * next(lengths) if one == pad else [one])]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
+from qqvl_server.engine.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed
-from qqvl_server.generation.channel import TokenChannel
-from qqvl_server.generation.port import FinishReason, GenerationRequest, Sampling
+from qqvl_server.generation.channel import End, LikelyToken, Scores, TokenChannel
+from qqvl_server.generation.port import GenerationRequest, Sampling
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 
@@ -19,8 +20,19 @@ P = TypeVar("P")
 
 class BlockingEngine(Protocol[PIn]):
     def run(
-        self, prompt: PIn, sampling: Sampling, on_token: Callable[[int], None], stop: Callable[[], bool]
-    ) -> FinishReason: ...
+        self,
+        prompt: PIn,
+        sampling: Sampling,
+        on_token: Callable[[int | LikelyToken], None],
+        stop: Callable[[], bool],
+        mask: TokenMask | None = None,
+    ) -> End:
+        """Blocking: ``on_token`` for each token but the end; returns early once ``stop()`` is true."""
+        ...
+
+    def score(self, prompt: PIn, candidates: Sequence[Sequence[int]]) -> tuple[float, ...]:
+        """Blocking: natural log-probability of each continuation."""
+        ...
 
 
 class SerialEngine(Generic[P]):
@@ -30,30 +42,42 @@ class SerialEngine(Generic[P]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="qqvl-model")
         self.alive = True
 
-    def submit(self, prompt: P, request: GenerationRequest, channel: TokenChannel) -> None:
-        self._metrics.requests_waiting.inc()
-        self._thread.submit(self._run, prompt, request, channel)
+    def submit(
+        self, prompt: P, request: GenerationRequest, channel: TokenChannel, mask: TokenMask | None = None
+    ) -> None:
+        def stop() -> bool:
+            return _is_over(request, channel)
+
+        def on_token(token: int | LikelyToken) -> None:
+            self._metrics.generation_tokens.inc()
+            channel.send(token)
+
+        self._queue(request, channel, lambda: self._engine.run(prompt, request.sampling, on_token, stop, mask))
+
+    def score(
+        self, prompt: P, candidates: Sequence[Sequence[int]], request: GenerationRequest, channel: TokenChannel
+    ) -> None:
+        self._queue(request, channel, lambda: Scores(self._engine.score(prompt, candidates)))
+
+    def warm(self, prompt: P, request: GenerationRequest) -> None:
+        """Nothing: this engine keeps no cache between requests."""
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, prompt: P, request: GenerationRequest, channel: TokenChannel) -> None:
+    def _queue(self, request: GenerationRequest, channel: TokenChannel, work: Callable[[], End | Scores]) -> None:
+        self._metrics.requests_waiting.inc()
+        self._thread.submit(self._run, request, channel, work)
+
+    def _run(self, request: GenerationRequest, channel: TokenChannel, work: Callable[[], End | Scores]) -> None:
         """On the model thread. Whatever happens, the channel gets an end or an error."""
-
-        def stop() -> bool:
-            return channel.is_abandoned() or time.monotonic() > request.deadline
-
-        def on_token(token: int) -> None:
-            self._metrics.generation_tokens.inc()
-            channel.send(token)
-
         self._metrics.requests_waiting.dec()
-        if stop() or not self.alive:
+        if _is_over(request, channel) or not self.alive:
             channel.send(GenerationFailed("请求已取消"))
             return
         with self._metrics.requests_running.track_inprogress():
             try:
-                channel.send(self._engine.run(prompt, request.sampling, on_token, stop))
+                channel.send(work())
             except EngineDead as error:
                 self.alive = False
                 channel.send(error)
@@ -63,3 +87,7 @@ class SerialEngine(Generic[P]):
                 # The edge of a library that raises anything: one request fails, the thread goes on.
                 logger().exception("模型调用失败", kind=type(error).__name__)
                 channel.send(GenerationFailed("模型出错，这条消息没能回答，请重试"))
+
+
+def _is_over(request: GenerationRequest, channel: TokenChannel) -> bool:
+    return channel.is_abandoned() or time.monotonic() > request.deadline

@@ -1,0 +1,69 @@
+"""What the local voice stands on: who makes prompts, who turns tokens into more tokens, who compiles grammars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from qqvl_server.engine.request import TokenMask
+from qqvl_server.generation.channel import TokenChannel
+from qqvl_server.generation.detokenize import TokenDecoder
+from qqvl_server.generation.port import ChatMessage, GenerationRequest, Grammar
+
+
+class PreparedPrompt(Protocol):
+    @property
+    def tokens(self) -> int: ...
+
+
+POut = TypeVar("POut", bound=PreparedPrompt, covariant=True)
+PIn = TypeVar("PIn", bound=PreparedPrompt, contravariant=True)
+
+
+class PromptMaker(Protocol[POut]):
+    """Thread-safe; everything here may take long and is called off the event loop, but for the last two."""
+
+    def count(self, message: ChatMessage) -> int: ...
+    def prepare(self, request: GenerationRequest) -> POut: ...
+    def tokenize(self, request: GenerationRequest) -> tuple[int, ...]: ...
+    def detokenize(self, ids: Sequence[int]) -> str: ...
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Plain text: what spells a special token is encoded as letters."""
+        ...
+
+    def decoder(self) -> TokenDecoder: ...
+    def spell(self, token: int) -> bytes:
+        """The token's own bytes."""
+        ...
+
+
+class Engine(Protocol[PIn]):
+    @property
+    def alive(self) -> bool: ...
+
+    def submit(
+        self, prompt: PIn, request: GenerationRequest, channel: TokenChannel, mask: TokenMask | None = None
+    ) -> None:
+        """Start one reply, from any thread: tokens go into ``channel``, then one end or error.
+
+        An abandoned channel stops it. ``mask`` is the request's compiled grammar.
+        """
+        ...
+
+    def score(
+        self, prompt: PIn, candidates: Sequence[Sequence[int]], request: GenerationRequest, channel: TokenChannel
+    ) -> None:
+        """Log-probability of each continuation (token ids): one ``Scores`` or an error goes into ``channel``."""
+        ...
+
+    def warm(self, prompt: PIn, request: GenerationRequest) -> None:
+        """Read the prompt into the cache when idle; engines without a cache do nothing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class GrammarCompiler(Protocol):
+    async def compile(self, grammar: Grammar) -> Callable[[], TokenMask]:
+        """Makes a fresh mask on each call, one per choice. Raises InvalidRequest: the grammar cannot be compiled."""
+        ...

@@ -1,0 +1,71 @@
+"""Pictures at the size the model sees them: how many tokens each costs, and its patches. Thread-safe, no tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from PIL import Image
+
+from qqvl_server.errors import ImageRejected
+from qqvl_server.media.image import ImageRef
+from qqvl_server.media.library import ImageLibrary
+
+Frames = tuple[Image.Image, ...]
+
+# Pictures arrive at their final size; an extra resize by the processor must be a no-op for all of them.
+AS_THEY_ARE: Final = {"shortest_edge": 1, "longest_edge": 2**40}
+
+
+class PictureMaker:
+    """``processor`` is a whole Transformers processor; ``max_tokens`` bounds one picture."""
+
+    def __init__(self, processor: Any, library: ImageLibrary, max_tokens: int) -> None:
+        self._images = processor.image_processor
+        self._library = library
+        self._max_tokens = max_tokens
+        # Qwen's arithmetic is known here; the processors of other families are asked for everything.
+        self.qwen = all(hasattr(self._images, name) for name in ("get_number_of_image_patches", "merge_size"))
+        self.patches_per_token = int(getattr(self._images, "merge_size", 1)) ** 2
+
+    def open(self, ref: ImageRef) -> Frames | None:
+        """At the size for the model; None when the picture is gone, for it may age out while a chat goes on."""
+        try:
+            frames = self._library.open(ref)
+        except ImageRejected:
+            return None
+        if not self.qwen:
+            return frames
+        size = self._target(ref)
+        return tuple(frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC) for frame in frames)
+
+    def tokens(self, ref: ImageRef) -> int:
+        """Of one frame; every frame of an animation costs the same."""
+        if not self.qwen:
+            return self._max_tokens
+        width, height = self._target(ref)
+        return width // self._edge() * (height // self._edge())
+
+    def patches(self, frames: Sequence[Image.Image]) -> dict[str, Any]:
+        """pixel_values (patches, C·T·P·P) and image_grid_thw (n, 3) of Qwen's processor; nothing for no frame."""
+        if not frames:
+            return {}
+        return dict(self._images(images=list(frames), size=AS_THEY_ARE, return_tensors="pt"))
+
+    def _edge(self) -> int:
+        """Pixels along one side of the square that one token sees."""
+        return int(self._images.patch_size * self._images.merge_size)
+
+    def _limits(self, frames: int) -> tuple[int, int]:
+        """Smallest and largest area of a picture in pixels; the frames of one animation share its tokens."""
+        tokens = max(self._max_tokens // frames, 4)
+        largest = min(int(self._images.size["longest_edge"]), tokens * self._edge() ** 2)
+        return min(int(self._images.size["shortest_edge"]), largest), largest
+
+    def _target(self, ref: ImageRef) -> tuple[int, int]:
+        """Width and height in pixels that the processor will bring the picture to (Qwen's smart_resize)."""
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+        smallest, largest = self._limits(len(ref.frames))
+        height, width = smart_resize(ref.height, ref.width, self._edge(), min_pixels=smallest, max_pixels=largest)
+        return width, height
