@@ -7,27 +7,38 @@ denies by default, and decides before it reads a byte of the body.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ipaddress
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
 
-from qqvl_server import errors
+from qqvl_server import errors, keys
 from qqvl_server.api import faults
+from qqvl_server.api.desk import Caller
 from qqvl_server.config import is_loopback
+from qqvl_server.keys import Scope
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ServerSettings
 
 OPEN_PATHS: Final = frozenset({"/health"})
-# Without a key these are for this machine only: they show what people said.
-LOCAL_PREFIXES: Final = ("/admin", "/metrics", "/openapi.json")
-_DOORS: Final = {"/api/chat/group": "qq", "/api/chat/private": "qq"}
+# Which door a path belongs to and what a key must be good for; the first prefix that fits decides. What is listed
+# for ``admin`` is for this machine only where no key is set: it shows what people said.
+_DOORS: Final = (
+    ("/api/chat", "qq", Scope.QQ),
+    ("/v1/messages", "anthropic", Scope.OPENAI),
+    ("/v1", "openai", Scope.OPENAI),
+    ("/tokenize", "openai", Scope.OPENAI),
+    ("/detokenize", "openai", Scope.OPENAI),
+    ("/admin", "admin", Scope.ADMIN),
+    ("/metrics", "admin", Scope.ADMIN),
+    ("/openapi.json", "admin", Scope.ADMIN),
+)
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -36,10 +47,10 @@ class Guard:
         self._app = app
         self._settings = settings
         self._metrics = metrics
-        self._keys = tuple(key.encode() for key in settings.api_keys)
+        self._keys = keys.parse(settings.api_keys)
         self._buffered = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -61,7 +72,7 @@ class Guard:
         try:
             await self._admit(scope, receive, send_named)
         except errors.QqvlError as error:
-            response = faults.respond(error, request_id)
+            response = faults.respond(error, request_id, scope["path"])
             slow = isinstance(error, errors.BodyTimeout)
             if slow or _is_ambiguous(Headers(scope=scope)):
                 # What follows on this connection may be the rest of this body, or a smuggled request.
@@ -73,14 +84,13 @@ class Guard:
             # uvicorn ends a stop by cancelling who still waits for a client; let through, it is logged as a bug.
             if status is None:
                 stopping = errors.Draining("服务正在停止，请稍后再试", retry_after=5)
-                await faults.respond(stopping, request_id)(scope, receive, send_named)
+                await faults.respond(stopping, request_id, scope["path"])(scope, receive, send_named)
         except Exception:
             # The outermost edge: ``faults.on_bug`` has logged it and answered; uvicorn would log it again.
             if status is None:
                 raise
         finally:
-            door = _DOORS.get(scope["path"], "other")
-            self._metrics.http_requests.labels(door, str(status)).inc()
+            self._metrics.http_requests.labels(_door(scope["path"])[0], str(status)).inc()
             # Supervisors ask /health every few seconds for ever.
             log = logger().debug if scope["path"] in OPEN_PATHS else logger().info
             log(
@@ -88,12 +98,12 @@ class Guard:
                 ms=round((time.monotonic() - started) * 1000), request_id=request_id,
             )  # fmt: skip
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         self._check_framing(headers)
         self._check_host(headers)
         self._check_origin(headers)
-        self._check_key(scope, headers)
+        scope["qqvl.caller"] = self._caller(scope, headers)
         if scope["method"] not in _WITH_BODY:
             await self._app(scope, receive, send)
             return
@@ -140,21 +150,21 @@ class Guard:
         if origin is not None and origin.partition("://")[2] != headers.get("host"):
             raise errors.Forbidden("不接受来自其他网页的请求")
 
-    def _check_key(self, scope: Scope, headers: Headers) -> None:
-        path: str = scope["path"]
-        if path in OPEN_PATHS:
-            return
+    def _caller(self, scope: AsgiScope, headers: Headers) -> Caller:
+        needed = _door(scope["path"])[1]
+        if scope["path"] in OPEN_PATHS:
+            return Caller("open")
         if self._keys:
-            scheme, _, token = headers.get("authorization", "").partition(" ")
-            given = token.strip(" \t") if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-            # Bytes (the framework reads headers as Latin-1), because compare_digest refuses non-ASCII text;
-            # every key, so that time tells nothing.
-            if not any([hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]):  # noqa: C419
+            key = keys.find(self._keys, _brought(headers))
+            if key is None:
                 raise errors.Unauthorized("需要正确的密钥：请在请求头里带 Authorization: Bearer <密钥>")
-        elif path.startswith(LOCAL_PREFIXES):
-            client = scope.get("client")
-            if client is None or not is_loopback(client[0]):
-                raise errors.Forbidden("没有设置密钥时，这个接口只对本机开放")
+            if needed is not None and needed not in key.scopes:
+                raise errors.Forbidden("这把密钥不能用于这个接口")
+            return Caller(key.name)
+        client = scope.get("client")
+        if needed is Scope.ADMIN and (client is None or not is_loopback(client[0])):
+            raise errors.Forbidden("没有设置密钥时，这个接口只对本机开放")
+        return Caller("open")
 
     def _check_content(self, headers: Headers) -> None:
         if headers.get("content-encoding", "identity").lower() != "identity":
@@ -188,6 +198,23 @@ class Guard:
                         return
         except (TimeoutError, errors.InvalidRequest):
             return
+
+
+def _door(path: str) -> tuple[str, Scope | None]:
+    """The door's name, of a fixed few, and the scope it needs; any key may learn that a path is nobody's."""
+    for prefix, door, scope in _DOORS:
+        if path == prefix or path.startswith(prefix + "/"):
+            return door, scope
+    return "other", None
+
+
+def _brought(headers: Headers) -> Iterator[bytes]:
+    """What may be a key. As bytes (the framework reads headers as Latin-1): keys need not be ASCII."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        yield token.strip(" \t").encode("latin-1")
+    if "x-api-key" in headers:
+        yield headers["x-api-key"].encode("latin-1")
 
 
 def _is_ambiguous(headers: Headers) -> bool:

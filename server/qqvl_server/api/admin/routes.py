@@ -37,7 +37,7 @@ def build(service: ChatService, status: Any, metrics: Metrics) -> APIRouter:
             ]
         }
 
-    @router.get("/admin/chats/{kind}/{chat_id}/messages")
+    @router.get("/admin/chats/{kind}/{chat_id:path}/messages")
     async def messages(
         request: Request,
         kind: str,
