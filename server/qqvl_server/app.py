@@ -8,31 +8,30 @@ import functools
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-import uvicorn
-
+from qqvl_server import keys
 from qqvl_server.api import server
+from qqvl_server.api.desk import Desk
+from qqvl_server.api.pictures import Pictures
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.config import is_loopback
-from qqvl_server.errors import EngineDead, Loading, QqvlError, WeightsError
+from qqvl_server.errors import Draining, EngineDead, Loading, QqvlError, WeightsError
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice, VoiceStatus
+from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.process import EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, locked
+from qqvl_server.process import EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, locked, web_config
 from qqvl_server.settings import Settings
 from qqvl_server.weights.locate import Checkpoint
-
-# Clients that never read must not hold the process: uvicorn drops them after this many seconds.
-_STUCK_CLIENT_S: Final = 5
 
 
 @dataclass
@@ -84,7 +83,16 @@ async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, lis
             word = "dead" if not now.alive else "stopping" if service.is_draining else "healthy"
             return word, now
 
-        web = Server(_uvicorn_config(server.build(service, settings.server, metrics, status)))
+        def bare_voice() -> Voice:
+            # Doors without a chat have no lane that a stop could drain: they are refused here.
+            if service.is_draining:
+                raise Draining("服务正在停止，请稍后再试", retry_after=5)
+            return engine.get()
+
+        desk = _desk(settings, checkpoint, library, bare_voice)
+        web = Server(
+            web_config(server.build(service, desk, settings.server, metrics, status), settings.server.body_timeout_s)
+        )
         url = _url(settings.server.host, listener)
         load = functools.partial(_load, settings, checkpoint, library, metrics)
         _announce_address(settings, url)
@@ -99,27 +107,29 @@ async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, lis
     return EXIT_OK
 
 
-def _uvicorn_config(app: object) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        # h11 caps headers at 64 KB; httptools, taken by default where installed, has no limit.
-        http="h11",
-        ws="none",
-        lifespan="off",
-        # Anyone on this machine could otherwise name the address that limits and logs go by.
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=_STUCK_CLIENT_S,
-        backlog=1024,
+def _desk(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, voice: Callable[[], Voice]) -> Desk:
+    return Desk(
+        voice,
+        Pictures(
+            library,
+            Fetcher(
+                settings.media.fetch_remote,
+                settings.media.media_allow,
+                library.limits.max_bytes,
+                settings.media.fetch_timeout_s,
+            ),
+        ),
+        settings.server.served_model_name or (checkpoint.name,),
+        int(time.time()),
+        settings.generation.request_timeout_s,
+        settings.media.max_images,
     )
 
 
 def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, metrics: Metrics) -> Voice:
     """Blocking; torch and Transformers are imported only here, so that usage errors answer in a blink."""
     from qqvl_server.generation import engines
+    from qqvl_server.generation.grammar import GrammarCompiler
     from qqvl_server.generation.preprocess import Preprocessor
     from qqvl_server.weights.load import load
 
@@ -132,6 +142,8 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
         device=loaded.device,
         context_tokens=context,
         metrics=metrics,
+        max_pending=settings.generation.max_pending,
+        grammars=GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary),
     )
 
 
@@ -219,3 +231,6 @@ def _announce_address(settings: Settings, url: str) -> None:
             f"正在监听 {host} 且没有密钥：能连到这台机器的任何人都能使用模型。"
             "请设置 QQVL_API_KEYS（客户端用 QQVL_API_KEY），或去掉 --host 只听本机"
         )
+    file = settings.server.api_keys_file
+    if file and keys.others_can_read(Path(file)):
+        logger().warning("这台机器上的其他用户也能读密钥文件，请执行 chmod 600", file=file)

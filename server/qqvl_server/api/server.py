@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from qqvl_server import errors
 from qqvl_server.api import faults
 from qqvl_server.api.admin import routes as admin
+from qqvl_server.api.desk import Desk
 from qqvl_server.api.guard import Guard
 from qqvl_server.api.qq import routes as qq
 from qqvl_server.chat.service import ChatService
@@ -24,6 +25,7 @@ from qqvl_server.settings import ServerSettings
 
 def build(
     service: ChatService,
+    desk: Desk,
     settings: ServerSettings,
     metrics: Metrics,
     status: Callable[[], tuple[str, VoiceStatus]],
@@ -43,4 +45,4 @@ def build(
 
 async def _on_bad_query(request: Request, _error: Exception) -> Response:
     # FastAPI's own answer would echo the input.
-    return faults.respond(errors.InvalidRequest("查询参数不对，请检查名字和取值"), faults.request_id_of(request))
+    return faults.answer_to(request, errors.InvalidRequest("查询参数不对，请检查名字和取值"))

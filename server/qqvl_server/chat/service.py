@@ -12,11 +12,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from qqvl_server.chat import commands, policy, prompt
+from qqvl_server.chat import commands, policy
 from qqvl_server.chat.message import (
     Answer,
     ChatKey,
-    ChatKind,
     EncodedPicture,
     Incoming,
     LostPicture,
@@ -27,14 +26,14 @@ from qqvl_server.chat.message import (
 )
 from qqvl_server.chat.session import Lanes
 from qqvl_server.chat.store import ChatSummary, Draft, Store
+from qqvl_server.chat.warming import Warmer
+from qqvl_server.chat.window import Window
 from qqvl_server.errors import Busy, DeadlineExceeded, Draining, ImageRejected, InvalidRequest
-from qqvl_server.generation.port import ChatMessage, Finished, GenerationRequest, Sampling, TextDelta, Usage, Voice
+from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, Usage, Voice
 from qqvl_server.media.image import ImageRef
 from qqvl_server.settings import ChatSettings, GenerationSettings
 
 BOT: Final = Speaker("bot", "bot")
-# The rendered prompt ends with the assistant's header, which the per-message counts leave out.
-_HEADER_TOKENS: Final = 8
 
 
 class PictureBook(Protocol):
@@ -68,6 +67,8 @@ class ChatService:
         self._settings = settings
         self._generation = generation
         self._max_images = max_images
+        self._window = Window(store, pictures, settings, generation)
+        self._warmer = Warmer(voice, self._window.messages)
         self._lanes = Lanes()
         self._turns: set[asyncio.Task[Answer]] = set()
         self._by_message: dict[tuple[ChatKey, str], asyncio.Task[Answer]] = {}
@@ -111,6 +112,7 @@ class ChatService:
             raise Draining("服务正在停止，这条消息没能答完，请稍后再试", retry_after=5) from None
 
     async def _turn(self, incoming: Incoming, chat_name: str, deadline: float) -> Answer:
+        self._warmer.forget(incoming.chat)
         if incoming.message_id is not None:
             earlier = await self._store.find_answer(incoming.chat, incoming.message_id)
             if earlier is not None:
@@ -126,6 +128,8 @@ class ChatService:
         answer = Answer("", should_reply=False, warnings=received.warnings)
         if policy.is_answered(incoming, self._settings):
             answer = await self._ask(incoming, stored, received.warnings, deadline)
+        else:
+            self._warmer.heard(incoming.chat, stored)
         await self._store.add_answer(incoming.chat, incoming.message_id, answer, BOT)
         return answer
 
@@ -158,9 +162,14 @@ class ChatService:
 
     async def _ask(self, incoming: Incoming, last: StoredMessage, warnings: tuple[str, ...], deadline: float) -> Answer:
         voice = self._voice()
-        messages = await self._window(voice, incoming.chat, last)
+        messages = await self._window.messages(voice, incoming.chat, last)
         request = GenerationRequest(
-            incoming.request_id, messages, self._sampling(voice), deadline, owner=str(incoming.chat)
+            incoming.request_id,
+            messages,
+            self._window.sampling(voice),
+            deadline,
+            owner=str(incoming.chat),
+            urgency=policy.urgency(incoming, self._settings),
         )
         text: list[str] = []
         usage = Usage(0, 0)
@@ -173,47 +182,6 @@ class ChatService:
                         usage = used
         reply = "".join(text).strip()
         return Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens)
-
-    def _sampling(self, voice: Voice) -> Sampling:
-        wanted = self._generation
-        return Sampling(
-            # A reply may not leave the history less than half of a small model's context.
-            max_new_tokens=min(wanted.max_new_tokens, voice.context_tokens // 2),
-            temperature=wanted.temperature,
-            top_p=wanted.top_p,
-            top_k=wanted.top_k,
-            repetition_penalty=wanted.repetition_penalty,
-        )
-
-    async def _window(self, voice: Voice, chat: ChatKey, last: StoredMessage) -> tuple[ChatMessage, ...]:
-        """System prompt and as much history as fits, counted exactly; always ends with ``last``."""
-        system = prompt.system_message(self._settings.system_prompts.get(str(chat), self._settings.system_prompt))
-        history = await self._store.window(chat, last.seq)
-        lines = await asyncio.to_thread(self._render, history, chat.kind)
-        counts = await voice.count((*system, *lines))
-        budget = voice.context_tokens - self._sampling(voice).max_new_tokens - _HEADER_TOKENS
-        budget = max(budget - sum(counts[: len(system)]), budget // 4)
-        start = prompt.cut(counts[len(system) :], budget)
-        if start:
-            await self._store.move_window(chat, history[start].seq)
-        kept = lines[start:]
-        if counts[-1] > budget:
-            kept = [await self._shortened(voice, kept[-1], counts[-1], budget)]
-        return (*system, *kept)
-
-    def _render(self, history: tuple[StoredMessage, ...], kind: ChatKind) -> list[ChatMessage]:
-        """Blocking: asks the disk which pictures are still there."""
-        return [prompt.render(message, kind, self._pictures.holds) for message in history]
-
-    async def _shortened(self, voice: Voice, line: ChatMessage, count: int, budget: int) -> ChatMessage:
-        """The newest message alone is over the budget: keep both ends of its text and its last pictures."""
-        keep = 1.0
-        shorter = line
-        while count > budget and keep > 0.001:
-            keep *= min(budget / count, 0.9)
-            shorter = prompt.shorten(line, keep)
-            (count,) = await voice.count((shorter,))
-        return shorter
 
     @property
     def is_draining(self) -> bool:
@@ -228,6 +196,7 @@ class ChatService:
     async def drain(self, grace_s: float) -> None:
         """Take nothing new, give running turns ``grace_s`` seconds, then end them with an error."""
         self._draining = True
+        await self._warmer.aclose()
         if self._turns:
             _, late = await asyncio.wait(tuple(self._turns), timeout=grace_s)
             for turn in late:

@@ -65,6 +65,17 @@ class LoadedModel:
     dtype: str
     context_tokens: int
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The ids with which the model says that it is done."""
+        ends = self.model.generation_config.eos_token_id
+        return frozenset(ends if isinstance(ends, list) else [ends])
+
+    @property
+    def vocabulary(self) -> int:
+        """How many logits the model gives; often more than the tokenizer has words."""
+        return int(self.model.config.get_text_config().vocab_size)
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:

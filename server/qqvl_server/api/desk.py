@@ -1,0 +1,45 @@
+"""What every door to the bare model (OpenAI, Anthropic) is given: the voice, the pictures, the names, the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from qqvl_server.generation.port import Voice
+from qqvl_server.media.image import ImageRef
+
+
+class PictureIntake(Protocol):
+    """Pictures that callers hand in or point at, checked and kept.
+
+    Raises ImageRejected: it cannot be used, or may not be fetched.
+    """
+
+    async def from_url(self, url: str) -> ImageRef:
+        """A ``data:`` URI, an http(s) address (if fetching is allowed), or bare base64."""
+        ...
+
+    async def from_base64(self, data: str) -> ImageRef: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: ``name`` tells keys apart without being one; ``open`` where no key is set."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """``names`` are the model's served names, the first is its own; ``created`` is in Unix seconds.
+
+    ``voice`` raises Loading or EngineDead while there is none. ``timeout_s`` is from a request's arrival to its end.
+    """
+
+    voice: Callable[[], Voice]
+    pictures: PictureIntake
+    names: tuple[str, ...]
+    created: int
+    timeout_s: float
+    max_images: int

@@ -1,0 +1,73 @@
+"""The part of a chat's history that a turn sees: counted exactly, cut in large steps, always a request at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from qqvl_server.chat import prompt
+from qqvl_server.chat.message import ChatKey, ChatKind, StoredMessage
+from qqvl_server.chat.store import Store
+from qqvl_server.generation.port import ChatMessage, Sampling, Voice
+from qqvl_server.media.image import ImageRef
+from qqvl_server.settings import ChatSettings, GenerationSettings
+
+# The rendered prompt ends with the assistant's header, which the per-message counts leave out.
+_HEADER_TOKENS: Final = 8
+
+
+class PictureShelf(Protocol):
+    def holds(self, ref: ImageRef) -> bool:
+        """Blocking: whether the picture's bytes are still kept."""
+        ...
+
+
+class Window:
+    def __init__(
+        self, store: Store, pictures: PictureShelf, settings: ChatSettings, generation: GenerationSettings
+    ) -> None:
+        self._store = store
+        self._pictures = pictures
+        self._settings = settings
+        self._generation = generation
+
+    def sampling(self, voice: Voice) -> Sampling:
+        wanted = self._generation
+        return Sampling(
+            # A reply may not leave the history less than half of a small model's context.
+            max_new_tokens=min(wanted.max_new_tokens, voice.context_tokens // 2),
+            temperature=wanted.temperature,
+            top_p=wanted.top_p,
+            top_k=wanted.top_k,
+            repetition_penalty=wanted.repetition_penalty,
+        )
+
+    async def messages(self, voice: Voice, chat: ChatKey, last: StoredMessage) -> tuple[ChatMessage, ...]:
+        """System prompt and as much history as fits; always ends with ``last``."""
+        system = prompt.system_message(self._settings.system_prompts.get(str(chat), self._settings.system_prompt))
+        history = await self._store.window(chat, last.seq)
+        lines = await asyncio.to_thread(self._render, history, chat.kind)
+        counts = await voice.count((*system, *lines))
+        budget = voice.context_tokens - self.sampling(voice).max_new_tokens - _HEADER_TOKENS
+        budget = max(budget - sum(counts[: len(system)]), budget // 4)
+        start = prompt.cut(counts[len(system) :], budget)
+        if start:
+            await self._store.move_window(chat, history[start].seq)
+        kept = lines[start:]
+        if counts[-1] > budget:
+            kept = [await self._shortened(voice, kept[-1], counts[-1], budget)]
+        return (*system, *kept)
+
+    def _render(self, history: tuple[StoredMessage, ...], kind: ChatKind) -> list[ChatMessage]:
+        """Blocking: asks the disk which pictures are still there."""
+        return [prompt.render(message, kind, self._pictures.holds) for message in history]
+
+    async def _shortened(self, voice: Voice, line: ChatMessage, count: int, budget: int) -> ChatMessage:
+        """The newest message alone is over the budget: keep both ends of its text and its last pictures."""
+        keep = 1.0
+        shorter = line
+        while count > budget and keep > 0.001:
+            keep *= min(budget / count, 0.9)
+            shorter = prompt.shorten(line, keep)
+            (count,) = await voice.count((shorter,))
+        return shorter
