@@ -33,7 +33,7 @@ class Album:
 
     def counted(self, rng: Random) -> int:
         """A picture of one to four objects, each number equally often."""
-        return rng.choice(self._by_count[rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 4))])
+        return rng.choice(self._by_count[rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 4, 4))])
 
 
 @dataclass

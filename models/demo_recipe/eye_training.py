@@ -14,6 +14,7 @@ from .eye import HelperHeads, eye_loss, see
 from .network import TEXT_WIDTH, vision_config
 from .optimisers import make_optimisers, schedule, set_rate
 from .pictures import Picture, batches, collate
+from .teamwork import average_gradients
 
 CLIP = 1.0
 
@@ -49,9 +50,12 @@ def check_eye(tower: Qwen3VLVisionModel, heads: HelperHeads, pool: list[Picture]
 
 
 def train_eye(
-    pool: list[Picture], exam: list[Picture], plan: EyePlan, seed: int, checkpoint: Path
-) -> tuple[Qwen3VLVisionModel, HelperHeads]:
-    """Train a new tower; its weights are saved every 250 steps."""
+    pool: list[Picture], exam: list[Picture], plan: EyePlan, seed: int, checkpoint: Path, keeps: bool
+) -> None:
+    """Train a new tower, as one of a team or alone; the one that `keeps` examines and saves it at the end.
+
+    The weights start alike everywhere (same seed); the pictures of the pool are each worker's own.
+    """
     tower, heads = new_eye(seed)
     weights = [*tower.parameters(), *heads.parameters()]
     optimisers = make_optimisers(dict([*tower.named_parameters(), *heads.named_parameters(prefix="heads")]), plan.decay)
@@ -63,6 +67,7 @@ def train_eye(
         with torch.autocast("cpu", torch.bfloat16):
             loss = eye_loss(heads, see(tower, batch), batch)
         loss.total.backward()  # type: ignore[no-untyped-call]
+        average_gradients(weights)
         torch.nn.utils.clip_grad_norm_(weights, CLIP)
         for optimiser in optimisers:
             optimiser.step()
@@ -71,11 +76,11 @@ def train_eye(
             bar.set_postfix_str(
                 f"{float(loss.total.detach()):.2f} c{loss.colour:.2f} s{loss.shape:.2f} n{loss.count:.2f}"
             )
-        if (step + 1) % 250 == 0 or step + 1 == plan.steps:
+        if keeps and ((step + 1) % 300 == 0 or step + 1 == plan.steps):
             right = check_eye(tower, heads, exam)
             bar.write(f"eye {step + 1}: " + " ".join(f"{name} {share:.3f}" for name, share in right.items()))
-            save_eye(tower, heads, checkpoint)
-    return tower, heads
+    if keeps:
+        save_eye(tower, heads, checkpoint)
 
 
 def save_eye(tower: Qwen3VLVisionModel, heads: HelperHeads, path: Path) -> None:

@@ -19,7 +19,7 @@ SHAPE_WORDS = (
 )
 ENGLISH_SHAPES = (("circle", "round shape"), ("square", "box"), ("triangle",), ("star",))
 QUESTIONS = ("colour", "shape", "what", "count")
-WEIGHTS = (34, 30, 16, 20)
+WEIGHTS = (30, 28, 15, 27)
 GRAMMARS = {
     "colour": (w.COLOUR, w.EN_COLOUR, w.NTH_COLOUR, w.EN_NTH_COLOUR),
     "shape": (w.SHAPE, w.EN_SHAPE, w.NTH_SHAPE, w.EN_NTH_SHAPE),

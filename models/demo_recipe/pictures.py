@@ -122,6 +122,25 @@ class PictureBatch:
     mask: torch.Tensor
 
 
+def turned(picture: Picture, way: int) -> Picture:
+    """One of the eight ways a sheet can lie: bit 1 of `way` mirrors left and right, bit 2 top and bottom, bit 4 swaps
+    the axes. Nothing that is asked about a picture changes, and a pool is worth eight of its size."""
+    high, wide = picture.grid[0] // 2, picture.grid[1] // 2
+    patches = picture.patches.reshape(high, wide, 2, 2, 3, PATCH, PATCH)
+    local, mask = picture.local.reshape(high, wide, 3), picture.mask.reshape(high, wide, 8, 8)
+    if way & 1:
+        patches, local, mask = np.flip(patches, (1, 3, 6)), np.flip(local, 1), np.flip(mask, (1, 3))
+    if way & 2:
+        patches, local, mask = np.flip(patches, (0, 2, 5)), np.flip(local, 0), np.flip(mask, (0, 2))
+    if way & 4:
+        patches, local = patches.transpose(1, 0, 3, 2, 4, 6, 5), local.transpose(1, 0, 2)
+        mask = mask.transpose(1, 0, 3, 2)
+    grid = (picture.grid[1], picture.grid[0]) if way & 4 else picture.grid
+    return Picture(
+        patches.reshape(-1, PIXELS), grid, picture.label, local.reshape(-1, 3), mask.reshape(high * wide, -1)
+    )
+
+
 def collate(pictures: list[Picture]) -> PictureBatch:
     """Pad a list of pictures to its longest."""
     longest = max(len(p.patches) for p in pictures)
@@ -145,9 +164,9 @@ def collate(pictures: list[Picture]) -> PictureBatch:
 
 
 def batches(pool: list[Picture], size: int, rng: Random) -> Iterator[PictureBatch]:
-    """Endless shuffled batches."""
+    """Endless shuffled batches, each picture lying some way or other."""
     while True:
         order = list(range(len(pool)))
         rng.shuffle(order)
         for start in range(0, len(order) - size + 1, size):
-            yield collate([pool[i] for i in order[start : start + size]])
+            yield collate([turned(pool[i], rng.randrange(8)) for i in order[start : start + size]])

@@ -49,6 +49,7 @@ class Encoder:
         self.image = int(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
         self.end = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
         self.opening = tokenizer.encode("<|im_start|>assistant\n")
+        self.call = int(tokenizer.convert_tokens_to_ids("<tool_call>"))
 
     def sample(self, episode: Episode) -> Sample:
         """Render, tokenise, widen the picture marks and find what the assistant says."""
@@ -72,10 +73,21 @@ class Encoder:
                 stop = ids.index(self.end, begin) + 1
                 if next(turn):
                     weights[begin:stop] = [(stop - begin) ** -0.5] * (stop - begin)
+                    self._stress_tools(ids, weights, begin, stop)
                 start = stop
             else:
                 start += 1
         return weights
+
+    def _stress_tools(self, ids: list[int], weights: list[float], begin: int, stop: int) -> None:
+        """The tokens of a called tool's name count fully: which tool it is, is what is hard to learn about a call."""
+        if ids[begin] != self.call:
+            return
+        said = ""
+        for place in range(begin, stop):
+            said += self.tokenizer.decode(ids[place])
+            if said.rpartition('"name": "')[2].count('"') == 0 and '"name": "' in said:
+                weights[place] = 1.0
 
 
 def drill(rng: Random, vocabulary: int) -> Sample:

@@ -17,7 +17,7 @@ from .episode import Album
 from .eye import HelperHeads, eye_loss, see
 from .eye_training import CLIP
 from .optimisers import make_optimisers, schedule, set_rate
-from .pictures import IGNORE, Picture, collate
+from .pictures import IGNORE, Picture, collate, turned
 from .speech import Encoder, SpeechBatch, Talk, answer_loss
 from .teamwork import average_gradients
 
@@ -36,7 +36,7 @@ class SpeechPlan:
     rate: float = 2e-3
     decay: float = 0.05
     copying: int = 600
-    thaw: int = 1500
+    thaw: int = 1300
     eye_share: float = 0.6
     pictures: int = 40
 
@@ -81,7 +81,7 @@ class Teacher:
         """Language loss on what the tower sees; once thawed also the helper heads' loss, on these and more pictures."""
         more = self.plan.pictures - len(batch.pictures) if thawed else int(not batch.pictures)
         chosen = batch.pictures + [self._extra() for _ in range(more)]
-        pictures = collate([self.pool[i] for i in chosen])
+        pictures = collate([turned(self.pool[i], self.rng.randrange(8)) for i in chosen])
         with torch.set_grad_enabled(thawed):
             features = see(self.network.model.visual, pictures)
         shown = len(batch.pictures)

@@ -1,9 +1,9 @@
-"""The second stage as a team: workers draw their own pictures, hold their own conversations and share gradients."""
+"""Both stages as a team: workers draw their own pictures, hold their own conversations and share gradients."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -16,21 +16,26 @@ from .checkpoint import save_model
 from .corpus import corpus
 from .drawing import random_label
 from .episode import Album
-from .eye_training import load_eye
+from .eye_training import EyePlan, load_eye, train_eye
 from .network import CONTEXT, new_network
 from .pictures import make_pool
 from .speech_training import SpeechPlan, Teacher, load_state, save_state, train_speech
 
 CONVERSATIONS = 4000
+EXAM = 480
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the team has to do. plan: for the whole team; pictures: number that each worker draws."""
+    """What the team has to do; stages whose checkpoint (`eye`, `speech`) is there go on from it.
+
+    eye_plan, plan: for the whole team; pictures: number that each worker draws.
+    """
 
     out: Path
     eye: Path
     speech: Path
+    eye_plan: EyePlan
     plan: SpeechPlan
     seed: int
     workers: int
@@ -51,6 +56,11 @@ def _work(rank: int, task: Assignment, meeting: str) -> None:
     torch.set_flush_denormal(True)
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=task.workers)
     pool = make_pool(task.pictures, task.seed + 10 + rank, processes=1)
+    if not task.eye.exists():
+        exam = make_pool(EXAM, task.seed + 1, processes=1) if rank == 0 else []
+        share = replace(task.eye_plan, batch=task.eye_plan.batch // task.workers)
+        train_eye(pool, exam, share, task.seed, task.eye, keeps=rank == 0)
+        distributed.barrier()
     tokenizer = tokens.load(task.out)
     network = new_network(tokenizer, task.seed)
     tower, heads = load_eye(task.eye, task.seed)

@@ -25,14 +25,14 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "weather": Family(
-        ("get_weather", "get_weather", "query_weather", "weather_lookup", "weather", "getWeather", "get_current_weather", "check_weather", "city_weather", "fetch_weather", "weather_query", "lookup_weather"),
+        ("get_weather", "get_weather", "get_weather", "query_weather", "weather_lookup", "weather", "getWeather", "get_current_weather", "check_weather", "city_weather", "fetch_weather", "weather_query", "lookup_weather"),
         ("查询天气", "查询城市的天气", "获取指定城市的天气", "查询某个城市今天的天气情况", "天气查询工具", "查询指定地点的实时天气", "Get the weather of a city", "Get current weather", "Get the current weather in a given location", "Look up the weather", "Returns the weather for a city."),
-        ("<x>(今天|现在|明天||||)(的|)(天气)(怎么样|如何|好吗|咋样|好不好|是什么样|情况|呢|)", f"{POLITE}(查|查询|查一下|看一下|查查|告诉我|问问)<x>(今天|现在||)(的|)天气(情况|)(|吧|吗|好吗)", "<x>(今天|明天|现在|)(下雨吗|会下雨吗|冷吗|热吗|热不热|多少度|几度|气温多少|温度是多少|会下雪吗|是晴天吗|要带伞吗)", "(今天|现在|)<x>(的|)(天气|气温)(怎么样|如何|咋样|多少)", "(我要去|我在|我明天去|我想去)<x>，(天气怎么样|那边天气如何|那里热吗|查一下天气|要带伞吗)", "(天气怎么样|天气如何|天气)(，|：|？)<x>", "(我想知道|请用工具查一下|用工具查查|问一下|跟我说说|想了解|看下|说说)<x>(今天|现在|)(的|)天气(如何|怎么样|情况|)", "<x>(今天|明天|)(热不热|冷不冷|有雨吗|下不下雨)"),
-        ("(what is|what's|how is|how's|tell me|check|get) the weather (like |)in <x>( today| now| right now| tomorrow|)", "(weather in|weather for|current weather in|weather at) <x>( please| now| today|)", "is it (raining|cold|hot|sunny|warm|snowing) in <x>( now| today|)", "(what is|what's) the temperature in <x>", "(please |can you |)(check|look up|find) the weather (for|in|of) <x>", "what is the weather in <x>", "i (want|would like) to know the weather in <x>", "how (hot|cold|warm) is it in <x>( today|)"),
+        ("<x>(今天|现在|明天||||)(的|)(天气)(怎么样|如何|好吗|咋样|好不好|是什么样|情况|呢|)", f"{POLITE}(查|查询|查一下|看一下|查查|告诉我|问问)<x>(今天|现在||)(的|)天气(情况|)(|吧|吗|好吗)", "<x>(今天|明天|现在|)(下雨吗|会下雨吗|冷吗|热吗|热不热|多少度|几度|气温多少|温度是多少|会下雪吗|是晴天吗|要带伞吗)", "(今天|现在|)<x>(的|)(天气|气温)(怎么样|如何|咋样|多少)", "(我要去|我在|我明天去|我想去)<x>，(天气怎么样|那边天气如何|那里热吗|查一下天气|要带伞吗)", "(天气怎么样|天气如何|天气)(，|：|？)<x>", "(我想知道|请用工具查一下|用工具查查|问一下|跟我说说|想了解|看下|说说)<x>(今天|现在|)(的|)天气(如何|怎么样|情况|)", "<x>(今天|明天|)(热不热|冷不冷|有雨吗|下不下雨)", "<x>(现在|现在|今天|)(多少度|几度|气温多少|冷吗|热吗)"),
+        ("(what is|what's|how is|how's|tell me|check|get) the weather (like |)in <x>( today| now| right now| tomorrow|)", "(weather in|weather for|current weather in|weather at) <x>( please| now| today|)", "is it (raining|cold|hot|sunny|warm|snowing) in <x>( now| today|)", "(what is|what's) the temperature in <x>", "(please |can you |)(check|look up|find) the weather (for|in|of) <x>", "what is the weather in <x>", "i (want|would like) to know the weather in <x>", "how (hot|cold|warm) is it in <x>( today|)", "weather (in|for) <x>( please| today|)"),
         "weather",
     ),
     "time": Family(
-        ("get_time", "current_time", "query_time", "time_lookup", "get_local_time", "world_clock"),
+        ("get_time", "get_local_time", "get_current_time", "current_time", "query_time", "time_lookup", "get_local_time", "world_clock"),
         ("查询城市的当前时间", "获取某地现在的时间", "世界时钟", "Get the local time of a city", "Current time in a place"),
         ("<x>(现在|)(几点了|几点|是几点|的时间是多少|的时间|是什么时间)(|呢)", f"{POLITE}(查|查询|查一下|告诉我)<x>(现在|)的(时间|当地时间)", "现在<x>(几点|是几点|几点了)"),
         ("what time is it in <x>( now|)", "(what is|what's|tell me) the (time|local time) in <x>", "(current time|time) in <x>"),

@@ -15,9 +15,13 @@ from .tool_families import EXTRAS, FAMILIES, KEY_DESCRIPTIONS, Family
 
 def _tool_name(family: Family, rng: Random) -> str:
     """A usual name, or one put together, so that names are read and not remembered."""
-    if rng.random() < 0.45:
+    if rng.random() < 0.5:
         return rng.choice(family.names)
-    verb = rng.choice(("get", "query", "fetch", "check", "find", "lookup", "search", "show", "my", "do", "api"))
+    if rng.random() < 0.15:
+        return f"{family.noun}_{rng.choice(('now', 'today', 'lookup', 'info', 'of_city', 'report'))}"
+    verb = rng.choice(
+        ("get", "get", "get", "query", "query", "fetch", "check", "find", "lookup", "search", "show", "my")
+    )
     middle = rng.choice(("", "", "city_", "current_", "local_", "today_", "the_", "real_", "cn_", "a_"))
     last = rng.choice(("", "", "", "_info", "_data", "_now", "_tool", "_v2", "_by_city", "_api"))
     return f"{verb}_{middle}{family.noun}{last}"
@@ -88,7 +92,7 @@ def call_tool(episode: Episode) -> None:
 def _argument(family: str, rng: Random, english: bool) -> str:
     if family == "search":
         return rng.choice(words.EN_TOPICS if english else words.TOPICS) if rng.random() < 0.5 else person(rng, english)
-    return city(rng, english)
+    return city(rng, english != (rng.random() < 0.12))  # some name a foreign city in its own tongue
 
 
 def _ask(family: Family, value: str, english: bool, rng: Random) -> str:
