@@ -8,6 +8,7 @@
     │   ├── Unauthorized             a key is needed or wrong
     │   ├── Forbidden                foreign Origin, unknown Host, admin from afar
     │   ├── NotFound
+    │   │   └── ModelNotFound        a model name that is not served
     │   ├── MethodNotAllowed
     │   ├── PayloadTooLarge
     │   ├── UnsupportedMedia         content type or encoding of the body
@@ -52,7 +53,13 @@ class WeightsError(QqvlError):
 
 
 class RequestError(QqvlError):
+    """``param`` names the field that is to blame, where one is: a name of ours, never a word of the caller's."""
+
     code = "invalid_request"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class InvalidRequest(RequestError):
@@ -69,6 +76,10 @@ class Forbidden(RequestError):
 
 class NotFound(RequestError):
     code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
 
 
 class MethodNotAllowed(RequestError):

@@ -1,0 +1,38 @@
+"""GET /v1/models: which names are served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from qqvl_server.api.desk import Desk
+from qqvl_server.api.openai.translate import served_name
+
+
+def build(desk: Desk) -> APIRouter:
+    router = APIRouter(prefix="/v1/models", tags=["openai"])
+
+    @router.get("")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(desk, name) for name in desk.names]}
+
+    # Names are often ``owner/name``.
+    @router.get("/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        return _model(desk, served_name(desk, name))
+
+    return router
+
+
+def _model(desk: Desk, name: str) -> dict[str, Any]:
+    """``max_model_len`` and ``root`` as vLLM tells them. Raises Loading: nobody knows the context yet."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": desk.created,
+        "owned_by": "qqvl",
+        "root": desk.names[0],
+        "parent": None,
+        "max_model_len": desk.voice().context_tokens,
+    }

@@ -1,0 +1,91 @@
+"""OpenAI's protocol: POST /v1/chat/completions, /v1/completions, GET /v1/models, and vLLM's tokenizer routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from qqvl_server.api import sse
+from qqvl_server.api.body import read_object
+from qqvl_server.api.desk import Caller, Desk
+from qqvl_server.api.faults import request_id_of
+from qqvl_server.api.openai import chat, completions, models, render, tokens, translate
+from qqvl_server.api.openai.completions import Completion
+from qqvl_server.api.openai.schema import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    Generate,
+    TokenizeBody,
+    refuse_unsupported,
+)
+from qqvl_server.api.openai.translate import Asker
+from qqvl_server.api.validation import validated
+
+
+def build(desk: Desk) -> APIRouter:
+    router = APIRouter(tags=["openai"])
+    router.include_router(models.build(desk))
+
+    @router.post("/v1/chat/completions", openapi_extra=_documented(ChatBody))
+    async def chat_completions(request: Request) -> Response:
+        raw = await read_object(request)
+        refuse_unsupported(raw)
+        body = validated(ChatBody, raw)
+        return await sse.while_connected(request, _chat(desk, body, _asker(desk, request)))
+
+    @router.post("/v1/completions", openapi_extra=_documented(CompletionBody))
+    async def text_completions(request: Request) -> Response:
+        raw = await read_object(request)
+        refuse_unsupported(raw, "echo")
+        body = validated(CompletionBody, raw)
+        return await sse.while_connected(request, _complete(desk, body, _asker(desk, request)))
+
+    @router.post("/tokenize", openapi_extra=_documented(TokenizeBody))
+    async def tokenize(request: Request) -> dict[str, Any]:
+        raw = await read_object(request)
+        refuse_unsupported(raw)
+        return await tokens.tokenize(validated(TokenizeBody, raw), desk, _asker(desk, request))
+
+    @router.post("/detokenize", openapi_extra=_documented(DetokenizeBody))
+    async def detokenize(request: Request) -> dict[str, Any]:
+        return await tokens.detokenize(validated(DetokenizeBody, await read_object(request)), desk)
+
+    return router
+
+
+async def _chat(desk: Desk, body: ChatBody, who: Asker) -> Response:
+    name = translate.served_name(desk, body.model)
+    voice = desk.voice()
+    asked, tools = await translate.chat(body, desk, who, voice.context_tokens)
+    envelope = render.chat_envelope(name)
+    if not body.stream:
+        return JSONResponse(await chat.whole(voice, asked, tools, envelope))
+    chunks = chat.stream(voice, asked, tools, envelope, tell_usage=_tells_usage(body))
+    return sse.EventStream(await sse.begun(chunks), render.failure)
+
+
+async def _complete(desk: Desk, body: CompletionBody, who: Asker) -> Response:
+    name = translate.served_name(desk, body.model)
+    completion = Completion(desk.voice(), completions.read(body, who), echo=bool(body.echo))
+    envelope = render.text_envelope(name)
+    if not body.stream:
+        return JSONResponse(await completions.whole(completion, envelope))
+    chunks = completions.stream(completion, envelope, tell_usage=_tells_usage(body))
+    return sse.EventStream(await sse.begun(chunks), render.failure)
+
+
+def _tells_usage(body: Generate) -> bool:
+    return bool(body.stream_options and body.stream_options.include_usage)
+
+
+def _asker(desk: Desk, request: Request) -> Asker:
+    caller = request.scope.get("qqvl.caller", Caller("open"))
+    return translate.asker(desk, request_id_of(request), caller.name)
+
+
+def _documented(model: type[BaseModel]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}

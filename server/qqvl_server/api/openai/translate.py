@@ -1,0 +1,140 @@
+"""OpenAI's requests to the voice's. The one place that knows both."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qqvl_server.api.desk import Desk
+from qqvl_server.api.openai import constraints, messages, toolset
+from qqvl_server.api.openai.schema import ChatBody, Generate, TokenizeBody
+from qqvl_server.api.openai.toolset import Toolset
+from qqvl_server.api.validation import bad
+from qqvl_server.errors import ModelNotFound
+from qqvl_server.generation.grammar import tool_grammar
+from qqvl_server.generation.port import GenerationRequest, Grammar, Sampling, Urgency
+
+# Arguments of the chat template that change nothing but what the caller's own prompt looks like.
+_TEMPLATE: Final = ("enable_thinking", "add_vision_id")
+_SEEDS: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Whose request it is: ``owner`` as engines know it, ``deadline`` a ``time.monotonic`` instant."""
+
+    request_id: str
+    owner: str
+    deadline: float
+
+
+def asker(desk: Desk, request_id: str, caller: str) -> Asker:
+    return Asker(request_id, f"api:{caller}", time.monotonic() + desk.timeout_s)
+
+
+def served_name(desk: Desk, asked: str | None) -> str:
+    """The name to answer under: the one asked for, or the model's own where none was.
+
+    Raises:
+        ModelNotFound: it is none of the served names.
+    """
+    if asked is None or asked == "":
+        return desk.names[0]
+    if asked not in desk.names:
+        raise ModelNotFound("没有这个模型，可用的模型见 GET /v1/models（the model does not exist）", param="model")
+    return asked
+
+
+async def chat(body: ChatBody, desk: Desk, who: Asker, context: int) -> tuple[GenerationRequest, Toolset]:
+    """Raises InvalidRequest, ImageRejected."""
+    tools = toolset.read(body.tools, body.tool_choice, body.parallel_tool_calls)
+    grammar = _grammar(constraints.read(body), tools)
+    template = _template(body.chat_template_kwargs)
+    drafts = messages.read(body.messages, desk.max_images)
+    wanted = sampling(body, body.max_completion_tokens or body.max_tokens or context, _logprobs(body))
+    request = GenerationRequest(
+        who.request_id,
+        await messages.look(drafts, desk.pictures),
+        wanted,
+        who.deadline,
+        owner=who.owner,
+        urgency=urgency(body),
+        tools=tools.shown,
+        grammar=grammar,
+        choices=body.n or 1,
+        template=template,
+    )
+    return request, tools
+
+
+async def prompt_of(body: TokenizeBody, desk: Desk, who: Asker) -> GenerationRequest:
+    """What ``/tokenize`` counts. Raises InvalidRequest, ImageRejected."""
+    if (body.prompt is None) == (not body.messages):
+        raise bad("prompt", "和 messages 要给且只能给一个（exactly one of prompt and messages is required）")
+    drafts = messages.read(body.messages, desk.max_images)
+    return GenerationRequest(
+        who.request_id,
+        await messages.look(drafts, desk.pictures),
+        Sampling(1),
+        who.deadline,
+        owner=who.owner,
+        tools=toolset.read(body.tools, None, None).shown,
+        raw=body.prompt,
+        template=_template(body.chat_template_kwargs),
+    )
+
+
+def sampling(body: Generate, max_tokens: int, logprobs: int | None) -> Sampling:
+    """``max_tokens`` beyond the context is trimmed by the voice. Raises InvalidRequest."""
+    if body.best_of not in (None, body.n or 1):
+        raise bad("best_of", "只支持和 n 相同（must equal n）")
+    if (body.min_tokens or 0) > max_tokens:
+        raise bad("min_tokens", "不能大于 max_tokens（must not be greater than max_tokens）")
+    return Sampling(
+        max_new_tokens=max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=None if body.top_k is None else max(body.top_k, 0),
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=body.logit_bias,
+        seed=None if body.seed is None else body.seed & _SEEDS,
+        stop=body.stop,
+        stop_token_ids=body.stop_token_ids,
+        min_new_tokens=body.min_tokens or 0,
+        ignore_eos=bool(body.ignore_eos),
+        logprobs=logprobs,
+    )
+
+
+def urgency(body: Generate) -> Urgency:
+    """As vLLM's ``priority``: lower is sooner. A caller may stand back behind others but not push before them."""
+    return Urgency.ACTIVE_SPEECH if (body.priority or 0) > 0 else Urgency.API
+
+
+def _logprobs(body: ChatBody) -> int | None:
+    if not body.logprobs and body.top_logprobs:
+        raise bad("top_logprobs", "要和 logprobs: true 一起用（requires logprobs to be true）")
+    return (body.top_logprobs or 0) if body.logprobs else None
+
+
+def _grammar(asked: Grammar | None, tools: Toolset) -> Grammar | None:
+    if not tools.must_call:
+        return asked
+    if asked is not None:
+        raise bad("tool_choice", "要求调用函数时不能再约束回复（cannot be combined with a response format）")
+    return tool_grammar(tools.shown, tools.named, tools.parallel)
+
+
+def _template(given: dict[str, Any] | None) -> tuple[tuple[str, bool | str], ...]:
+    chosen = []
+    for name, value in (given or {}).items():
+        if name not in _TEMPLATE:
+            raise bad("chat_template_kwargs", f"只支持 {' 和 '.join(_TEMPLATE)}（has an unsupported key）")
+        if not isinstance(value, bool):
+            raise bad(f"chat_template_kwargs.{name}", "应是 true 或 false（must be a boolean）")
+        chosen.append((name, value))
+    return tuple(chosen)

@@ -1,0 +1,143 @@
+"""Server-sent events: first the errors, then the 200; proxies kept awake; a reader that hangs up ends the work.
+
+Knows HTTP streaming only: what an event looks like is its door's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from qqvl_server.errors import Draining, QqvlError
+from qqvl_server.observe.logs import logger
+
+# Proxies close lines that were silent for 30 to 60 seconds.
+PING_S: Final = 10.0
+_PING: Final = b": ping\n\n"
+# A prompt waits this long for its first token before the 200 goes out, so that most errors are real ones.
+_FIRST_EVENT_S: Final = 20.0
+
+
+async def until_hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(request: Request, work: Awaitable[Response]) -> Response:
+    """``work``, cancelled when the caller hangs up: nobody else would end it."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.create_task(until_hung_up(request.receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        # Nobody reads this status but our own log; proxies write the same for a client that left.
+        return working.result() if working.done() else Response(status_code=499)
+    finally:
+        await _ended(working, watching)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A generator whose first chunk is there, or was waited for long enough; whoever holds it closes ``chunks``."""
+
+    first: asyncio.Future[str]
+    chunks: AsyncGenerator[str, None]
+
+
+async def begun(chunks: AsyncGenerator[str, None]) -> Begun:
+    """Wait for the first chunk, so that an error in its place is still an HTTP error.
+
+    Raises:
+        Whatever ``chunks`` raises in place of its first.
+    """
+    first = asyncio.ensure_future(anext(chunks))
+    try:
+        await asyncio.wait({first}, timeout=_FIRST_EVENT_S)
+        if first.done():
+            first.result()
+    except BaseException:
+        await _ended(first)
+        await chunks.aclose()
+        raise
+    return Begun(first, chunks)
+
+
+class EventStream(StreamingResponse):
+    """Writes chunks, each one or more whole events; closes their generator whatever happens.
+
+    Args:
+        failure: an error as the door's last event, for when the 200 is out already.
+    """
+
+    def __init__(self, begun: Begun, failure: Callable[[QqvlError], str]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(begun.chunks, media_type="text/event-stream", headers=headers)
+        self._begun = begun
+        self._failure = failure
+        self._is_sending = False
+        self._sent_at = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._sent_at = asyncio.get_running_loop().time()
+        async with aclosing(self._begun.chunks):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            writing = asyncio.create_task(self._write(send))
+            aside = [asyncio.create_task(until_hung_up(receive)), asyncio.create_task(self._keep_awake(send))]
+            try:
+                await asyncio.wait({writing, aside[0]}, return_when=asyncio.FIRST_COMPLETED)
+                if writing.done():
+                    writing.result()
+            except asyncio.CancelledError:
+                # The server is stopping: a stream that just broke off would look like a fault of the line.
+                await _ended(writing)
+                await self._fail(send, Draining("服务正在停止，回答没有说完，请稍后再试", retry_after=5))
+                raise
+            finally:
+                await _ended(writing, *aside, self._begun.first)
+
+    async def _write(self, send: Send) -> None:
+        try:
+            await self._send(send, (await self._begun.first).encode())
+            async for chunk in self._begun.chunks:
+                await self._send(send, chunk.encode())
+        except QqvlError as error:
+            logger().warning("流式回答中断", code=error.code, reason=error.message)
+            await self._fail(send, error)
+        except Exception as error:
+            # The edge of a request whose status is out: the reader must hear of it, the log must say why.
+            logger().error("内部错误", exc_info=error)
+            await self._fail(send, QqvlError("服务器内部出错，请把 X-Request-ID 和日志一起反馈"))
+        else:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _fail(self, send: Send, error: QqvlError) -> None:
+        await send({"type": "http.response.body", "body": self._failure(error).encode(), "more_body": False})
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        self._is_sending = True
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._is_sending = False
+        self._sent_at = asyncio.get_running_loop().time()
+
+    async def _keep_awake(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(max(self._sent_at + PING_S - loop.time(), 1.0))
+            if not self._is_sending and loop.time() - self._sent_at >= PING_S:
+                await self._send(send, _PING)
+
+
+async def _ended(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what still runs and wait until it is over; what it was about to raise is nobody's any more."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
