@@ -1,0 +1,186 @@
+"""Constrained decoding: schemas, patterns and grammars become masks over the vocabulary, by llguidance.
+
+Knows tokens and grammars; no chats, no HTTP. Qwen's tool-call frame is written here as a grammar and read in ``tools``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from llguidance import LLMatcher, LLParserLimits
+
+from qqvl_server.engine.request import TokenMask
+from qqvl_server.errors import Busy, InvalidRequest
+from qqvl_server.generation.port import Grammar, GrammarKind, Tool
+from qqvl_server.generation.schema import tightened
+from qqvl_server.generation.sources import TOO_COMPLEX, reason, source_of
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
+    from transformers import PreTrainedTokenizerBase
+
+MAX_CHARACTERS: Final = 256_000
+COMPILE_S: Final = 5.0
+# A native compile cannot be interrupted: two that run for long leave the rest of the server its cores.
+_THREADS: Final = 2
+# Reserved, not used: a chain of thousands of rules overflows the usual 8 MB, which ends the process.
+_STACK_BYTES: Final = 512 * 1024**2
+_REMEMBERED: Final = 32
+# Of the engine's thread, per token: a grammar whose first mask takes longer would hold every other reply up.
+_MASK_S: Final = 0.2
+# A third of the library's own, which let one request hold 500 MB and a thread for seconds.
+_LIMITS: Final[dict[str, Any]] = {
+    "initial_lexer_fuel": 500_000,
+    "step_lexer_fuel": 100_000,
+    "max_lexer_states": 25_000,
+    "max_grammar_size": 200_000,
+    "verbose_errors": False,
+}
+
+
+class MatcherMask:
+    """One reply's way through a grammar; see ``TokenMask``. Raises ValueError when the grammar cannot go on."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def allowed(self) -> Sequence[int]:
+        # Of a bytearray, because tensors refuse to be views of memory that cannot be written.
+        words = memoryview(bytearray(self._matcher.compute_bitmask())).cast("i")
+        self._check()
+        return words
+
+    def accept(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise ValueError("the grammar cannot go on")
+
+
+class GrammarCompiler:
+    """Compiles on threads of its own, each distinct grammar once.
+
+    Args:
+        tokenizer: a fast one of Hugging Face; wrapping a vocabulary of 150,000 takes two seconds.
+        end_tokens: what may come once the grammar is satisfied.
+        vocab_size: how many logits the model has; those beyond the tokenizer's vocabulary are never allowed.
+
+    Raises:
+        ValueError: not a fast tokenizer.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, end_tokens: Collection[int], vocab_size: int | None = None
+    ) -> None:
+        # Brings Transformers with it, which whoever only writes a grammar need not wait for.
+        from llguidance import hf
+
+        width = max(len(tokenizer), vocab_size or 0)
+        self._tokenizer: LLTokenizer = hf.from_tokenizer(tokenizer, n_vocab=width, eos_token=sorted(end_tokens))
+        self._limits = LLParserLimits(**_LIMITS)
+        self._pool = _deep_threads()
+        self._compiled: OrderedDict[Grammar, Future[LLMatcher | InvalidRequest]] = OrderedDict()
+
+    async def compile(self, grammar: Grammar) -> Callable[[], TokenMask]:
+        """A maker of fresh masks, one per reply.
+
+        Raises:
+            InvalidRequest: the grammar is malformed, unsatisfiable, too large, or takes too long.
+            Busy: others' grammars hold the compiler.
+        """
+        if len(grammar.text) > MAX_CHARACTERS:
+            raise InvalidRequest(f"约束输出的 schema 或文法太长，最多 {MAX_CHARACTERS} 个字符")
+        future = self._future(grammar)
+        waiting = asyncio.wrap_future(future)
+        done, _ = await asyncio.wait([waiting], timeout=COMPILE_S)
+        if not done:
+            if future.running():
+                raise InvalidRequest(f"约束输出的 schema 或文法太复杂，{COMPILE_S:.0f} 秒内没有编译完")
+            raise Busy("正在编译的约束太多，请稍后再试", retry_after=5)
+        outcome = waiting.result()
+        if isinstance(outcome, InvalidRequest):
+            # A new one each time: a remembered exception would gather every caller's traceback.
+            raise InvalidRequest(outcome.message)
+        return lambda: MatcherMask(outcome.deep_copy())
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _future(self, grammar: Grammar) -> Future[LLMatcher | InvalidRequest]:
+        future = self._compiled.get(grammar)
+        if future is None or future.cancelled():
+            future = self._compiled[grammar] = self._pool.submit(self._compile, grammar)
+            if len(self._compiled) > _REMEMBERED:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(grammar)
+        return future
+
+    def _compile(self, grammar: Grammar) -> LLMatcher | InvalidRequest:
+        try:
+            source = source_of(grammar)
+            matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
+        except InvalidRequest as error:
+            return error
+        except ValueError:
+            return InvalidRequest(reason(grammar.kind, ""))
+        if matcher.is_error():
+            return InvalidRequest(reason(grammar.kind, matcher.get_error()))
+        trial = matcher.deep_copy()
+        started = time.thread_time()
+        trial.compute_bitmask()
+        if time.thread_time() - started > _MASK_S:
+            return InvalidRequest(TOO_COMPLEX)
+        if trial.is_error():
+            return InvalidRequest("没有任何文字能满足这个 schema 或文法（例如只引用自己的规则）")
+        return matcher
+
+
+def _deep_threads() -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="qqvl-grammar")
+    ready = threading.Barrier(_THREADS + 1)
+    usual = threading.stack_size(_STACK_BYTES)
+    try:
+        for _ in range(_THREADS):
+            pool.submit(ready.wait)
+    finally:
+        threading.stack_size(usual)
+    ready.wait()
+    return pool
+
+
+def tool_grammar(tools: Sequence[Tool], forced: str | None, parallel: bool) -> Grammar:
+    """Nothing but calls of these tools in Qwen's frame, arguments as their schemas want them.
+
+    Args:
+        forced: the one tool that must be called, once; None for any.
+        parallel: several calls may follow one another.
+
+    Raises:
+        InvalidRequest: no tool, no tool of that name, or parameters that are not an object's schema.
+    """
+    offered = [tool for tool in tools if forced in (None, tool.name)]
+    if not offered:
+        raise InvalidRequest("tool_choice 要求调用的工具不在 tools 里")
+    several = parallel and forced is None
+    rules = [
+        'start: call ("\\n" call)*' if several else "start: call",
+        "call: " + " | ".join(f"call_{number}" for number in range(len(offered))),
+    ]
+    for number, tool in enumerate(offered):
+        head = _quoted('\n{"name": ' + _quoted(tool.name) + ', "arguments": ')
+        rules.append(f'call_{number}: <tool_call> {head} arguments_{number} "}}\\n" </tool_call>')
+        rules.append(f"arguments_{number}: %json {tightened(tool.parameters, arguments=True)}")
+    return Grammar(GrammarKind.LARK, "\n".join(rules))
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
