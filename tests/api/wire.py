@@ -48,20 +48,36 @@ def post_raw(server: RunningServer, body: bytes, kind: str = "private", **header
 
 
 def check_error(answer: httpx.Response, *statuses: int, hidden: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The contract's error, small, in fixed words: nothing of the input (``hidden``) and nothing of ours."""
+    """The door's own error, small, in fixed words: nothing of the input (``hidden``) and nothing of ours."""
     assert answer.status_code in statuses, (answer.status_code, answer.text[:500])
     assert len(answer.content) <= LARGEST_ERROR
-    body = answer.json()
-    assert set(body) == {"status", "error"}
-    assert body["status"] == "error"
-    error: dict[str, Any] = body["error"]
-    assert set(error) == {"code", "message", "request_id"}
-    assert all(isinstance(value, str) and value for value in error.values())
-    assert error["request_id"] == answer.headers["X-Request-ID"]
+    error = _error_of(answer.json(), answer.url.path, answer.headers["X-Request-ID"])
+    assert error["message"]
     for word in (*_OURS, *hidden):
         assert word not in answer.text, word
     if answer.status_code == 503:
         assert int(answer.headers["Retry-After"]) >= 1
+    return error
+
+
+def _error_of(body: dict[str, Any], path: str, request_id: str) -> dict[str, Any]:
+    """What is inside the shape that the door at ``path`` gives its errors."""
+    error = body["error"]
+    assert isinstance(error, dict)
+    if path.startswith(("/api/chat", "/admin")):
+        assert set(body) == {"status", "error"}
+        assert body["status"] == "error"
+        assert set(error) == {"code", "message", "request_id"}
+        assert error["request_id"] == request_id
+        assert all(isinstance(value, str) and value for value in error.values())
+    elif path.startswith("/v1/messages"):
+        assert body["type"] == "error"
+        assert set(error) == {"type", "message"}
+        assert all(isinstance(value, str) and value for value in error.values())
+    else:
+        assert set(body) == {"error"}
+        assert set(error) == {"message", "type", "param", "code"}
+        assert isinstance(error["type"], str)
     return error
 
 
