@@ -9,13 +9,19 @@ import pytest
 from tests.running import RunningServer
 
 KEY, OTHER_KEY = "sk-first-0123456789", "密钥-à-二"
+QQ_KEY, OPENAI_KEY, ADMIN_KEY, TWO_KEY = "sk-qq==", "sk-openai:1", "sk-admin=x", "sk-two"
 
 
 @pytest.fixture(scope="session")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server that wants one of two keys."""
+    """A server that wants a key: two that open all, some that open a part, half of them in a file."""
     folder = tmp_path_factory.mktemp("keyed")
-    with RunningServer(folder / "data", "--max-new-tokens", "8", env={"QQVL_API_KEYS": f"{KEY},{OTHER_KEY}"}) as server:
+    file = folder / "keys"
+    file.write_text(f"\ufeff# 密钥\n\nadmin={ADMIN_KEY}\n  qq={TWO_KEY}  \nopenai={TWO_KEY}\n", "utf-8")
+    file.chmod(0o644)
+    given = ",".join((KEY, OTHER_KEY, f"qq={QQ_KEY}", f"openai={OPENAI_KEY}"))
+    flags = ("--max-new-tokens", "8", "--api-keys-file", str(file))
+    with RunningServer(folder / "data", *flags, env={"QQVL_API_KEYS": given}) as server:
         yield server
 
 
