@@ -24,7 +24,7 @@ from qqvl_server.settings import Settings
 
 ENV_PREFIX = "QQVL_"
 # Variables of the same prefix that other programs of this project read.
-FOREIGN_ENV = ("QQVL_CLIENT_", "QQVL_API_KEY", "QQVL_CONFIG")
+FOREIGN_ENV = ("QQVL_CLIENT_", "QQVL_API_KEY", "QQVL_CONFIG", "QQVL_PLANT_FAULT")
 # What is never printed.
 SECRET = ("server.api_keys", "storage.database_url")
 # Sections of the same file that other programs of this project read.

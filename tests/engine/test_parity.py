@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from qqvl_server.engine.block_pool import BlockPool
@@ -152,7 +151,7 @@ def test_a_prefix_may_end_inside_a_picture(bench: Bench) -> None:
     again, patches = bench.request("again", bench.inputs[1])
     engine.add(again, patches)
     assert bench.run(engine, [again]) == [bench.expected[1]]
-    assert again.cached > again.images[0].start
+    assert (again.cached or 0) > again.images[0].start
 
 
 def test_a_picture_seen_before_is_not_looked_at_again(bench: Bench) -> None:
@@ -177,17 +176,3 @@ def test_a_seed_gives_the_same_answer_whatever_else_runs(bench: Bench) -> None:
     crowded.add(two, patches)
     bench.run(crowded, others)
     assert two.output == one.output
-
-
-def test_sampling_never_leaves_what_top_k_and_top_p_allow() -> None:
-    logits = torch.tensor([[0.0, 5.0, 4.0, -1.0], [0.0, 5.0, 4.0, -1.0], [3.0, 0.0, 0.0, 0.0]])
-    for seed in range(50):
-        requests = [
-            Request(f"k{seed}", "c", [0], SamplingParams(1, temperature=1.0, top_k=2, seed=seed)),
-            Request(f"p{seed}", "c", [0], SamplingParams(1, temperature=1.0, top_p=0.1, seed=seed)),
-            Request(f"g{seed}", "c", [0], SamplingParams(1, repetition_penalty=100.0)),
-        ]
-        k, p, greedy = Sampler("cpu").sample(logits.clone(), requests)
-        assert k in (1, 2)
-        assert p == 1
-        assert greedy != 3

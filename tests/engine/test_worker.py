@@ -5,18 +5,30 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from qqvl_server.engine.batch import ScheduledBatch
+from qqvl_server.engine.batch import Chosen, Sampled, ScheduledBatch
 from qqvl_server.engine.block_pool import BlockPool
 from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.request import FinishReason, Request, SamplingParams
+from qqvl_server.engine.faults import plant
+from qqvl_server.engine.request import FinishReason, Priority, Request, SamplingParams
 from qqvl_server.engine.scheduler import Scheduler
-from qqvl_server.engine.worker import Item, Job, Sink, Worker
-from qqvl_server.errors import DeadlineExceeded, EngineDead, GenerationFailed, PromptTooLong
+from qqvl_server.engine.worker import Ended, Item, Job, Sink, Worker
+from qqvl_server.errors import (
+    Busy,
+    ConfigError,
+    DeadlineExceeded,
+    Draining,
+    EngineDead,
+    GenerationFailed,
+    PromptTooLong,
+)
+
+END = 50
+STOP = 40
 
 
 class Inbox:
@@ -29,9 +41,20 @@ class Inbox:
 
     def all(self) -> list[Item]:
         found: list[Item] = []
-        while not found or isinstance(found[-1], int):
+        while not found or isinstance(found[-1], Chosen):
             found.append(self.items.get(timeout=5))
         return found
+
+    def tokens(self) -> list[int | FinishReason]:
+        return [item.token if isinstance(item, Chosen) else _reason(item) for item in self.all()]
+
+    def error(self) -> Item:
+        return self.all()[-1]
+
+
+def _reason(item: Item) -> FinishReason:
+    assert isinstance(item, Ended), item
+    return item.reason
 
 
 class CountingRunner:
@@ -39,26 +62,41 @@ class CountingRunner:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
-        self.steps = 0
+        self.refused: Exception | None = None
+        self.batches: list[ScheduledBatch] = []
         self.go = threading.Semaphore(10_000)
+        self.released = 0
 
-    def add(self, request: Request, patches: Mapping[bytes, Any]) -> None: ...
+    @property
+    def steps(self) -> int:
+        return len(self.batches)
+
+    def add(self, request: Request, patches: dict[bytes, Any]) -> None:
+        if self.refused is not None:
+            raise self.refused
 
     def forget(self, request: Request) -> None: ...
+
+    def release_memory(self) -> None:
+        self.released += 1
 
     def run(self, batch: ScheduledBatch) -> list[int]:
         self.go.acquire(timeout=5)
-        self.steps += 1
+        self.batches.append(batch)
         if self.error is not None:
             raise self.error
-        return [len(chunk.request.tokens) for chunk in batch.chunks if chunk.samples]
+        return [len(chunk.request.tokens) for chunk in batch.chunks for _ in chunk.kept]
 
 
 class PassThrough:
-    def sample(self, logits: list[int], requests: Sequence[Request]) -> list[int]:
-        return logits
+    def sample(self, logits: list[int], rows: Sequence[int], requests: Sequence[Request]) -> Sampled:
+        return [
+            GenerationFailed("语法") if request.sampling.seed == 13 else Chosen(logits[row])
+            for row, request in zip(rows, requests, strict=True)
+        ]
 
-    def forget(self, request: Request) -> None: ...
+    def score(self, logits: list[int], rows: Sequence[int], targets: Sequence[int]) -> list[float]:
+        return [-float(target) for target in targets]
 
 
 def deliver(items: Sequence[tuple[Sink, Item]]) -> None:
@@ -68,15 +106,24 @@ def deliver(items: Sequence[tuple[Sink, Item]]) -> None:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, fault: str = "", *, tokens: int = 64, max_waiting: int = 1000) -> None:
         self.runner = CountingRunner()
-        self.core = EngineCore(Scheduler(BlockPool(16, 4), max_tokens=16, max_requests=4), self.runner, PassThrough())
-        self.worker = Worker(self.core, deliver)
+        scheduler = Scheduler(BlockPool(32, 4), max_tokens=tokens, max_requests=4)
+        self.core = EngineCore(scheduler, plant(self.runner, fault), PassThrough())
+        self.worker = Worker(self.core, deliver, max_waiting=max_waiting)
 
-    def ask(self, name: str = "r", *, new: int = 3, prompt: int = 2, seconds: float = 60) -> Inbox:
+    def job(
+        self, name: str = "r", *, new: int = 3, prompt: int = 2, seconds: float = 60, seed: int | None = None,
+        priority: Priority = Priority.PRIVATE,
+    ) -> tuple[Job, Inbox]:  # fmt: skip
         inbox = Inbox()
-        request = Request(name, name, list(range(prompt)), SamplingParams(new, stop_token_ids=frozenset({50})))
-        self.worker.submit(Job(request, {}, inbox, time.monotonic() + seconds))
+        wanted = SamplingParams(new, seed=seed, stop_token_ids=frozenset({STOP}), end_token_ids=frozenset({END}))
+        request = Request(name, name, list(range(prompt)), wanted, priority=priority)
+        return Job(request, {}, inbox, time.monotonic() + seconds), inbox
+
+    def ask(self, name: str = "r", **wishes: Any) -> Inbox:
+        job, inbox = self.job(name, **wishes)
+        self.worker.submit(job)
         return inbox
 
 
@@ -87,20 +134,46 @@ def bench() -> Bench:
 
 def test_tokens_come_in_order_and_end_with_a_reason(bench: Bench) -> None:
     inboxes = [bench.ask(str(n)) for n in range(6)]
-    assert [inbox.all() for inbox in inboxes] == [[2, 3, 4, FinishReason.LENGTH]] * 6
-    stopped = bench.ask("stop", prompt=48, new=10)
-    assert stopped.all() == [48, 49, FinishReason.STOP]
+    assert [inbox.tokens() for inbox in inboxes] == [[2, 3, 4, FinishReason.LENGTH]] * 6
+    assert bench.ask("stop", prompt=48, new=10).tokens() == [48, 49, FinishReason.STOP]
     bench.core.check_integrity()
+
+
+def test_a_stop_token_is_named_only_when_the_caller_asked_for_it(bench: Bench) -> None:
+    own, asked = bench.ask("own", prompt=49), bench.ask("asked", prompt=39)
+    last = own.all()[-1], asked.all()[-1]
+    assert [item.stop_token for item in last if isinstance(item, Ended)] == [None, STOP]
 
 
 def test_a_reader_that_goes_away_frees_its_place_within_a_step(bench: Bench) -> None:
     bench.runner.go = threading.Semaphore(2)
     gone = bench.ask("gone", new=40)
-    assert gone.items.get(timeout=5) == 2
+    assert isinstance(gone.items.get(timeout=5), Chosen)
     gone.gone.set()
     bench.runner.go.release(100)
-    assert bench.ask("next").all()[-1] is FinishReason.LENGTH
+    assert bench.ask("next").tokens()[-1] is FinishReason.LENGTH
     assert bench.runner.steps < 10
+
+
+def test_one_that_goes_away_while_it_waits_is_never_computed(bench: Bench) -> None:
+    bench.runner.go = threading.Semaphore(0)
+    busy = [bench.ask(f"busy{n}", new=2) for n in range(4)]
+    gone = bench.ask("gone")
+    gone.gone.set()
+    bench.runner.go.release(100)
+    assert all(inbox.tokens()[-1] is FinishReason.LENGTH for inbox in busy)
+    assert isinstance(gone.error(), DeadlineExceeded)
+    assert "gone" not in {request.id for batch in bench.runner.batches for request in batch.requests}
+    assert settled(bench)
+
+
+def settled(bench: Bench) -> bool:
+    deadline = time.monotonic() + 5
+    while (bench.worker.running, bench.worker.waiting) != (0, 0):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    bench.core.check_integrity()
+    return True
 
 
 def test_a_deadline_ends_one_request_only(bench: Bench) -> None:
@@ -108,27 +181,47 @@ def test_a_deadline_ends_one_request_only(bench: Bench) -> None:
     late, other = bench.ask("late", seconds=0.01), bench.ask("other")
     time.sleep(0.02)
     bench.runner.go.release(100)
-    assert isinstance(late.all()[-1], DeadlineExceeded)
-    assert other.all()[-1] is FinishReason.LENGTH
+    assert isinstance(late.error(), DeadlineExceeded)
+    assert other.tokens()[-1] is FinishReason.LENGTH
 
 
 def test_a_request_that_can_never_fit_is_told_so(bench: Bench) -> None:
-    assert isinstance(bench.ask(prompt=10, new=100).all()[-1], PromptTooLong)
-    assert bench.ask("small").all()[-1] is FinishReason.LENGTH
+    assert isinstance(bench.ask(prompt=10, new=200).error(), PromptTooLong)
+    assert bench.ask("small").tokens()[-1] is FinishReason.LENGTH
+
+
+def test_a_prompt_the_model_refuses_fails_alone(bench: Bench) -> None:
+    bench.runner.refused = KeyError("strange prompt")
+    assert isinstance(bench.ask("strange").error(), GenerationFailed)
+    bench.runner.refused = None
+    assert bench.ask("fine").tokens()[-1] is FinishReason.LENGTH
+    assert settled(bench)
+
+
+def test_a_request_whose_sampling_fails_fails_alone(bench: Bench) -> None:
+    bench.runner.go = threading.Semaphore(0)
+    broken, fine = bench.ask("broken", seed=13), bench.ask("fine")
+    bench.runner.go.release(100)
+    assert isinstance(broken.error(), GenerationFailed)
+    assert fine.tokens()[-1] is FinishReason.LENGTH
+    assert settled(bench)
 
 
 def test_a_failed_step_ends_its_requests_and_nothing_else(bench: Bench) -> None:
     bench.runner.go = threading.Semaphore(0)
-    bench.runner.error = RuntimeError("out of memory at 0x7f")
+    bench.runner.error = RuntimeError("broken at 0x7f")
     failed = bench.ask("failed")
+    while not bench.worker.running:
+        time.sleep(0.001)
+    others = [bench.ask(str(n)) for n in range(5)]
     bench.runner.go.release(1)
-    error = failed.all()[-1]
+    error = failed.error()
     assert isinstance(error, GenerationFailed)
     assert "0x" not in error.message
     bench.runner.error = None
     bench.runner.go.release(100)
-    assert bench.ask("after").all()[-1] is FinishReason.LENGTH
-    bench.core.check_integrity()
+    assert all(inbox.tokens()[-1] is FinishReason.LENGTH for inbox in others)
+    assert settled(bench)
 
 
 def test_a_device_that_is_lost_is_told_to_everybody_now_and_later(bench: Bench) -> None:
@@ -136,7 +229,7 @@ def test_a_device_that_is_lost_is_told_to_everybody_now_and_later(bench: Bench) 
     bench.runner.error = EngineDead("显卡出错")
     waiting = [bench.ask(str(n)) for n in range(6)]
     bench.runner.go.release(1)
-    assert all(isinstance(inbox.all()[-1], EngineDead) for inbox in waiting)
+    assert all(isinstance(inbox.error(), EngineDead) for inbox in waiting)
     assert not bench.worker.alive
     with pytest.raises(EngineDead):
         bench.ask("later")
@@ -144,7 +237,7 @@ def test_a_device_that_is_lost_is_told_to_everybody_now_and_later(bench: Bench) 
 
 def test_steps_that_keep_failing_end_the_engine(bench: Bench) -> None:
     bench.runner.error = RuntimeError("again")
-    seen = [bench.ask(str(n)).all()[-1] for n in range(3)]
+    seen = [bench.ask(str(n)).error() for n in range(3)]
     assert all(isinstance(error, GenerationFailed) for error in seen)
     with pytest.raises(EngineDead):
         ask_until_refused(bench)
@@ -153,3 +246,128 @@ def test_steps_that_keep_failing_end_the_engine(bench: Bench) -> None:
 def ask_until_refused(bench: Bench) -> None:
     for n in range(100):
         bench.ask(f"x{n}").all()
+
+
+def test_stopping_tells_those_who_still_wait(bench: Bench) -> None:
+    bench.runner.go = threading.Semaphore(0)
+    inboxes = [bench.ask(str(n), new=50) for n in range(6)]
+    bench.worker.close()
+    bench.runner.go.release(1000)
+    assert {type(inbox.error()) for inbox in inboxes} == {Draining}
+
+
+def test_too_many_waiting_are_refused_with_a_time_to_come_back() -> None:
+    bench = Bench(max_waiting=3)
+    bench.runner.go = threading.Semaphore(0)
+    first = bench.ask("first", new=50)
+    while not bench.worker.running:
+        time.sleep(0.001)
+    inboxes = [bench.ask(str(n)) for n in range(3)]
+    with pytest.raises(Busy) as refused:
+        bench.ask("one too many")
+    assert refused.value.retry_after >= 1
+    assert (bench.worker.running, bench.worker.waiting) == (1, 3)
+    bench.runner.go.release(1000)
+    assert [inbox.tokens()[-1] for inbox in [first, *inboxes]] == [FinishReason.STOP] + [FinishReason.LENGTH] * 3
+    assert settled(bench)
+
+
+def test_a_stuck_step_shows_and_an_idle_engine_does_not(bench: Bench) -> None:
+    assert bench.worker.busy_for_s == 0
+    bench.runner.go = threading.Semaphore(0)
+    stuck = bench.ask("stuck")
+    while bench.worker.busy_for_s < 0.02:
+        time.sleep(0.001)
+    assert bench.worker.alive
+    bench.runner.go.release(100)
+    stuck.all()
+    assert settled(bench)
+    while bench.worker.busy_for_s:
+        time.sleep(0.001)
+
+
+def test_running_out_of_memory_shrinks_the_step_and_loses_nothing() -> None:
+    bench = Bench("oom:2-3")
+    inboxes = [bench.ask(str(n), prompt=8 + n, new=4) for n in range(4)]
+    assert [inbox.tokens() for inbox in inboxes] == [[*range(8 + n, 12 + n), FinishReason.LENGTH] for n in range(4)]
+    assert bench.runner.released == 2
+    sizes = [batch.tokens for batch in bench.runner.batches]
+    assert max(sizes[1:]) <= 16 + 8, "steps after the fault are smaller"
+    assert settled(bench)
+
+
+def test_memory_that_never_suffices_fails_the_requests_and_at_last_the_engine() -> None:
+    bench = Bench("oom:1-1000")
+    seen = [bench.ask(str(n)).error() for n in range(3)]
+    assert all(isinstance(error, GenerationFailed) for error in seen)
+    with pytest.raises(EngineDead):
+        ask_until_refused(bench)
+
+
+@pytest.mark.parametrize("text", ["CUDA out of memory. Tried to allocate", "can't allocate memory: you tried"])
+def test_torchs_own_words_for_it_are_understood(text: str) -> None:
+    bench = Bench()
+    bench.runner.go = threading.Semaphore(0)
+    bench.runner.error = RuntimeError(text)
+    inbox = bench.ask()
+    bench.runner.go.release(1)
+    while not bench.runner.released:
+        time.sleep(0.001)
+    bench.runner.error = None
+    bench.runner.go.release(100)
+    assert inbox.tokens() == [2, 3, 4, FinishReason.LENGTH]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_vanishes_is_not_alive_and_nobody_waits_for_ever() -> None:
+    before = set(threading.enumerate())
+    bench = Bench("thread:2")
+    (thread,) = set(threading.enumerate()) - before
+    assert isinstance(bench.ask().error(), EngineDead)
+    thread.join(5)
+    assert not bench.worker.alive
+
+
+def test_a_planted_step_fails_once() -> None:
+    bench = Bench("step")
+    assert isinstance(bench.ask().error(), GenerationFailed)
+    assert bench.ask("after").tokens()[-1] is FinishReason.LENGTH
+
+
+def test_a_fault_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        plant(CountingRunner(), "everything")
+
+
+def test_followers_start_once_the_prompt_is_cached_and_share_its_blocks(bench: Bench) -> None:
+    for round_ in range(2):
+        jobs = [bench.job(f"{round_}{n}", prompt=30, new=2) for n in range(4)]
+        for job, _ in jobs:
+            job.request.chat = "same"
+        (lead, _), *rest = jobs
+        before = bench.runner.steps
+        bench.worker.submit(Job(lead.request, {}, lead.sink, lead.deadline, followers=tuple(job for job, _ in rest)))
+        ends = [inbox.all()[-1] for _, inbox in jobs]
+        cached = [end.cached for end in ends if isinstance(end, Ended)]
+        assert cached == ([0, 28, 28, 28] if round_ == 0 else [28] * 4)
+        first = bench.runner.batches[before]
+        assert len(first.chunks) == (1 if round_ == 0 else 4), "a cached prompt makes nobody wait"
+
+
+def test_idle_prefill_steps_aside_at_once_and_goes_on_later() -> None:
+    bench = Bench(tokens=8)
+    bench.runner.go = threading.Semaphore(0)
+    warm = bench.ask("warm", prompt=38, new=0, priority=Priority.IDLE_PREFILL)
+    bench.runner.go.release(1)
+    while bench.runner.steps < 1:
+        time.sleep(0.001)
+    urgent = bench.ask("urgent", prompt=6, new=2)
+    bench.runner.go.release(1000)
+    assert urgent.tokens() == [6, 7, FinishReason.LENGTH]
+    assert warm.tokens() == [FinishReason.LENGTH]
+    order = [batch.requests[0].id for batch in bench.runner.batches]
+    assert order.index("urgent") <= 2, "no more than the step it came in the middle of, and one that had begun"
+    assert all(len({request.priority for request in batch.requests}) == 1 for batch in bench.runner.batches)
+    computed = sum(chunk.count for b in bench.runner.batches for chunk in b.chunks if chunk.request.id == "warm")
+    assert computed == 38, "what was read before the interruption is not read again"
+    assert settled(bench)

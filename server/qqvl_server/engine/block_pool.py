@@ -36,6 +36,10 @@ class BlockPool:
     def available(self) -> int:
         return len(self._free)
 
+    def holds(self, hashes: Sequence[bytes]) -> bool:
+        """Whether blocks of all these names are in the cache."""
+        return all(name in self._named for name in hashes)
+
     def match(self, hashes: Sequence[bytes]) -> list[int]:
         """Take the blocks of the longest cached prefix of ``hashes``; the caller must release them."""
         taken = []

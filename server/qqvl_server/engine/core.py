@@ -2,60 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from qqvl_server.engine.batch import ScheduledBatch, StepOutput
+from qqvl_server.engine.batch import Sampled, ScheduledBatch, StepOutput
 from qqvl_server.engine.request import Request, Status
 from qqvl_server.engine.scheduler import Scheduler
+from qqvl_server.errors import EngineDead
+from qqvl_server.observe.logs import logger
 
 
 class Runner(Protocol):
-    def add(self, request: Request, patches: Mapping[bytes, Any]) -> None: ...
+    def add(self, request: Request, patches: dict[bytes, Any]) -> None:
+        """Takes ``patches`` over: what is no longer needed is taken out of it."""
+        ...
+
     def forget(self, request: Request) -> None: ...
-    def run(self, batch: ScheduledBatch) -> Any: ...
+
+    def run(self, batch: ScheduledBatch) -> Any:
+        """Logits of each chunk's ``kept`` positions, in order."""
+        ...
+
+    def release_memory(self) -> None:
+        """Give back what can be had again, after a step that ran out of memory."""
+        ...
 
 
 class TokenSampler(Protocol):
-    def sample(self, logits: Any, requests: Sequence[Request]) -> list[int]: ...
-    def forget(self, request: Request) -> None: ...
+    def sample(self, logits: Any, rows: Sequence[int], requests: Sequence[Request]) -> Sampled:
+        """The next token of each request; its logits stand in the row of the same place in ``rows``."""
+        ...
+
+    def score(self, logits: Any, rows: Sequence[int], targets: Sequence[int]) -> list[float]:
+        """Natural log-probability of each target in its row."""
+        ...
+
+
+class StepFailed(Exception):
+    """``requests`` took part in a step that raised."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        super().__init__("step failed")
+        self.requests = requests
 
 
 class EngineCore:
     def __init__(self, scheduler: Scheduler, runner: Runner, sampler: TokenSampler) -> None:
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self._runner = runner
         self._sampler = sampler
+        # Tokens computed so far, prompts and replies.
+        self.computed = 0
 
     @property
     def has_work(self) -> bool:
-        return bool(self._scheduler.running) or len(self._scheduler.waiting) > 0
+        return bool(self.scheduler.running) or len(self.scheduler.waiting) > 0
 
-    def add(self, request: Request, patches: Mapping[bytes, Any]) -> None:
+    def add(self, request: Request, patches: dict[bytes, Any]) -> None:
         """Raises ValueError when the request can never fit the cache."""
-        self._scheduler.add(request)
-        self._runner.add(request, patches)
+        self.scheduler.add(request)
+        try:
+            self._runner.add(request, patches)
+        except BaseException:
+            self.abort(request)
+            raise
 
     def abort(self, request: Request) -> None:
-        self._scheduler.abort(request)
-        self._forget(request)
+        self.scheduler.abort(request)
+        self._runner.forget(request)
 
     def step(self) -> list[StepOutput]:
-        """One forward over everything that is due; returns the tokens it gave."""
-        batch = self._scheduler.schedule()
+        """One forward over everything that is due; returns the tokens it gave.
+
+        Nothing comes of a step that runs out of memory: its requests are put back and the next steps are smaller.
+
+        Raises:
+            StepFailed: the model raised, or the smallest step does not fit the memory.
+            EngineDead: no step can succeed any more.
+        """
+        batch = self.scheduler.schedule()
         if not batch.chunks:
             return []
-        logits = self._runner.run(batch)
-        tokens = self._sampler.sample(logits, [chunk.request for chunk in batch.chunks if chunk.samples])
-        outputs = self._scheduler.update(batch, tokens)
+        sampled = self._sampled(batch)
+        if sampled is None:
+            # Outside the handler: its traceback would keep every tensor of the failed step alive.
+            self._runner.release_memory()
+            return []
+        self.computed += batch.tokens
+        outputs = self.scheduler.update(batch, sampled)
         for output in outputs:
             if output.request.status is Status.FINISHED:
-                self._forget(output.request)
+                self._runner.forget(output.request)
         return outputs
 
-    def _forget(self, request: Request) -> None:
-        self._runner.forget(request)
-        self._sampler.forget(request)
+    def _sampled(self, batch: ScheduledBatch) -> Sampled | None:
+        """None when memory ran out."""
+        try:
+            return self._run(batch)
+        except EngineDead:
+            raise
+        except Exception as error:
+            # One step's edge: the model's libraries raise anything.
+            if not _is_out_of_memory(error) or not self.scheduler.shrink(batch):
+                raise StepFailed(batch.requests) from error
+            logger().warning("内存不够，缩小步长重算", tokens=batch.tokens, requests=len(batch.chunks))
+            return None
+
+    def _run(self, batch: ScheduledBatch) -> Sampled:
+        logits = self._runner.run(batch)
+        row, sampling = 0, []
+        scored: list[tuple[int, Request, int]] = []
+        for chunk in batch.chunks:
+            rows = range(row, row + len(chunk.kept))
+            row = rows.stop
+            if chunk.samples:
+                sampling.append(rows[0])
+            else:
+                scored += zip(rows, [chunk.request] * len(rows), chunk.scored, strict=True)
+        if scored:
+            targets = [request.targets[target] for _, request, target in scored]
+            values = self._sampler.score(logits, [row for row, _, _ in scored], targets)
+            for (_, request, target), value in zip(scored, values, strict=True):
+                request.scores[target] = value
+        if not sampling:
+            return []
+        return self._sampler.sample(logits, sampling, [chunk.request for chunk in batch.chunks if chunk.samples])
 
     def check_integrity(self) -> None:
-        self._scheduler.check_integrity()
+        self.scheduler.check_integrity()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch's own error says so in its text, on every device."""
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    )

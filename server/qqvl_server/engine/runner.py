@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from qqvl_server.engine import attention, packing, vision
+from qqvl_server.engine import attention, packing
+from qqvl_server.engine.attention import DecodeRows, PagedBatch, PrefillSpan
 from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.kv_cache import KVCache, KVShape
 from qqvl_server.engine.request import Request
-from qqvl_server.engine.vision import EncoderOutput, FeatureCache, Features, Patches
+from qqvl_server.engine.vision import EncoderOutput, FeatureCache, Patches, PictureShelf
+from qqvl_server.errors import EngineDead
 
 
 class ModelRunner:
-    """Owns the model and its cache; used by one thread."""
+    """Owns the model and its cache; used by one thread. ``on_picture`` hears of each look-up in the feature cache."""
 
-    def __init__(self, model: Any, *, blocks: int, block_size: int, feature_bytes: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        blocks: int,
+        block_size: int,
+        feature_bytes: int,
+        on_picture: Callable[[bool], None] = lambda _found: None,
+    ) -> None:
         attention.register()
         packing.pack(model)
         model.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
         self._model = model
         self._device = model.device
         self._cache = KVCache(kv_shape(model.config), blocks, block_size, dtype=model.dtype, device=model.device)
-        self.features = FeatureCache(feature_bytes)
+        self.features = FeatureCache(feature_bytes, on_picture)
+        self.pictures = PictureShelf(model, self.features)
         self._positions: dict[str, tuple[torch.Tensor, int]] = {}
-        self._patches: dict[str, Mapping[bytes, Patches]] = {}
 
-    def add(self, request: Request, patches: Mapping[bytes, Patches]) -> None:
-        """Learn a request's pictures and positions before its first step.
+    def add(self, request: Request, patches: dict[bytes, Patches]) -> None:
+        """Learn a request's pictures and positions before its first step; ``patches`` is emptied as they are used.
 
         M-RoPE's offset stays with the request: the model's own ``rope_deltas`` is shared state that leaks between
         requests.
         """
-        self._patches[request.id] = patches
         length = len(request.prompt)
         kinds = torch.zeros(1, length, dtype=torch.int)
         for image in request.images:
@@ -44,37 +54,54 @@ class ModelRunner:
             torch.tensor([list(request.prompt)]), mm_token_type_ids=kinds, image_grid_thw=grids
         )
         self._positions[request.id] = (positions[:, 0], int(deltas[0, 0]))
+        self.pictures.add(request, patches)
 
     def forget(self, request: Request) -> None:
         self._positions.pop(request.id, None)
-        self._patches.pop(request.id, None)
+        self.pictures.forget(request)
+
+    def release_memory(self) -> None:
+        """Drop cached features and whatever torch keeps for later."""
+        self.features.clear()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> torch.Tensor:
-        """Logits (B, vocabulary) of the chunks that sample, in the batch's order."""
-        # Decodes stand first, so that their rows are one slice.
-        order = sorted(range(len(batch.chunks)), key=lambda n: batch.chunks[n].count > 1)
-        chunks = [batch.chunks[n] for n in order]
-        ids = [t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]]
-        last, row = {}, 0
-        for n, chunk in zip(order, chunks, strict=True):
+        """Logits (N, vocabulary) of the positions that the chunks keep, in the batch's order.
+
+        Raises:
+            EngineDead: the device is lost.
+        """
+        try:
+            return self._forward(batch)
+        except torch.AcceleratorError as error:
+            raise EngineDead("显卡出错，模型已不能工作，服务将退出以便重启") from error
+
+    def _forward(self, batch: ScheduledBatch) -> torch.Tensor:
+        # Decodes stand first, the longest before the shorter, so that rows of about one length are one slice.
+        chunks = sorted(batch.chunks, key=lambda chunk: (chunk.count > 1, -chunk.end))
+        rows, row = {}, 0
+        for chunk in chunks:
+            rows[chunk.request.id] = row - chunk.start
             row += chunk.count
-            if chunk.samples:
-                last[n] = row - 1
-        keep = [last[n] for n in sorted(last)]
+        keep = [rows[chunk.request.id] + position for chunk in batch.chunks for position in chunk.kept]
         encoded = self._encoder_output(chunks)
+        positions = torch.cat([self._positions_of(chunk) for chunk in chunks], dim=1)
         out = self._model(
-            input_ids=torch.tensor([ids], device=self._device),
-            position_ids=torch.cat([self._positions_of(chunk) for chunk in chunks], dim=1)
-            .unsqueeze(1)
-            .to(self._device),
-            logits_to_keep=torch.tensor(keep or [0], device=self._device),
+            input_ids=self._tensor([[t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]]]),
+            position_ids=positions.unsqueeze(1).to(self._device),
+            logits_to_keep=self._tensor(keep or [0]),
             mm_encoder_outputs=None if encoded is None else {"image": encoded},
             use_cache=False,
-            paged=attention.lay_out(self._cache, chunks),
+            paged=self._paged(chunks),
         )
         logits: torch.Tensor = out.logits[0]
         return logits[: len(keep)]
+
+    def _tensor(self, numbers: Sequence[Any]) -> torch.Tensor:
+        return torch.tensor(numbers, device=self._device)
 
     def _positions_of(self, chunk: ScheduledChunk) -> torch.Tensor:
         """(3, count); beyond the prompt all three axes go on from its end, moved by the request's offset."""
@@ -84,12 +111,49 @@ class ModelRunner:
         after = torch.arange(start, max(chunk.end, start)) + delta
         return torch.cat([inside, after.expand(3, -1)], dim=1)
 
-    def _encoder_output(self, chunks: list[ScheduledChunk]) -> EncoderOutput | None:
+    def _paged(self, chunks: Sequence[ScheduledChunk]) -> PagedBatch:
+        slots, prefills, row = [], [], 0
+        size = self._cache.block_size
+        for chunk in chunks:
+            blocks = chunk.request.blocks
+            slots += [blocks[n // size] * size + n % size for n in range(chunk.start, chunk.end)]
+            if chunk.count > 1:
+                prefills.append(
+                    PrefillSpan(row, chunk.start, chunk.count, self._tensor(blocks[: -(-chunk.end // size)]))
+                )
+            row += chunk.count
+        decodes = self._decode_rows([chunk for chunk in chunks if chunk.count == 1])
+        return PagedBatch(self._cache, self._tensor(slots), decodes, tuple(prefills))
+
+    def _decode_rows(self, chunks: Sequence[ScheduledChunk]) -> tuple[DecodeRows, ...]:
+        """Cut ``chunks``, longest first, so that padding never more than doubles what is read."""
+        cuts = [0]
+        for n, chunk in enumerate(chunks):
+            if chunk.end * 2 < chunks[cuts[-1]].end:
+                cuts.append(n)
+        return tuple(
+            self._rows_of(start, chunks[start:end])
+            for start, end in zip(cuts, [*cuts[1:], len(chunks)], strict=True)
+            if start < end
+        )
+
+    def _rows_of(self, row: int, chunks: Sequence[ScheduledChunk]) -> DecodeRows:
+        longest = chunks[0].end
+        width = -(-longest // self._cache.block_size)
+        blocks = [chunk.request.blocks[:width] for chunk in chunks]
+        table = self._tensor([row + [0] * (width - len(row)) for row in blocks])
+        lengths = self._tensor([chunk.end for chunk in chunks])
+        mask = None
+        if chunks[-1].end < longest:
+            mask = (torch.arange(longest, device=self._device) < lengths.unsqueeze(1))[:, None, None]
+        return DecodeRows(row, len(chunks), table, longest, mask)
+
+    def _encoder_output(self, chunks: Sequence[ScheduledChunk]) -> EncoderOutput | None:
         """Slices of the pictures' features that stand inside the chunks, in packed order."""
         wanted = [(chunk, image) for chunk in chunks for image in chunk.request.images_in(chunk.start, chunk.end)]
         if not wanted:
             return None
-        features = self._features({i.digest: self._patches[c.request.id][i.digest] for c, i in wanted})
+        features = self.pictures.features([(chunk.request, image.digest) for chunk, image in wanted])
         slices = [
             (
                 features[image.digest],
@@ -103,13 +167,6 @@ class ModelRunner:
             [f.embeddings[low:high] for f, low, high in slices],
             [[f.deepstack[level][low:high] for f, low, high in slices] for level in levels],
         )
-
-    def _features(self, pictures: Mapping[bytes, Patches]) -> dict[bytes, Features]:
-        found = {digest: self.features.get(digest) for digest in pictures}
-        fresh = vision.encode(self._model, {d: pictures[d] for d, features in found.items() if features is None})
-        for digest, features in fresh.items():
-            self.features.put(digest, features)
-        return {digest: features or fresh[digest] for digest, features in found.items()}
 
 
 def kv_shape(config: Any) -> KVShape:

@@ -1,77 +1,230 @@
-"""Logits become tokens, on their own device, for a whole batch at once."""
+"""Logits become tokens, on their own device, for a whole batch at once.
+
+The order is: grammar, penalties (CTRL's repetition, then OpenAI's frequency and presence), bias, least length; then
+temperature, top-k, top-p, min-p as Transformers' warpers apply them. What nobody in the batch asked for is skipped.
+Log-probabilities are those of the model itself: natural, before temperature, penalties and all the rest.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 
+from qqvl_server.engine.batch import Chosen, Sampled
 from qqvl_server.engine.request import Request
+from qqvl_server.errors import GenerationFailed, QqvlError
+from qqvl_server.observe.logs import logger
+
+# Rows of logits turned to float32 at once when scoring; a real vocabulary makes each 600 kB.
+_SCORED_AT_ONCE: Final = 64
+_GRAMMAR_FAILED: Final = "按约定格式生成失败了，请检查格式定义后重试"
 
 
 class Sampler:
-    """One generator per seeded request, so that a seed gives the same answer whatever else is in the batch."""
+    """``never`` are ids no reply may hold: a picture's place-holders, which only a prompt's pictures may fill."""
 
-    def __init__(self, device: torch.device | str) -> None:
-        self._device = device
-        self._generators: dict[str, torch.Generator] = {}
+    def __init__(self, device: torch.device | str, never: Sequence[int] = ()) -> None:
+        self._device = torch.device(device)
+        self._never = torch.tensor(list(never), dtype=torch.long, device=self._device)
 
-    def forget(self, request: Request) -> None:
-        self._generators.pop(request.id, None)
+    @torch.inference_mode()
+    def score(self, logits: torch.Tensor, rows: Sequence[int], targets: Sequence[int]) -> list[float]:
+        """Natural log-probability of each target in its row of ``logits`` (N, vocabulary)."""
+        found: list[float] = []
+        for start in range(0, len(rows), _SCORED_AT_ONCE):
+            picked = self._index(rows[start : start + _SCORED_AT_ONCE])
+            wanted = self._index(targets[start : start + _SCORED_AT_ONCE]).unsqueeze(1)
+            found += logits[picked].float().log_softmax(-1).gather(1, wanted).squeeze(1).tolist()
+        return found
 
-    def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[int]:
-        """Args:
-        logits: (B, vocabulary), the last position of each request.
+    @torch.inference_mode()
+    def sample(self, logits: torch.Tensor, rows: Sequence[int], requests: Sequence[Request]) -> Sampled:
+        """One token for each request.
+
+        Args:
+            logits: (N, vocabulary), changed in place; ``rows`` says where the last position of each request is.
         """
-        logits = logits.float()
-        logits = self._penalised(logits, requests)
+        scores = logits if len(rows) == len(logits) else logits[self._index(rows)]
+        raw = scores
+        if any(request.sampling.logprobs is not None for request in requests):
+            scores = scores.clone()
+        scores[:, self._never] = -torch.inf
+        failed: dict[int, QqvlError] = {}
+        if any(_wishes(request) for request in requests):
+            scores = self._shaped(scores.float(), requests, failed)
+        tokens = scores.argmax(-1)
         drawing = [n for n, request in enumerate(requests) if request.sampling.temperature > 0]
-        tokens = logits.argmax(-1)
         if drawing:
-            rows = torch.tensor(drawing, device=logits.device)
-            tokens[rows] = self._draw(logits[rows], [requests[n] for n in drawing])
-        chosen: list[int] = tokens.tolist()
+            tokens[self._index(drawing)] = self._drawn(scores, drawing, requests)
+        chosen = self._with_logprobs(raw, tokens, requests)
+        return [failed.get(n) or _accepted(requests[n], one) for n, one in enumerate(chosen)]
+
+    def _index(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self._device)
+
+    def _column(self, values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device).unsqueeze(1)
+
+    def _shaped(self, scores: torch.Tensor, requests: Sequence[Request], failed: dict[int, QqvlError]) -> torch.Tensor:
+        scores = self._masked(scores, requests, failed)
+        scores = self._penalised(scores, requests)
+        places, biases = [], []
+        for n, request in enumerate(requests):
+            wanted = request.sampling
+            places += [(n, token) for token, _ in wanted.logit_bias]
+            biases += [bias for _, bias in wanted.logit_bias]
+            # A grammar that must end here ends here, however short.
+            if request.made < wanted.min_new_tokens and request.mask is None:
+                stops = sorted(wanted.end_token_ids | wanted.stop_token_ids)
+                places += [(n, token) for token in stops]
+                biases += [-torch.inf] * len(stops)
+        if places:
+            at = self._index([n for n, _ in places]), self._index([token for _, token in places])
+            scores = scores.index_put(at, self._column(biases).squeeze(1), accumulate=True)
+        return scores
+
+    def _masked(self, scores: torch.Tensor, requests: Sequence[Request], failed: dict[int, QqvlError]) -> torch.Tensor:
+        rows: list[int] = []
+        words: list[torch.Tensor] = []
+        for n, request in enumerate(requests):
+            if request.mask is None:
+                continue
+            try:
+                row = torch.as_tensor(request.mask.allowed(), dtype=torch.int32)
+                if not row.any():
+                    raise ValueError("nothing may come next")
+            except Exception as error:
+                # The edge of a grammar library: whatever it raises fails one request.
+                failed[n] = _grammar_failed(error)
+                continue
+            rows.append(n)
+            words.append(row)
+        if not rows:
+            return scores
+        packed = torch.nn.utils.rnn.pad_sequence(words, batch_first=True).to(self._device)
+        bits = (packed.unsqueeze(-1) >> torch.arange(32, device=self._device, dtype=torch.int32)) & 1
+        allowed = bits.flatten(1).bool()[:, : scores.shape[1]]
+        # Ids above the grammar's vocabulary are padding of the model's.
+        allowed = torch.nn.functional.pad(allowed, (0, scores.shape[1] - allowed.shape[1]))
+        at = self._index(rows)
+        return scores.index_copy(0, at, scores[at].masked_fill(~allowed, -torch.inf))
+
+    def _penalised(self, scores: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
+        """CTRL (Keskar 2019) divides the score of a token seen in prompt or reply, below zero multiplies it;
+        OpenAI's formula takes ``frequency · count + presence`` from tokens the reply holds already."""
+        rows = [n for n, request in enumerate(requests) if _penalises(request)]
+        if not rows:
+            return scores
+        wanted = [requests[n].sampling for n in rows]
+        at = self._index(rows)
+        picked = scores[at]
+        in_reply = self._counts([requests[n].output for n in rows], picked)
+        seen = (in_reply > 0) | (self._counts([requests[n].prompt for n in rows], picked) > 0)
+        penalty = self._column([w.repetition_penalty for w in wanted])
+        picked = torch.where(seen, torch.where(picked > 0, picked / penalty, picked * penalty), picked)
+        picked = picked - self._column([w.frequency_penalty for w in wanted]) * in_reply
+        picked = picked - self._column([w.presence_penalty for w in wanted]) * (in_reply > 0)
+        return scores.index_copy(0, at, picked)
+
+    def _counts(self, tokens: Sequence[Sequence[int]], like: torch.Tensor) -> torch.Tensor:
+        """(rows, vocabulary): how often each token stands in each row's list."""
+        at = (
+            self._index([n for n, row in enumerate(tokens) for _ in row]),
+            self._index([token for row in tokens for token in row]),
+        )
+        return torch.zeros_like(like).index_put_(at, torch.ones((), device=self._device), accumulate=True)
+
+    def _drawn(self, scores: torch.Tensor, drawing: Sequence[int], requests: Sequence[Request]) -> torch.Tensor:
+        """One number in [0, 1) per row picks a token by the cumulated probabilities."""
+        wanted = [requests[n].sampling for n in drawing]
+        scores = scores[self._index(drawing)].float() / self._column([w.temperature for w in wanted])
+        scores = self._truncated(scores, [w.top_k for w in wanted], [w.top_p for w in wanted])
+        if any(w.min_p > 0 for w in wanted):
+            least = scores.max(-1, keepdim=True).values + self._column([w.min_p for w in wanted]).log()
+            scores = scores.masked_fill(scores < least, -torch.inf)
+        cumulated = scores.softmax(-1).double().cumsum(-1)
+        drawn = self._column([_uniform(requests[n]) for n in drawing]).double() * cumulated[:, -1:]
+        # The first token whose cumulated share is above the number drawn; its own share is above zero.
+        return torch.searchsorted(cumulated, drawn, right=True).squeeze(1).clamp_(max=scores.shape[1] - 1)
+
+    def _truncated(self, scores: torch.Tensor, top_k: Sequence[int], top_p: Sequence[float]) -> torch.Tensor:
+        """Top-k, then top-p, both by the least score that stays, so that equal scores share a fate."""
+        vocabulary = scores.shape[1]
+        kept = [min(k or vocabulary, vocabulary) for k in top_k]
+        if min(kept) == vocabulary and min(top_p) >= 1:
+            return scores
+        # Without top-k the whole row is sorted; nobody else in the batch pays for it.
+        for rows in (
+            [n for n, k in enumerate(kept) if k < vocabulary],
+            [n for n, k in enumerate(kept) if k == vocabulary and top_p[n] < 1],
+        ):
+            if not rows:
+                continue
+            at = self._index(rows)
+            best = scores[at].topk(max(kept[n] for n in rows), dim=-1).values
+            places = torch.arange(best.shape[1], device=self._device)
+            best = best.masked_fill(places >= self._column([kept[n] for n in rows]), -torch.inf)
+            shares = best.softmax(-1)
+            beyond = shares.cumsum(-1) - shares >= self._column([top_p[n] for n in rows])
+            beyond |= best == -torch.inf
+            beyond[:, 0] = False
+            least = best.masked_fill(beyond, torch.inf).min(-1, keepdim=True).values
+            scores = scores.index_copy(0, at, scores[at].masked_fill(scores[at] < least, -torch.inf))
+        return scores
+
+    def _with_logprobs(self, raw: torch.Tensor, tokens: torch.Tensor, requests: Sequence[Request]) -> list[Chosen]:
+        ids: list[int] = tokens.tolist()
+        chosen = [Chosen(token) for token in ids]
+        asked = [(n, r.sampling.logprobs) for n, r in enumerate(requests) if r.sampling.logprobs is not None]
+        if not asked:
+            return chosen
+        at = self._index([n for n, _ in asked])
+        logprobs = raw[at].float().log_softmax(-1)
+        own = logprobs.gather(1, tokens[at].unsqueeze(1)).squeeze(1).tolist()
+        values, likely = (t.tolist() for t in logprobs.topk(max(count for _, count in asked)))
+        for (n, count), logprob, top, tops in zip(asked, own, likely, values, strict=True):
+            pairs = tuple(zip(top[:count], tops[:count], strict=True))
+            chosen[n] = Chosen(ids[n], logprob, pairs)
         return chosen
 
-    def _penalised(self, logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
-        """Repetition penalty of CTRL (Keskar 2019): a seen token's score is divided, below zero multiplied."""
-        for row, request in enumerate(requests):
-            penalty = request.sampling.repetition_penalty
-            if penalty != 1.0:
-                seen = torch.tensor(sorted(set(request.tokens)), device=logits.device)
-                scores = logits[row, seen]
-                logits[row, seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
-        return logits
 
-    def _draw(self, logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
-        """Temperature, then top-k, top-p and min-p over one sort, in the order Transformers' warpers apply them."""
-        wanted = [request.sampling for request in requests]
-        device = logits.device
-        temperature = torch.tensor([w.temperature for w in wanted], device=device).unsqueeze(1)
-        scores, order = (logits / temperature).sort(-1, descending=True)
-        vocabulary = scores.shape[-1]
-        top_k = torch.tensor([w.top_k or vocabulary for w in wanted], device=device).unsqueeze(1)
-        scores = scores.masked_fill(torch.arange(vocabulary, device=device) >= top_k, -torch.inf)
-        probabilities = scores.softmax(-1)
-        top_p = torch.tensor([w.top_p for w in wanted], device=device).unsqueeze(1)
-        beyond = probabilities.cumsum(-1) - probabilities >= top_p
-        min_p = torch.tensor([w.min_p for w in wanted], device=device).unsqueeze(1)
-        beyond |= probabilities < probabilities[:, :1] * min_p
-        beyond[:, 0] = False
-        probabilities = probabilities.masked_fill(beyond, 0)
-        # Exponential race: the largest p/e is drawn with probability p, without a host sync per row.
-        noise = torch.stack([self._noise(request, vocabulary) for request in requests]).to(device)
-        picked = (probabilities / noise).argmax(-1, keepdim=True)
-        return order.gather(-1, picked).squeeze(-1)
+def _penalises(request: Request) -> bool:
+    wanted = request.sampling
+    return wanted.repetition_penalty != 1 or wanted.presence_penalty != 0 or wanted.frequency_penalty != 0
 
-    def _noise(self, request: Request, vocabulary: int) -> torch.Tensor:
-        generator = self._generators.get(request.id)
-        if generator is None:
-            generator = torch.Generator(device=self._device)
-            if request.sampling.seed is None:
-                generator.seed()
-            else:
-                generator.manual_seed(request.sampling.seed)
-            self._generators[request.id] = generator
-        noise = torch.empty(vocabulary, device=self._device)
-        return noise.exponential_(generator=generator).clamp_min_(torch.finfo(torch.float32).tiny)
+
+def _wishes(request: Request) -> bool:
+    wanted = request.sampling
+    return (
+        request.mask is not None
+        or bool(wanted.logit_bias)
+        or request.made < wanted.min_new_tokens
+        or _penalises(request)
+    )
+
+
+def _accepted(request: Request, chosen: Chosen) -> Chosen | QqvlError:
+    if request.mask is not None:
+        try:
+            request.mask.accept(chosen.token)
+        except Exception as error:
+            # As above.
+            return _grammar_failed(error)
+    return chosen
+
+
+def _grammar_failed(error: Exception) -> QqvlError:
+    logger().warning("约束解码失败", kind=type(error).__name__, exc_info=error)
+    return GenerationFailed(_GRAMMAR_FAILED)
+
+
+def _uniform(request: Request) -> float:
+    """In [0, 1), from the request's seed and the token's place alone.
+
+    Nothing to keep between steps: the same whatever else runs, and after a preemption or a step that is run again.
+    """
+    digest = hashlib.blake2b(b"%d/%d" % (request.seed, request.made), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / (1 << 48)

@@ -3,78 +3,32 @@
 Decodes first, then prefills in chunks, under one token budget. Waiting requests are picked by priority class and,
 within a class, by deficit round robin over chats weighted by tokens (Shreedhar and Varghese, 1995), so that a chat
 that floods delays a quiet one by no more than a quantum per round. When blocks run out the least urgent, latest
-running request is put back to be computed again; nothing fails and nothing waits for ever.
+running request is put back to be computed again; nothing fails and nothing waits for ever. Idle prefill runs in small
+steps when there is nothing else, and is put back at once when there is.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from typing import Final
 
-from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk, StepOutput
+from qqvl_server.engine.batch import Chosen, Sampled, ScheduledBatch, ScheduledChunk, StepOutput
 from qqvl_server.engine.block_pool import BlockPool, block_hash
 from qqvl_server.engine.request import FinishReason, Priority, Request, Status
+from qqvl_server.engine.waiting_queue import WaitingQueue
+from qqvl_server.errors import QqvlError
 
-
-class WaitingQueue:
-    """Deficit round robin over chats within each priority class; costs are prompt tokens still to compute."""
-
-    def __init__(self, quantum: int) -> None:
-        self._quantum = quantum
-        self._classes: dict[Priority, OrderedDict[str, deque[Request]]] = {p: OrderedDict() for p in Priority}
-        self._deficit: dict[tuple[Priority, str], int] = {}
-
-    def __len__(self) -> int:
-        return sum(len(queue) for chats in self._classes.values() for queue in chats.values())
-
-    def __iter__(self) -> Iterator[Request]:
-        return (r for chats in self._classes.values() for queue in chats.values() for r in queue)
-
-    def push(self, request: Request, *, front: bool = False) -> None:
-        queue = self._classes[request.priority].setdefault(request.chat, deque())
-        if front:
-            queue.appendleft(request)
-        else:
-            queue.append(request)
-
-    def peek(self) -> Request | None:
-        """The next to run. Chats that cannot afford their first request yet gain a quantum as the round passes."""
-        for priority, chats in self._classes.items():
-            while chats:
-                chat, queue = next(iter(chats.items()))
-                key = (priority, chat)
-                if self._deficit.setdefault(key, self._quantum) >= min(queue[0].pending, self._quantum):
-                    return queue[0]
-                self._deficit[key] += self._quantum
-                chats.move_to_end(chat)
-        return None
-
-    def pop(self, request: Request) -> None:
-        """Take ``request``, the head of its chat's queue, and charge its chat."""
-        chats = self._classes[request.priority]
-        queue = chats[request.chat]
-        assert queue[0] is request
-        queue.popleft()
-        self._deficit[(request.priority, request.chat)] -= request.pending
-        self._drop_if_empty(request)
-
-    def remove(self, request: Request) -> None:
-        self._classes[request.priority][request.chat].remove(request)
-        self._drop_if_empty(request)
-
-    def _drop_if_empty(self, request: Request) -> None:
-        chats = self._classes[request.priority]
-        if not chats[request.chat]:
-            # An idle chat saves nothing up: its deficit starts anew.
-            del chats[request.chat]
-            self._deficit.pop((request.priority, request.chat), None)
+# What a step of idle prefill may delay somebody who comes in its middle.
+_IDLE_STEP: Final = 256
+_SMALLEST_STEP: Final = 16
+# After running out of memory this many steps bring the whole budget back.
+_STEPS_TO_RECOVER: Final = 64
 
 
 class Scheduler:
     def __init__(self, pool: BlockPool, *, max_tokens: int, max_requests: int, quantum: int = 512) -> None:
         self._pool = pool
-        self._max_tokens = max_tokens
-        self._max_requests = max_requests
+        self._max_tokens = self._token_budget = max_tokens
+        self._max_requests = self._request_budget = max_requests
         self.waiting = WaitingQueue(quantum)
         # Insertion order is admission order; the last of the lowest class is preempted first.
         self.running: list[Request] = []
@@ -83,6 +37,11 @@ class Scheduler:
     def capacity_tokens(self) -> int:
         """The longest prompt and reply together that can ever run."""
         return self._pool.total * self._pool.block_size
+
+    @property
+    def has_urgent(self) -> bool:
+        """Whether anything but idle prefill is to be done."""
+        return self.waiting.urgent > 0 or any(r.priority is not Priority.IDLE_PREFILL for r in self.running)
 
     def add(self, request: Request) -> None:
         """Raises ValueError when the request can never fit the cache."""
@@ -94,16 +53,22 @@ class Scheduler:
         """Forget a request at once; its blocks are free for others. Harmless when it has ended."""
         if request.status is Status.WAITING:
             self.waiting.remove(request)
+            request.status, request.finish_reason = Status.FINISHED, FinishReason.ABORTED
         elif request.status is Status.RUNNING:
-            self.running.remove(request)
-            self._release(request)
-        else:
-            return
-        request.status, request.finish_reason = Status.FINISHED, FinishReason.ABORTED
+            self._finish(request, FinishReason.ABORTED)
+
+    def is_cached(self, request: Request) -> bool:
+        """Whether every full block that ``request`` may reuse is in the cache now."""
+        return self._pool.holds(self._prefix_hashes(request))
 
     def schedule(self) -> ScheduledBatch:
         """The next step's work; empty only when there is none."""
-        budget = self._max_tokens
+        budget = self._token_budget
+        if self.has_urgent:
+            for request in [r for r in self.running if r.priority is Priority.IDLE_PREFILL]:
+                self._preempt(request)
+        else:
+            budget = min(budget, _IDLE_STEP)
         chunks: list[ScheduledChunk] = []
         for request in sorted(self.running, key=lambda r: (r.pending > 1, r.priority)):
             if budget == 0:
@@ -114,7 +79,7 @@ class Scheduler:
             if self._make_room(request, count, protected=[chunk.request for chunk in chunks]):
                 chunks.append(ScheduledChunk(request, request.computed, count))
                 budget -= count
-        while budget > 0 and len(self.running) < self._max_requests:
+        while budget > 0 and len(self.running) < self._request_budget:
             admitted = self._admit(budget)
             if admitted is None:
                 break
@@ -136,7 +101,7 @@ class Scheduler:
 
     def _admit(self, budget: int) -> ScheduledChunk | None:
         request = self.waiting.peek()
-        if request is None:
+        if request is None or (request.priority is Priority.IDLE_PREFILL and self.has_urgent):
             return None
         matched = self._pool.match(self._prefix_hashes(request))
         start = len(matched) * self._pool.block_size
@@ -145,17 +110,19 @@ class Scheduler:
         if fresh is None:
             self._pool.release(matched)
             return None
-        self.waiting.pop(request)
+        self.waiting.pop(request, len(request.tokens) - start)
         request.blocks = matched + fresh
         request.hashes = request.hashes[: len(matched)]
-        request.computed = request.cached = start
+        request.computed = start
+        if request.cached is None:
+            request.cached = start
         request.status = Status.RUNNING
         self.running.append(request)
         return ScheduledChunk(request, start, count)
 
     def _prefix_hashes(self, request: Request) -> list[bytes]:
-        """Names of the full blocks before the last token, which is always computed for its logits."""
-        full = (len(request.tokens) - 1) // self._pool.block_size
+        """Names of the full blocks before the first token whose logits are needed."""
+        full = request.reusable // self._pool.block_size
         for index in range(len(request.hashes), full):
             request.hashes.append(self._name_of_block(request, index))
         return request.hashes[:full]
@@ -173,39 +140,68 @@ class Scheduler:
         request.status = Status.WAITING
         self.waiting.push(request, front=True)
 
-    def update(self, batch: ScheduledBatch, sampled: Iterable[int]) -> list[StepOutput]:
-        """Book a finished step. ``sampled`` has one token for each chunk that samples, in order."""
-        tokens = iter(sampled)
+    def shrink(self, batch: ScheduledBatch) -> bool:
+        """The step ran out of memory: put its requests back and make the next ones half as large.
+
+        False, and nothing done, when steps are as small as they get.
+        """
+        if self._token_budget <= _SMALLEST_STEP:
+            return False
+        self._token_budget = max(self._token_budget // 2, _SMALLEST_STEP)
+        self._request_budget = max(min(self._request_budget, len(batch.chunks)) // 2, 1)
+        for request in reversed(batch.requests):
+            if request.status is Status.RUNNING:
+                self._preempt(request)
+        return True
+
+    def update(self, batch: ScheduledBatch, sampled: Sampled) -> list[StepOutput]:
+        """Book a finished step. ``sampled`` has one entry for each chunk that samples, in order."""
+        self._recover()
+        entries = iter(sampled)
         outputs = []
         for chunk in batch.chunks:
             request = chunk.request
-            token = next(tokens) if chunk.samples else None
+            entry = next(entries) if chunk.samples else None
             if request.status is not Status.RUNNING:
                 continue  # aborted while the step ran
             request.computed = chunk.end
-            self._name_full_blocks(request)
-            if token is not None:
-                request.tokens.append(token)
-                outputs.append(StepOutput(request, token, self._finish_if_done(request, token)))
+            self._name_full_blocks(chunk)
+            if isinstance(entry, QqvlError):
+                self._finish(request, FinishReason.ABORTED)
+                outputs.append(StepOutput(request, None, True, entry))
+            elif entry is not None:
+                request.tokens.append(entry.token)
+                outputs.append(StepOutput(request, entry, self._finish_if_done(request, entry)))
+            elif not request.pending:
+                self._finish(request, FinishReason.LENGTH)
+                outputs.append(StepOutput(request, None, True))
         return outputs
 
-    def _name_full_blocks(self, request: Request) -> None:
-        for index in range(request.computed // self._pool.block_size):
+    def _recover(self) -> None:
+        step = -(-self._max_tokens // _STEPS_TO_RECOVER)
+        self._token_budget = min(self._token_budget + step, self._max_tokens)
+        if self._token_budget == self._max_tokens:
+            self._request_budget = min(self._request_budget + 1, self._max_requests)
+
+    def _name_full_blocks(self, chunk: ScheduledChunk) -> None:
+        request, size = chunk.request, self._pool.block_size
+        for index in range(chunk.start // size, chunk.end // size):
             if index >= len(request.hashes):
                 request.hashes.append(self._name_of_block(request, index))
             self._pool.name(request.blocks[index], request.hashes[index])
 
-    def _finish_if_done(self, request: Request, token: int) -> bool:
-        if token in request.sampling.stop_token_ids:
-            request.finish_reason = FinishReason.STOP
-        elif len(request.tokens) - len(request.prompt) >= request.sampling.max_new_tokens:
-            request.finish_reason = FinishReason.LENGTH
-        else:
-            return False
-        request.status = Status.FINISHED
+    def _finish_if_done(self, request: Request, chosen: Chosen) -> bool:
+        wanted = request.sampling
+        if chosen.token in wanted.end_token_ids or chosen.token in wanted.stop_token_ids:
+            self._finish(request, FinishReason.STOP)
+        elif request.made >= wanted.max_new_tokens:
+            self._finish(request, FinishReason.LENGTH)
+        return request.status is Status.FINISHED
+
+    def _finish(self, request: Request, reason: FinishReason) -> None:
+        request.status, request.finish_reason = Status.FINISHED, reason
         self.running.remove(request)
         self._release(request)
-        return True
 
     def _release(self, request: Request) -> None:
         self._pool.release(request.blocks)
@@ -217,6 +213,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raise AssertionError when the books do not balance."""
         self._pool.check_integrity([request.blocks for request in self.running])
+        assert len(self.waiting) == sum(1 for _ in self.waiting), "the queue's counts are off"
         assert all(r.status is Status.RUNNING for r in self.running)
         assert all(r.status is Status.WAITING and not r.blocks for r in self.waiting)
         for request in self.running:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from qqvl_server.engine.request import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,11 @@ class EncoderOutput:
 
 
 class FeatureCache:
-    """Least recently used by bytes. ``hits`` and ``misses`` count look-ups."""
+    """Least recently used by bytes. ``hits`` and ``misses`` count look-ups; ``on_look`` hears each, true if found."""
 
-    def __init__(self, capacity_bytes: int) -> None:
+    def __init__(self, capacity_bytes: int, on_look: Callable[[bool], None] = lambda _found: None) -> None:
         self._capacity = capacity_bytes
+        self._on_look = on_look
         self._kept: OrderedDict[bytes, Features] = OrderedDict()
         self._used = 0
         self.hits = 0
@@ -50,12 +53,21 @@ class FeatureCache:
 
     def get(self, digest: bytes) -> Features | None:
         found = self._kept.get(digest)
+        self._on_look(found is not None)
         if found is None:
             self.misses += 1
             return None
         self.hits += 1
         self._kept.move_to_end(digest)
         return found
+
+    def __contains__(self, digest: bytes) -> bool:
+        """Not counted as a look-up."""
+        return digest in self._kept
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._used = 0
 
     def put(self, digest: bytes, features: Features) -> None:
         if features.size > self._capacity or digest in self._kept:
@@ -67,6 +79,55 @@ class FeatureCache:
             self._used -= dropped.size
 
 
+class PictureShelf:
+    """The pictures of live requests: patches until they are looked at, features from then on.
+
+    Features stay with a request even when the cache drops them, for it may have to be computed again.
+    """
+
+    def __init__(self, model: Any, cache: FeatureCache) -> None:
+        self._model = model
+        self._cache = cache
+        self._patches: dict[str, dict[bytes, Patches]] = {}
+        self._features: dict[str, dict[bytes, Features]] = {}
+        self.encoder_runs = 0
+
+    def add(self, request: Request, patches: dict[bytes, Patches]) -> None:
+        """Take ``patches`` over; a picture is taken out of it once its features are known."""
+        known = {digest: self._cache.get(digest) for digest in patches if digest in self._cache}
+        for digest in known:
+            del patches[digest]
+        self._patches[request.id] = patches
+        self._features[request.id] = {digest: features for digest, features in known.items() if features is not None}
+
+    def forget(self, request: Request) -> None:
+        self._patches.pop(request.id, None)
+        self._features.pop(request.id, None)
+
+    def features(self, wanted: Sequence[tuple[Request, bytes]]) -> dict[bytes, Features]:
+        """Of every picture in ``wanted``; the encoder runs once over all that nobody has looked at yet."""
+        found: dict[bytes, Features] = {}
+        unseen: dict[bytes, Patches] = {}
+        for request, digest in wanted:
+            if digest in found or digest in unseen:
+                continue
+            features = self._features[request.id].get(digest) or self._cache.get(digest)
+            if features is None:
+                unseen[digest] = self._patches[request.id][digest]
+            else:
+                found[digest] = features
+        if unseen:
+            self.encoder_runs += 1
+            fresh = encode(self._model, unseen)
+            found |= fresh
+            for digest, features in fresh.items():
+                self._cache.put(digest, features)
+        for request, digest in wanted:
+            self._features[request.id][digest] = found[digest]
+            self._patches[request.id].pop(digest, None)
+        return found
+
+
 def encode(model: Any, pictures: Mapping[bytes, Patches]) -> dict[bytes, Features]:
     """Run the vision tower once over several pictures.
 
@@ -74,8 +135,6 @@ def encode(model: Any, pictures: Mapping[bytes, Patches]) -> dict[bytes, Feature
         model: a Qwen3VLForConditionalGeneration.
         pictures: patches by content digest.
     """
-    if not pictures:
-        return {}
     device, dtype = model.model.visual.device, model.model.visual.dtype
     pixels = torch.cat([patches.pixel_values for patches in pictures.values()]).to(device, dtype)
     grids = torch.stack([patches.grid for patches in pictures.values()]).to(device)

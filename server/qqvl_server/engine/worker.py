@@ -9,18 +9,43 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.request import FinishReason, Request
-from qqvl_server.errors import DeadlineExceeded, EngineDead, GenerationFailed, PromptTooLong, QqvlError
+from qqvl_server.engine.batch import Chosen, StepOutput
+from qqvl_server.engine.core import EngineCore, StepFailed
+from qqvl_server.engine.pace import Pace
+from qqvl_server.engine.request import FinishReason, Priority, Request
+from qqvl_server.errors import (
+    Busy,
+    DeadlineExceeded,
+    Draining,
+    EngineDead,
+    GenerationFailed,
+    PromptTooLong,
+    QqvlError,
+)
 from qqvl_server.observe.logs import logger
 
 MAX_FAILED_STEPS: Final = 3
 
-Item = int | FinishReason | QqvlError
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last item of a request that did not fail.
+
+    ``stop_token`` is the caller's stop token that ended it; ``cached`` the prompt tokens found in the cache;
+    ``scores`` the log-probabilities of the request's targets.
+    """
+
+    reason: FinishReason
+    cached: int
+    stop_token: int | None = None
+    scores: tuple[float, ...] = ()
+
+
+Item = Chosen | Ended | QqvlError
 
 
 class Sink(Protocol):
@@ -31,64 +56,126 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """``deadline`` is a ``time.monotonic`` instant."""
+    """``deadline`` is a ``time.monotonic`` instant. ``patches`` is taken over and emptied as pictures are looked at.
+
+    ``followers`` begin with the same prompt: they start when its blocks are in the cache, at once if they are.
+    """
 
     request: Request
-    patches: Mapping[bytes, Any]
+    patches: dict[bytes, Any]
     sink: Sink
     deadline: float
+    followers: tuple[Job, ...] = field(default=())
 
 
 class Worker:
-    """``submit`` may be called from any thread; everything else happens on the worker's own."""
+    """``submit`` may be called from any thread; everything else happens on the worker's own.
 
-    def __init__(self, core: EngineCore, deliver: Callable[[Sequence[tuple[Sink, Item]]], None]) -> None:
+    ``deliver`` is called on that thread, once per step.
+    """
+
+    def __init__(
+        self, core: EngineCore, deliver: Callable[[Sequence[tuple[Sink, Item]]], None], *, max_waiting: int
+    ) -> None:
         self._core = core
         self._deliver = deliver
+        self._max_waiting = max_waiting
         self._arriving: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs: dict[str, Job] = {}
         self._failed_steps = 0
-        self.alive = True
+        self._pace = Pace()
+        self._ended = False
+        self._gate = threading.Lock()
+        self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._loop, name="qqvl-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and not self._ended
+
+    @property
+    def busy_for_s(self) -> float:
+        """Seconds since the step that runs now began; 0 when there is none. A stuck engine's goes on growing."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def running(self) -> int:
+        """Requests being computed, idle prefill left out."""
+        return sum(request.priority is not Priority.IDLE_PREFILL for request in list(self._core.scheduler.running))
+
+    @property
+    def waiting(self) -> int:
+        """Requests not admitted yet or put back, idle prefill left out once it is queued."""
+        return self._arriving.qsize() + self._core.scheduler.waiting.urgent
+
     def submit(self, job: Job) -> None:
-        """Raises EngineDead when nothing runs any more."""
-        if not self.alive:
-            raise EngineDead("模型引擎已停止工作，服务正在退出")
-        self._arriving.put(job)
+        """Raises:
+        EngineDead: nothing runs any more.
+        Busy: as many wait as may.
+        """
+        with self._gate:
+            if not self.alive:
+                raise EngineDead("模型引擎已停止工作，服务正在退出")
+            if self.waiting >= self._max_waiting:
+                retry_after = self._pace.seconds_for(self._core.scheduler.waiting.urgent_tokens)
+                raise Busy("现在太忙了，请稍后再试", retry_after)
+            self._arriving.put(job)
 
     def close(self) -> None:
         """End the thread after the step it is in."""
         self._arriving.put(None)
 
     def _loop(self) -> None:
+        error: QqvlError = EngineDead("模型引擎出错停止了，服务将退出以便重启")
         try:
             while self._take_arrivals():
                 self._drop_abandoned()
                 self._step()
-        except EngineDead as error:
-            self._die(error)
-        except Exception as error:
+            error = Draining("服务正在停止，请稍后再试")
+        except EngineDead as dead:
+            error = dead
+        except Exception as broken:
             # The thread's edge: whatever broke the books, everybody who waits must hear of it.
-            logger().error("模型引擎崩溃", exc_info=error)
-            self._die(EngineDead("模型引擎出错停止了，服务将退出以便重启"))
+            logger().error("模型引擎崩溃", exc_info=broken)
+        finally:
+            self._end(error)
 
     def _take_arrivals(self) -> bool:
         """Add what has come; waits when there is nothing to do. False when asked to end."""
         while True:
+            has_work = self._core.has_work
+            self._busy_since = time.monotonic() if has_work else None
             try:
-                job = self._arriving.get(block=not self._core.has_work)
+                job = self._arriving.get(block=not has_work)
             except queue.Empty:
                 return True
             if job is None:
                 return False
-            try:
-                self._core.add(job.request, job.patches)
-            except ValueError:
-                self._deliver([(job.sink, PromptTooLong("内容太长，超出了模型缓存的容量"))])
-            else:
-                self._jobs[job.request.id] = job
+            self._add(job)
+
+    def _add(self, job: Job) -> None:
+        try:
+            self._core.add(job.request, job.patches)
+        except EngineDead:
+            raise
+        except ValueError:
+            self._deliver([(job.sink, PromptTooLong("内容太长，超出了模型缓存的容量"))])
+            return
+        except Exception as error:
+            # One request's edge: the model's libraries may refuse a prompt in any way.
+            logger().error("请求无法开始", kind=type(error).__name__, exc_info=error)
+            self._deliver([(job.sink, GenerationFailed("模型出错，这条消息没能回答，请重试"))])
+            return
+        self._jobs[job.request.id] = job
+        if job.followers and self._core.scheduler.is_cached(job.request):
+            self._start_followers(job)
+
+    def _start_followers(self, job: Job) -> None:
+        for follower in job.followers:
+            if follower.request.id not in self._jobs:
+                self._add(follower)
 
     def _drop_abandoned(self) -> None:
         now = time.monotonic()
@@ -99,39 +186,54 @@ class Worker:
                 self._deliver([(job.sink, DeadlineExceeded("这条消息处理太久，已放弃，请稍后再试", retry_after=5))])
 
     def _step(self) -> None:
+        self._busy_since = started = time.monotonic()
+        before = self._core.computed
         try:
             outputs = self._core.step()
-        except EngineDead:
-            raise
-        except Exception as error:
-            # One step's edge: the model's libraries raise anything.
-            self._fail_step(error)
+        except StepFailed as failed:
+            self._fail_step(failed)
             return
         self._failed_steps = 0
-        items: list[tuple[Sink, Item]] = []
-        for output in outputs:
-            job = self._jobs[output.request.id]
-            if output.token not in output.request.sampling.stop_token_ids:
-                items.append((job.sink, output.token))
-            if output.finished and output.request.finish_reason is not None:
-                items.append((job.sink, output.request.finish_reason))
-                del self._jobs[output.request.id]
+        self._pace.stepped(self._core.computed - before, time.monotonic() - started)
+        items = [item for output in outputs for item in self._items(output)]
         if items:
             self._deliver(items)
 
-    def _fail_step(self, error: Exception) -> None:
+    def _items(self, output: StepOutput) -> list[tuple[Sink, Item]]:
+        request, chosen = output.request, output.chosen
+        job = self._jobs[request.id]
+        if output.finished:
+            del self._jobs[request.id]
+        if output.error is not None:
+            return [(job.sink, output.error)]
+        wanted = request.sampling
+        found: list[tuple[Sink, Item]] = []
+        ends = chosen is not None and chosen.token in wanted.end_token_ids | wanted.stop_token_ids
+        if chosen is not None and not ends:
+            found.append((job.sink, chosen))
+        if request.finish_reason is not None:
+            stop = chosen.token if chosen is not None and ends and chosen.token not in wanted.end_token_ids else None
+            scores = tuple(request.scores[n] for n in range(len(request.targets)))
+            found.append((job.sink, Ended(request.finish_reason, request.cached or 0, stop, scores)))
+            self._start_followers(job)
+        return found
+
+    def _fail_step(self, failed: StepFailed) -> None:
+        error = failed.__cause__
         logger().error("一步推理失败", kind=type(error).__name__, exc_info=error)
         self._failed_steps += 1
-        told = [(job.sink, GenerationFailed("模型出错，这条消息没能回答，请重试")) for job in self._jobs.values()]
-        for job in self._jobs.values():
-            self._core.abort(job.request)
-        self._jobs.clear()
+        told: list[tuple[Sink, Item]] = []
+        for request in failed.requests:
+            self._core.abort(request)
+            job = self._jobs.pop(request.id)
+            told.append((job.sink, GenerationFailed("模型出错，这条消息没能回答，请重试")))
         self._deliver(told)
         if self._failed_steps >= MAX_FAILED_STEPS:
             raise EngineDead("模型连续出错，服务将退出以便重启") from error
 
-    def _die(self, error: EngineDead) -> None:
-        self.alive = False
+    def _end(self, error: QqvlError) -> None:
+        with self._gate:
+            self._ended = True
         waiting = [job.sink for job in self._jobs.values()]
         while not self._arriving.empty():
             job = self._arriving.get()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import psutil
 import torch
 
+from qqvl_server.engine import faults
 from qqvl_server.engine.block_pool import BlockPool
 from qqvl_server.engine.core import EngineCore
 from qqvl_server.engine.runner import ModelRunner, kv_shape
@@ -12,7 +15,7 @@ from qqvl_server.engine.sampler import Sampler
 from qqvl_server.engine.scheduler import Scheduler
 from qqvl_server.errors import WeightsError
 from qqvl_server.generation.backend import Engine
-from qqvl_server.generation.paged import PagedEngine
+from qqvl_server.generation.paged import PagedEngine, placeholders
 from qqvl_server.generation.preprocess import Prompt
 from qqvl_server.generation.reference import ReferenceEngine
 from qqvl_server.generation.serial import SerialEngine
@@ -34,13 +37,20 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
     if loaded.model.config.model_type not in ("qwen3_vl", "qwen3_vl_moe"):
         raise WeightsError("paged 引擎只支持 Qwen3-VL；别的模型请用 --engine generate")
     blocks = _blocks(loaded, settings, context_tokens)
-    runner = ModelRunner(loaded.model, blocks=blocks, block_size=BLOCK_SIZE, feature_bytes=FEATURE_BYTES)
+    runner = ModelRunner(
+        loaded.model,
+        blocks=blocks,
+        block_size=BLOCK_SIZE,
+        feature_bytes=FEATURE_BYTES,
+        on_picture=lambda found: (metrics.vision_cache_hits if found else metrics.vision_cache_misses).inc(),
+    )
     scheduler = Scheduler(
         BlockPool(blocks, BLOCK_SIZE), max_tokens=settings.step_tokens, max_requests=settings.max_running
     )
-    core = EngineCore(scheduler, runner, Sampler(loaded.model.device))
-    image_token = int(loaded.model.config.image_token_id)
-    return PagedEngine(core, loaded.model.generation_config, image_token, metrics)
+    config = loaded.model.config
+    sampler = Sampler(loaded.model.device, never=sorted(placeholders(config)))
+    core = EngineCore(scheduler, faults.plant(runner, os.environ.get(faults.VARIABLE, "")), sampler)
+    return PagedEngine(core, config, loaded.model.generation_config, metrics, max_waiting=settings.max_pending)
 
 
 def _blocks(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int) -> int:

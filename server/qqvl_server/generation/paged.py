@@ -3,74 +3,135 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Final
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, cast
 
+from qqvl_server.engine.batch import Chosen
 from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.request import FinishReason as EngineFinish
-from qqvl_server.engine.request import ImageSpan, Request, SamplingParams
+from qqvl_server.engine.request import ImageSpan, Priority, Request, SamplingParams, TokenMask
 from qqvl_server.engine.vision import Patches
-from qqvl_server.engine.worker import Item, Job, Sink, Worker
-from qqvl_server.errors import EngineDead
+from qqvl_server.engine.worker import Ended, Item, Job, Sink, Worker
+from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.channel import TokenChannel, scatter
-from qqvl_server.generation.port import FinishReason, GenerationRequest, Sampling
+from qqvl_server.generation.port import GenerationRequest, Sampling
 from qqvl_server.generation.preprocess import Prompt
+from qqvl_server.generation.sinks import CandidateSink, EngineSink, IdleSink, ReplySink, Scoring
 from qqvl_server.observe.metrics import Metrics
 
-_ENDS: Final[dict[Any, FinishReason]] = {
-    EngineFinish.STOP: FinishReason.STOP,
-    EngineFinish.LENGTH: FinishReason.LENGTH,
-    EngineFinish.ABORTED: FinishReason.STOP,
-}
+# A chat's older idle prefill gives way to its newer one; so many chats may wait for theirs.
+_MOST_IDLE: Final = 256
 
 
 class PagedEngine:
-    """``defaults`` is the checkpoint's own generation_config, for what a request leaves open."""
+    """``config`` is the model's; ``defaults`` its generation_config, for what a request leaves open."""
 
-    def __init__(self, core: EngineCore, defaults: Any, image_token: int, metrics: Metrics) -> None:
+    def __init__(self, core: EngineCore, config: Any, defaults: Any, metrics: Metrics, *, max_waiting: int) -> None:
         self._defaults = defaults
-        self._image_token = image_token
+        self._vocabulary = int(config.get_text_config().vocab_size)
+        self._image_token = int(config.image_token_id)
+        self._placeholders = placeholders(config)
         self._metrics = metrics
         ends = defaults.eos_token_id
         self._ends = frozenset(ends if isinstance(ends, list) else [ends])
-        self._worker = Worker(core, self._deliver)
+        self._idle: dict[str, IdleSink] = {}
+        # Callers choose their own ids, and may choose one twice.
+        self._numbers = itertools.count()
+        self._worker = Worker(core, self._deliver, max_waiting=max_waiting)
+        metrics.requests_running.set_function(lambda: self._worker.running)
+        metrics.requests_waiting.set_function(lambda: self._worker.waiting)
 
     @property
     def alive(self) -> bool:
         return self._worker.alive
 
-    def submit(self, prompt: Prompt, request: GenerationRequest, channel: TokenChannel) -> None:
-        ids = prompt.inputs["input_ids"][0].tolist()
-        spans, patches = self._pictures(prompt, ids)
-        job = Request(
-            request.request_id,
-            request.owner,
-            ids,
-            self._sampling(request.sampling),
-            spans,
-            salt=hashlib.blake2b(request.owner.encode(), digest_size=16).digest(),
-            shared_tokens=prompt.shared_tokens,
-        )
-        self._metrics.requests_running.inc()
-        try:
-            self._worker.submit(Job(job, patches, channel, request.deadline))
-        except EngineDead:
-            self._metrics.requests_running.dec()
-            raise
+    @property
+    def busy_for_s(self) -> float:
+        """Seconds since the engine's present step began, 0 when idle: an engine stuck in a step is not healthy."""
+        return self._worker.busy_for_s
+
+    def submit(
+        self, prompt: Prompt, request: GenerationRequest, channel: TokenChannel, mask: TokenMask | None = None
+    ) -> None:
+        """Raises InvalidRequest (a token id outside the vocabulary), Busy, EngineDead."""
+        made, patches = self._request(prompt, request, self._sampling(request.sampling), mask=mask)
+        self._worker.submit(Job(made, patches, ReplySink(channel, made), request.deadline))
+
+    def score(
+        self, prompt: Prompt, candidates: Sequence[Sequence[int]], request: GenerationRequest, channel: TokenChannel
+    ) -> None:
+        """Raises as ``submit``, and InvalidRequest for no candidate or an empty one."""
+        if not candidates or not all(candidates):
+            raise InvalidRequest("要比较的候选不能为空")
+        scoring = Scoring(channel, len(candidates))
+        jobs = []
+        for place, candidate in enumerate(candidates):
+            made, patches = self._request(prompt, request, SamplingParams(0), targets=tuple(candidate))
+            jobs.append(Job(made, patches, CandidateSink(scoring, place), request.deadline))
+        first, *rest = jobs
+        self._worker.submit(Job(first.request, first.patches, first.sink, first.deadline, tuple(rest)))
+
+    def warm(self, prompt: Prompt, request: GenerationRequest) -> None:
+        """Raises as ``submit``."""
+        older = self._idle.pop(request.owner, None)
+        if older is not None:
+            older.over = True
+        if len(self._idle) >= _MOST_IDLE:
+            for owner in [owner for owner, sink in list(self._idle.items()) if sink.over]:
+                self._idle.pop(owner, None)
+            return
+        made, patches = self._request(prompt, request, SamplingParams(0), priority=Priority.IDLE_PREFILL)
+        sink = self._idle[request.owner] = IdleSink()
+        self._worker.submit(Job(made, patches, sink, request.deadline))
 
     def close(self) -> None:
         self._worker.close()
 
     def _deliver(self, items: Sequence[tuple[Sink, Item]]) -> None:
-        translated: list[tuple[TokenChannel, Any]] = []
+        told = []
         for sink, item in items:
-            assert isinstance(sink, TokenChannel)
-            if isinstance(item, int):
+            if isinstance(item, Chosen):
                 self._metrics.generation_tokens.inc()
-            else:
-                self._metrics.requests_running.dec()
-            translated.append((sink, _ENDS.get(item, item)))
-        scatter(translated)
+            elif isinstance(item, Ended):
+                self._metrics.prefix_cached_tokens.inc(item.cached)
+            delivery = cast(EngineSink, sink).take(item)
+            if delivery is not None:
+                told.append(delivery)
+        scatter(told)
+
+    def _request(
+        self,
+        prompt: Prompt,
+        request: GenerationRequest,
+        sampling: SamplingParams,
+        *,
+        mask: TokenMask | None = None,
+        targets: tuple[int, ...] = (),
+        priority: Priority | None = None,
+    ) -> tuple[Request, dict[bytes, Patches]]:
+        ids = prompt.inputs["input_ids"][0].tolist()
+        self._check(ids)
+        self._check(targets)
+        if not self._placeholders.isdisjoint(targets):
+            raise InvalidRequest("候选里不能有图片占位符")
+        spans, patches = self._pictures(prompt, ids)
+        made = Request(
+            f"{request.request_id}#{next(self._numbers)}",
+            request.owner,
+            [*ids, *targets[:-1]],
+            sampling,
+            spans,
+            salt=hashlib.blake2b(request.owner.encode(), digest_size=16).digest(),
+            shared_tokens=prompt.shared_tokens,
+            priority=Priority(request.urgency) if priority is None else priority,
+            mask=mask,
+            targets=targets,
+        )
+        return made, patches
+
+    def _check(self, ids: Iterable[int]) -> None:
+        if not all(0 <= token < self._vocabulary for token in ids):
+            raise InvalidRequest(f"token 编号要在 0 到 {self._vocabulary - 1} 之间")
 
     def _pictures(self, prompt: Prompt, ids: list[int]) -> tuple[tuple[ImageSpan, ...], dict[bytes, Patches]]:
         spans: list[ImageSpan] = []
@@ -85,9 +146,14 @@ class PagedEngine:
             position = start + count // prompt.patches_per_token
             spans.append(ImageSpan(start, position - start, digest))
             patches[digest] = Patches(pixels, grid)
+        # One place-holder without a picture would shift every picture of the step it runs in.
+        if sum(token in self._placeholders for token in ids) != sum(span.length for span in spans):
+            raise InvalidRequest("图片占位符和图片对不上")
         return tuple(spans), patches
 
     def _sampling(self, wanted: Sampling) -> SamplingParams:
+        self._check(token for token, _ in wanted.logit_bias)
+        self._check(wanted.stop_token_ids)
         own = self._defaults
         temperature = wanted.temperature
         if temperature is None:
@@ -97,9 +163,22 @@ class PagedEngine:
             temperature=temperature,
             top_k=_first(wanted.top_k, own.top_k, 0),
             top_p=_first(wanted.top_p, own.top_p, 1.0),
+            min_p=_first(wanted.min_p, own.min_p, 0.0),
             repetition_penalty=_first(wanted.repetition_penalty, own.repetition_penalty, 1.0),
-            stop_token_ids=self._ends,
+            presence_penalty=wanted.presence_penalty,
+            frequency_penalty=wanted.frequency_penalty,
+            logit_bias=wanted.logit_bias,
+            seed=wanted.seed,
+            min_new_tokens=wanted.min_new_tokens,
+            logprobs=None if wanted.logprobs is None else min(wanted.logprobs, self._vocabulary),
+            stop_token_ids=frozenset(wanted.stop_token_ids),
+            end_token_ids=frozenset() if wanted.ignore_eos else self._ends,
         )
+
+
+def placeholders(config: Any) -> frozenset[int]:
+    """Ids that stand for pictures and videos: only a prompt's own pictures may be written with them."""
+    return frozenset({int(config.image_token_id), int(config.video_token_id)})
 
 
 def _first(*values: Any) -> Any:

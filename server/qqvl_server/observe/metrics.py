@@ -14,6 +14,11 @@ class Metrics:
         self.requests_waiting = Gauge("qqvl_requests_waiting", "排队等模型的请求", registry=self.registry)
         self.prompt_tokens = Counter("qqvl_prompt_tokens", "读入的 token 总数", registry=self.registry)
         self.generation_tokens = Counter("qqvl_generation_tokens", "生成的 token 总数", registry=self.registry)
+        self.prefix_cached_tokens = Counter(
+            "qqvl_prefix_cached_tokens", "在缓存里、不用重读的提示 token 总数", registry=self.registry
+        )
+        self.vision_cache_hits = Counter("qqvl_vision_cache_hits", "看过的图，不用再看", registry=self.registry)
+        self.vision_cache_misses = Counter("qqvl_vision_cache_misses", "第一次看的图", registry=self.registry)
         self.http_requests = Counter(
             "qqvl_http_requests", "HTTP 请求数", labelnames=("door", "status"), registry=self.registry
         )
