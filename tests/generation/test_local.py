@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from qqvl_server.engine.request import TokenMask
-from qqvl_server.errors import DeadlineExceeded, EngineDead, GenerationFailed, PromptTooLong
+from qqvl_server.errors import Busy, DeadlineExceeded, EngineDead, GenerationFailed, InvalidRequest, PromptTooLong
 from qqvl_server.generation.channel import End, LikelyToken
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
@@ -19,6 +21,8 @@ from qqvl_server.generation.port import (
     Finished,
     FinishReason,
     GenerationRequest,
+    Grammar,
+    GrammarKind,
     Sampling,
     TextDelta,
     TextPart,
@@ -80,6 +84,8 @@ class StepEngine:
         self.together = 0
         self.most_together = 0
         self.stopped = threading.Event()
+        self.asked: list[Sampling] = []
+        self.masks: list[TokenMask | None] = []
 
     def run(
         self,
@@ -89,6 +95,8 @@ class StepEngine:
         stop: Callable[[], bool],
         mask: TokenMask | None = None,
     ) -> End:
+        self.asked.append(sampling)
+        self.masks.append(mask)
         self.together += 1
         self.most_together = max(self.most_together, self.together)
         try:
@@ -109,15 +117,31 @@ class StepEngine:
         return tuple(-float(len(candidate)) for candidate in candidates)
 
 
-def voice_of(engine: StepEngine, context_tokens: int = 100) -> LocalVoice[Letters]:
+class AnyToken:
+    def allowed(self) -> Sequence[int]:
+        return [-1]
+
+    def accept(self, token: int) -> None:
+        pass
+
+
+class Grammars:
+    async def compile(self, grammar: Grammar) -> Callable[[], TokenMask]:
+        if grammar.text == "(":
+            raise InvalidRequest("正则表达式写错了")
+        return AnyToken
+
+
+def voice_of(engine: StepEngine, context_tokens: int = 100, **more: Any) -> LocalVoice[Letters]:
     metrics = Metrics()
     serial: SerialEngine[Letters] = SerialEngine(engine, metrics)
-    return LocalVoice(LetterPrompts(), serial, device="cpu", context_tokens=context_tokens, metrics=metrics)
+    return LocalVoice(LetterPrompts(), serial, device="cpu", context_tokens=context_tokens, metrics=metrics, **more)
 
 
-def ask(text: str, *, seconds: float = 30, max_new_tokens: int = 50) -> GenerationRequest:
+def ask(text: str, *, seconds: float = 30, max_new_tokens: int = 50, **more: Any) -> GenerationRequest:
     messages = (ChatMessage("user", (TextPart(text),)),)
-    return GenerationRequest("r", messages, Sampling(max_new_tokens), time.monotonic() + seconds)
+    sampling = Sampling(max_new_tokens, seed=more.pop("seed", None), stop=more.pop("stop", ()))
+    return GenerationRequest("r", messages, sampling, time.monotonic() + seconds, **more)
 
 
 async def said(voice: LocalVoice[Letters], request: GenerationRequest) -> str:
@@ -186,4 +210,99 @@ async def test_a_prompt_over_the_context_is_refused_and_a_reply_is_cut_to_what_i
     with pytest.raises(PromptTooLong):
         await said(voice, ask("a" * 10))
     assert await said(voice, ask("a" * 7)) == "a" * 3
+    await voice.aclose()
+
+
+async def test_choices_are_told_apart_and_each_has_a_seed_of_its_own() -> None:
+    engine = StepEngine()
+    voice = voice_of(engine)
+    events = [event async for event in voice.generate(ask("好啊", choices=3, seed=40))]
+    for choice in range(3):
+        assert "".join(e.text for e in events if isinstance(e, TextDelta) and e.choice == choice) == "好啊"
+        assert Finished(FinishReason.STOP, Usage(2, 2), choice) in events
+    assert len(events) == 9
+    assert [sampling.seed for sampling in engine.asked] == [40, 41, 42]
+    await voice.aclose()
+
+
+async def test_closing_abandons_every_choice_and_one_failure_fails_them_all() -> None:
+    engine = StepEngine()
+    engine.step = threading.Semaphore(1)
+    voice = voice_of(engine)
+    async with aclosing(voice.generate(ask("a" * 20, choices=4))) as events:
+        async for _ in events:
+            break
+    engine.step.release(100)
+    assert await said(voice, ask("ok")) == "ok"
+    assert len(engine.asked) <= 3
+    engine.error = GenerationFailed("显存不够")
+    with pytest.raises(GenerationFailed):
+        await said(voice, ask("x", choices=2))
+    await voice.aclose()
+
+
+async def test_a_stop_text_ends_the_reply_and_the_work() -> None:
+    engine = StepEngine()
+    engine.step = threading.Semaphore(5)
+    voice = voice_of(engine)
+    events = [event async for event in voice.generate(ask("你好END再说" + "x" * 30, stop=("END",)))]
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "你好"
+    assert events[-1] == Finished(FinishReason.STOP, Usage(37, 5), 0, "END")
+    engine.step.release(100)
+    assert engine.stopped.wait(5)
+    await voice.aclose()
+
+
+async def test_more_than_may_wait_are_told_to_come_back() -> None:
+    engine = StepEngine()
+    engine.step = threading.Semaphore(0)
+    voice = voice_of(engine, max_pending=2)
+    waiting = [asyncio.create_task(said(voice, ask("ab"))) for _ in range(2)]
+    await asyncio.sleep(0)
+    for refused in (said(voice, ask("c")), voice.score(ask("c"), ["x"])):
+        with pytest.raises(Busy) as busy:
+            await refused
+        assert busy.value.retry_after >= 1
+    engine.step.release(100)
+    assert await asyncio.gather(*waiting) == ["ab", "ab"]
+    assert await said(voice, ask("d")) == "d"
+    await voice.aclose()
+
+
+async def test_candidates_are_scored_and_empty_ones_refused() -> None:
+    voice = voice_of(StepEngine(), context_tokens=10)
+    assert await voice.score(ask("好"), ["是", "不是"]) == (-1.0, -2.0)
+    for candidates in ([], ["是", ""]):
+        with pytest.raises(InvalidRequest):
+            await voice.score(ask("好"), candidates)
+    with pytest.raises(PromptTooLong):
+        await voice.score(ask("好"), ["很长" * 5])
+    await voice.aclose()
+
+
+async def test_warming_never_raises() -> None:
+    voice = voice_of(StepEngine(), context_tokens=10)
+    for text in ("好", "a" * 11):
+        await voice.warm(ask(text))
+    await voice.aclose()
+    await voice.warm(ask("好"))
+
+
+async def test_each_choice_has_a_mask_of_its_own() -> None:
+    engine = StepEngine()
+    voice = voice_of(engine, grammars=Grammars())
+    await said(voice, ask("ab", choices=2, grammar=Grammar(GrammarKind.REGEX, "a.*")))
+    assert len({id(mask) for mask in engine.masks if isinstance(mask, AnyToken)}) == 2
+    with pytest.raises(InvalidRequest):
+        await said(voice, ask("ab", grammar=Grammar(GrammarKind.REGEX, "(")))
+    await voice.aclose()
+    plain = voice_of(engine)
+    with pytest.raises(InvalidRequest):
+        await said(plain, ask("ab", grammar=Grammar(GrammarKind.REGEX, "a")))
+    await plain.aclose()
+
+
+async def test_text_to_tokens_and_back() -> None:
+    voice = voice_of(StepEngine())
+    assert await voice.detokenize(await voice.tokenize(ask("你好"))) == "你好"
     await voice.aclose()

@@ -7,6 +7,7 @@ decoded and cut into patches outside it.
 
 from __future__ import annotations
 
+import inspect
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from jinja2 import TemplateError
 from transformers import BatchFeature
 
 from qqvl_server.errors import InvalidRequest
@@ -25,6 +25,7 @@ from qqvl_server.generation.pictures import Frames, PictureMaker
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, TextPart, Urgency
 from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
+from qqvl_server.observe.logs import logger
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -58,6 +59,8 @@ class Preprocessor:
         self._pads: list[Any] = [getattr(processor, f"{kind}_token_id", None) for kind in ("image", "video")]
         added = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.content.strip()]
         self._control = re.compile("|".join(map(re.escape, added)) or "(?!)")
+        # What callers may never say: which template, and how it is encoded.
+        self._reserved = {"messages", *_parameters(self._processor), *_parameters(self._tokenizer)}
         self._remembered = lru_cache(maxsize=_COUNTED)(self._count)
 
     def count(self, message: ChatMessage) -> int:
@@ -141,6 +144,8 @@ class Preprocessor:
         return [template_message(message, shown, self._control) for message in request.messages]
 
     def _extras(self, request: GenerationRequest) -> dict[str, Any]:
+        if any(name in self._reserved for name, _ in request.template):
+            raise InvalidRequest("对话模板的参数里有不能改的")
         tools = [template_tool(tool, self._control) for tool in request.tools]
         return {**dict(request.template), "tools": tools or None}
 
@@ -151,8 +156,9 @@ class Preprocessor:
                 return renderer.apply_chat_template(
                     mended(messages), tokenize=True, sanitize_control_tokens=True, **mended(extras)
                 )
-        except (TemplateError, ValueError, TypeError, LookupError, RecursionError) as error:
-            # A template is the checkpoint's own program: it refuses conversations in its own ways.
+        except Exception as error:
+            # The edge of the checkpoint's own program, which refuses conversations by raising anything.
+            logger().warning("对话模板报错", kind=type(error).__name__)
             raise InvalidRequest("模型的对话模板不接受这些消息") from error
 
     def _prompt(self, ids: list[int], patches: Mapping[str, Any], shared: int) -> Prompt:
@@ -190,6 +196,10 @@ class Preprocessor:
     def _check_known(self, ids: Sequence[int]) -> None:
         if any(token not in self._vocabulary for token in ids):
             raise InvalidRequest("token 编号超出词表")
+
+
+def _parameters(renderer: Any) -> set[str]:
+    return set(inspect.signature(renderer.apply_chat_template).parameters)
 
 
 def _images(messages: Sequence[ChatMessage]) -> list[ImageRef]:
