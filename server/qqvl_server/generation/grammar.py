@@ -157,15 +157,17 @@ def _deep_threads() -> ThreadPoolExecutor:
     return pool
 
 
-def tool_grammar(tools: Sequence[Tool], forced: str | None, parallel: bool) -> Grammar:
+def tool_grammar(tools: Sequence[Tool], forced: str | None, parallel: bool, answer: Grammar | None = None) -> Grammar:
     """Nothing but calls of these tools in Qwen's frame, arguments as their schemas want them.
 
     Args:
         forced: the one tool that must be called, once; None for any.
         parallel: several calls may follow one another.
+        answer: the JSON that may be said in place of any call.
 
     Raises:
-        InvalidRequest: no tool, no tool of that name, or parameters that are not an object's schema.
+        InvalidRequest: no tool, no tool of that name, parameters that are not an object's schema, or an answer that
+            is not a JSON schema.
     """
     offered = [tool for tool in tools if forced in (None, tool.name)]
     if not offered:
@@ -179,6 +181,11 @@ def tool_grammar(tools: Sequence[Tool], forced: str | None, parallel: bool) -> G
         head = _quoted('\n{"name": ' + _quoted(tool.name) + ', "arguments": ')
         rules.append(f'call_{number}: <tool_call> {head} arguments_{number} "}}\\n" </tool_call>')
         rules.append(f"arguments_{number}: %json {tightened(tool.parameters, arguments=True)}")
+    if answer is not None:
+        if answer.kind is not GrammarKind.JSON_SCHEMA:
+            raise InvalidRequest("有 tools 时，回复只能约束成 JSON（json_object 或 json_schema）")
+        rules[0] += " | answer"
+        rules.append(f"answer: %json {tightened(answer.text)}")
     return Grammar(GrammarKind.LARK, "\n".join(rules))
 
 

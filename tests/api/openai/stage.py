@@ -139,7 +139,7 @@ def app_of(voice: EventVoice, shelf: Shelf) -> ASGIApp:
 @asynccontextmanager
 async def stage(script: Script = lambda _: "好的", context_tokens: int = 1000) -> AsyncIterator[Stage]:
     voice, shelf = EventVoice(script, context_tokens), Shelf()
-    transport = httpx.ASGITransport(app_of(voice, shelf), raise_app_exceptions=True)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app_of(voice, shelf), raise_app_exceptions=True)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         yield Stage(voice, http, shelf)
 

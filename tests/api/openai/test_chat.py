@@ -278,6 +278,15 @@ async def test_a_forced_call_is_a_grammar(choice: Any) -> None:
     assert answer["choices"][0]["finish_reason"] == "tool_calls"
 
 
+async def test_a_format_leaves_room_for_calls() -> None:
+    async with stage() as on:
+        request = await on.request(tools=[WEATHER], response_format={"type": "json_object"})
+        error_of(await on.chat(tools=[WEATHER], guided_regex="a"), 400)
+    assert request.grammar is not None
+    assert "get_weather" in request.grammar.text
+    assert "answer: %json" in request.grammar.text
+
+
 async def test_a_call_cut_off_by_the_limit_says_so() -> None:
     def script(_: GenerationRequest) -> Said:
         return spoken(CALL[:40], reason=FinishReason.LENGTH)

@@ -122,11 +122,12 @@ def _logprobs(body: ChatBody) -> int | None:
 
 
 def _grammar(asked: Grammar | None, tools: Toolset) -> Grammar | None:
-    if not tools.must_call:
-        return asked
-    if asked is not None:
+    """``must_call``: nothing but calls; else what was asked for, or calls in its place."""
+    if tools.must_call and asked is not None:
         raise bad("tool_choice", "要求调用函数时不能再约束回复（cannot be combined with a response format）")
-    return tool_grammar(tools.shown, tools.named, tools.parallel)
+    if tools.must_call or (tools.shown and asked is not None):
+        return tool_grammar(tools.shown, tools.named, tools.parallel, asked)
+    return asked
 
 
 def _template(given: dict[str, Any] | None) -> tuple[tuple[str, bool | str], ...]:
