@@ -127,7 +127,8 @@ class ReferenceEngine:
         """
         config = self._config(sampling)
         ends = (frozenset() if sampling.ignore_eos else self._ends) | frozenset(sampling.stop_token_ids)
-        config.eos_token_id = sorted(ends) or None
+        # None would bring back the model's own ends; no token has the number of all of them.
+        config.eos_token_id = sorted(ends) or [self._model.config.get_text_config().vocab_size]
         wishes = _Wishes(sampling, prompt.tokens, ends, _repetition_penalty(sampling, self._model), mask)
         last: list[int] = []
 
@@ -187,7 +188,7 @@ class ReferenceEngine:
         if config.pad_token_id is None:
             config.pad_token_id = next(iter(self._ends))
         # ``_Wishes`` does these, after it has seen the model's own logits.
-        config.repetition_penalty = config.min_new_tokens = config.min_length = None
+        config.repetition_penalty, config.min_new_tokens, config.min_length = 1.0, 0, 0
         for name in ("top_p", "top_k", "min_p"):
             value = getattr(sampling, name)
             if value is not None:
