@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+from figures import percentile
 from PIL import Image
+from wire import events, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,6 @@ class Outcome:
 
     def row(self) -> dict[str, Any]:
         """The figures of one run."""
-        from figures import percentile
-
         first = [turn.first_s for turn in self.turns]
         out = sum(turn.out for turn in self.turns)
         prompt = sum(turn.prompt for turn in self.turns)
@@ -91,97 +89,105 @@ async def group_chat(base: str, model: str, work: Workload, *, key: str = "", do
     """Run the workload to its end.
 
     Args:
-        base: scheme, host and port; ``/v1`` is added for the OpenAI door.
+        base: scheme, host and port, without ``/v1``.
         door: ``openai`` or ``qq``; the QQ door does not stream, so its first token comes with its last.
 
     Raises:
-        httpx.HTTPStatusError: a turn was refused.
+        As ``wire.events``.
     """
     pictures = {(c, t): work.picture(c, t) for c in range(work.chats) for t in work.picture_turns if t <= work.turns}
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=600, limits=limits, trust_env=False) as client:
-        one = _qq_chat if door == "qq" else _openai_chat
-        started = time.perf_counter()
-        done = await asyncio.gather(*(one(client, model, work, chat, pictures) for chat in range(work.chats)))
-        return Outcome(time.perf_counter() - started, [turn for turns in done for turn in turns])
+    one = _qq_chat if door == "qq" else _openai_chat
+    target = Target(base, model, key)
+    started = time.perf_counter()
+    done = await asyncio.gather(*(one(target, work, chat, pictures) for chat in range(work.chats)))
+    return Outcome(time.perf_counter() - started, [turn for turns in done for turn in turns])
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    base: str
+    model: str = "m"
+    key: str = ""
 
 
 async def _openai_chat(
-    client: httpx.AsyncClient, model: str, work: Workload, chat: int, pictures: dict[tuple[int, int], str]
+    target: Target, work: Workload, chat: int, pictures: Mapping[tuple[int, int], str]
 ) -> list[Turn]:
     messages: list[dict[str, Any]] = [{"role": "system", "content": work.system()}]
     turns = []
     for number in range(1, work.turns + 1):
-        parts: list[dict[str, Any]] = [{"type": "text", "text": work.text(chat, number)}]
-        if (chat, number) in pictures:
-            url = f"data:image/png;base64,{pictures[chat, number]}"
-            parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
-        messages.append({"role": "user", "content": parts})
-        body = {
-            "model": model, "messages": messages, "max_tokens": work.max_tokens, "temperature": 0, "stream": True,
-            "stream_options": {"include_usage": True},
-        }  # fmt: skip
-        if work.ignore_eos:
-            body |= {"ignore_eos": True, "min_tokens": work.max_tokens}
-        turns.append(await stream(client, body, chat, number))
+        messages.append(said(work.text(chat, number), pictures.get((chat, number))))
+        more = {"ignore_eos": True, "min_tokens": work.max_tokens} if work.ignore_eos else {}
+        turns.append(await ask(target, messages, work.max_tokens, chat=chat, number=number, **more))
         messages.append({"role": "assistant", "content": turns[-1].text})
         await asyncio.sleep(work.think_s)
     return turns
 
 
-async def stream(client: httpx.AsyncClient, body: dict[str, Any], chat: int = 0, number: int = 1) -> Turn:
-    """One streamed chat completion.
+def said(text: str, picture: str | None = None) -> dict[str, Any]:
+    """A user's message in OpenAI's shape; ``picture`` is a PNG in base64."""
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    if picture:
+        parts.insert(0, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}})
+    return {"role": "user", "content": parts}
+
+
+async def ask(
+    target: Target, messages: list[dict[str, Any]], max_tokens: int, *, chat: int = 0, number: int = 1, **more: Any
+) -> Turn:
+    """One streamed, greedy chat completion.
 
     Raises:
-        httpx.HTTPStatusError: it was refused.
-        RuntimeError: it failed under way.
+        As ``wire.events``.
     """
+    body = {
+        "model": target.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0, "stream": True,
+        "stream_options": {"include_usage": True}, **more,
+    }  # fmt: skip
     started = time.perf_counter()
     first = 0.0
     pieces: list[str] = []
     usage: dict[str, Any] = {}
-    async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-        if answer.status_code != 200:
-            await answer.aread()
-            raise httpx.HTTPStatusError(answer.text[:300], request=answer.request, response=answer)
-        async for line in answer.aiter_lines():
-            if not line.startswith("data:") or line.endswith("[DONE]"):
-                continue
-            event = json.loads(line[5:])
-            if event.get("error"):
-                raise RuntimeError(str(event["error"])[:300])
-            usage = event.get("usage") or usage
-            for choice in event.get("choices") or ():
-                piece = (choice.get("delta") or {}).get("content")
-                if piece:
-                    first = first or time.perf_counter() - started
-                    pieces.append(piece)
+    async for event in events(target.base, "/v1/chat/completions", body, target.key):
+        usage = event.get("usage") or usage
+        for choice in event.get("choices") or ():
+            piece = (choice.get("delta") or {}).get("content")
+            if piece:
+                first = first or time.perf_counter() - started
+                pieces.append(piece)
     total = time.perf_counter() - started
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     out = usage.get("completion_tokens") or len(pieces)
     return Turn(chat, number, first or total, total, usage.get("prompt_tokens") or 0, cached, out, "".join(pieces))
 
 
-async def _qq_chat(
-    client: httpx.AsyncClient, model: str, work: Workload, chat: int, pictures: dict[tuple[int, int], str]
-) -> list[Turn]:
+async def _qq_chat(target: Target, work: Workload, chat: int, pictures: Mapping[tuple[int, int], str]) -> list[Turn]:
     turns = []
     for number in range(1, work.turns + 1):
-        picture = pictures.get((chat, number))
-        body = {
-            "type": "group", "group_id": str(20_000_000 + work.seed * 100 + chat), "group_name": "load",
-            "user_id": str(10_000 + chat), "user_nickname": "user", "user_card": "user",
-            "content": work.text(chat, number), "at_me": True, "timestamp": time.time(),
-            "images": [{"data": picture, "format": "png"}] if picture else [],
-        }  # fmt: skip
-        started = time.perf_counter()
-        answer = await client.post("/api/chat/group", json=body)
-        answer.raise_for_status()
-        total = time.perf_counter() - started
-        usage = answer.json().get("usage") or {}
-        out = usage.get("completion_tokens") or work.max_tokens
-        prompt, cached = usage.get("prompt_tokens") or 0, usage.get("cached_tokens") or 0
-        turns.append(Turn(chat, number, total, total, prompt, cached, out, answer.json()["reply"]))
+        group = str(20_000_000 + work.seed * 100 + chat)
+        turns.append(await ask_qq(target, group, work.text(chat, number), pictures.get((chat, number)), chat, number))
         await asyncio.sleep(work.think_s)
     return turns
+
+
+async def ask_qq(
+    target: Target, group: str, text: str, picture: str | None = None, chat: int = 0, number: int = 1
+) -> Turn:
+    """One message in a group through the QQ door; how long replies may be is the server's setting.
+
+    Raises:
+        As ``wire.post``.
+    """
+    body = {
+        "type": "group", "group_id": group, "group_name": "load", "user_id": "10001", "user_nickname": "user",
+        "user_card": "user", "content": text, "at_me": True, "timestamp": time.time(),
+        "images": [{"data": picture, "format": "png"}] if picture else [],
+    }  # fmt: skip
+    started = time.perf_counter()
+    answer = await whole(target.base, "/api/chat/group", body, target.key)
+    total = time.perf_counter() - started
+    usage = answer.get("usage") or {}
+    prompt, cached, out = (
+        int(usage.get(name) or 0) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")
+    )
+    return Turn(chat, number, total, total, prompt, cached, out, str(answer.get("reply")))

@@ -1,0 +1,111 @@
+"""The engine without a server: requests of plain words go in, steps are timed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "server"))
+
+import checkpoints  # noqa: E402
+import torch  # noqa: E402
+
+from qqvl_server.engine.block_pool import BlockPool  # noqa: E402
+from qqvl_server.engine.core import EngineCore  # noqa: E402
+from qqvl_server.engine.request import Request, SamplingParams, Status  # noqa: E402
+from qqvl_server.engine.runner import ModelRunner, kv_shape  # noqa: E402
+from qqvl_server.engine.sampler import Sampler  # noqa: E402
+from qqvl_server.engine.scheduler import Scheduler  # noqa: E402
+from qqvl_server.settings import WeightsSettings  # noqa: E402
+from qqvl_server.weights.load import load  # noqa: E402
+from qqvl_server.weights.locate import locate  # noqa: E402
+
+_BLOCK: Final = 16
+
+
+class Engine:
+    """``tokens`` is how many the cache holds; ``step_tokens`` how many a step may compute."""
+
+    def __init__(
+        self, folder: Path, *, device: str, dtype: str, tokens: int, step_tokens: int, most: int = 256
+    ) -> None:
+        settings: Any = {"device": device, "dtype": dtype}
+        loaded = load(locate(str(folder), ROOT), WeightsSettings(**settings))
+        self.model: Any = loaded.model
+        # The layers multiply every token, the head only those that are sampled; a decode step reads both.
+        self.layer_weights = sum(p.numel() for p in self.model.model.language_model.layers.parameters())
+        self.weight_bytes = (self.layer_weights + self.model.lm_head.weight.numel()) * self.model.dtype.itemsize
+        self.kv_bytes = kv_shape(self.model.config).bytes_per_token(self.model.dtype)
+        blocks = -(-tokens // _BLOCK)
+        runner = ModelRunner(self.model, blocks=blocks, block_size=_BLOCK, feature_bytes=10**8)
+        scheduler = Scheduler(BlockPool(blocks, _BLOCK), max_tokens=step_tokens, max_requests=most)
+        self.core = EngineCore(scheduler, runner, Sampler(self.model.device))
+        reader = loaded.processor.tokenizer
+        self._words = [i for word in checkpoints.vocabulary(folder) for i in reader.encode(f" {word}")]
+        self._names = itertools.count()
+
+    def add(self, prompt: int, new: int) -> Request:
+        """A request of ``prompt`` words nobody has seen and ``new`` tokens to answer."""
+        name = str(next(self._names))
+        ids = random.Random(name).choices(self._words, k=prompt)
+        request = Request(name, name, ids, SamplingParams(new))
+        self.core.add(request, {})
+        return request
+
+    def step(self) -> float:
+        """Seconds of one step, the device's work included."""
+        started = time.perf_counter()
+        self.core.step()
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def decode_steps(self, batch: int, context: int, steps: int) -> list[float]:
+        """Seconds of each of ``steps`` steps that give ``batch`` requests of ``context`` tokens one token each."""
+        requests = [self.add(context, steps + 3) for _ in range(batch)]
+        while any(request.pending != 1 or not request.output for request in requests):
+            self.core.step()
+        self.step()
+        times = [self.step() for _ in range(steps)]
+        self.clear(requests)
+        return times
+
+    def prefill(self, tokens: int) -> float:
+        """Seconds that reading one prompt of ``tokens`` takes."""
+        request = self.add(tokens, 1)
+        seconds = 0.0
+        while request.status is not Status.FINISHED:
+            seconds += self.step()
+        return seconds
+
+    def clear(self, requests: list[Request]) -> None:
+        for request in requests:
+            self.core.abort(request)
+
+
+def bandwidth(device: str) -> float:
+    """Bytes a second that are read from memory, the best of several passes over half a gigabyte."""
+    data = torch.ones(1 << 27, device=device)
+    return data.numel() * data.element_size() / _best(lambda: data.sum(), device)
+
+
+def matmul_rate(device: str, dtype: torch.dtype, size: int) -> float:
+    """Floating-point operations a second of a square product."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / _best(lambda: left @ right, device)
+
+
+def _best(work: Any, device: str) -> float:
+    best = float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return best
