@@ -73,13 +73,15 @@ class EventStream(StreamingResponse):
 
     Args:
         failure: an error as the door's last event, for when the 200 is out already.
+        ping_s: a comment is sent after so much silence.
     """
 
-    def __init__(self, begun: Begun, failure: Callable[[QqvlError], str]) -> None:
+    def __init__(self, begun: Begun, failure: Callable[[QqvlError], str], ping_s: float = PING_S) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(begun.chunks, media_type="text/event-stream", headers=headers)
         self._begun = begun
         self._failure = failure
+        self._ping_s = ping_s
         self._is_sending = False
         self._sent_at = 0.0
 
@@ -128,8 +130,13 @@ class EventStream(StreamingResponse):
     async def _keep_awake(self, send: Send) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(max(self._sent_at + PING_S - loop.time(), 1.0))
-            if not self._is_sending and loop.time() - self._sent_at >= PING_S:
+            due = self._sent_at + self._ping_s - loop.time()
+            if self._is_sending:
+                # The reader is slow, not the answer: more bytes would not help.
+                await asyncio.sleep(self._ping_s)
+            elif due > 0:
+                await asyncio.sleep(due)
+            else:
                 await self._send(send, _PING)
 
 

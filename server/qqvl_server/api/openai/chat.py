@@ -52,8 +52,9 @@ def total(parts: Iterator[Usage | None]) -> Usage:
 
 
 def _replies(request: GenerationRequest, tools: Toolset) -> Sequence[ChatReply]:
+    names = [tool.name for tool in tools.shown]
     return [
-        ChatReply(index, ToolCallParser() if tools.shown else None, parallel=tools.parallel)
+        ChatReply(index, ToolCallParser(names) if names else None, parallel=tools.parallel)
         for index in range(request.choices)
     ]
 
