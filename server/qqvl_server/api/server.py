@@ -16,6 +16,7 @@ from qqvl_server.api import faults
 from qqvl_server.api.admin import routes as admin
 from qqvl_server.api.desk import Desk
 from qqvl_server.api.guard import Guard
+from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.qq import routes as qq
 from qqvl_server.chat.service import ChatService
 from qqvl_server.generation.port import VoiceStatus
@@ -35,6 +36,7 @@ def build(
     """
     app = FastAPI(title="qqvl", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.include_router(qq.build(service))
+    app.include_router(openai.build(desk))
     app.include_router(admin.build(service, status, metrics))
     app.add_exception_handler(errors.QqvlError, faults.on_error)
     app.add_exception_handler(HTTPException, faults.on_router_error)
