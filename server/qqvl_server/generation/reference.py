@@ -100,7 +100,7 @@ class _Wishes(LogitsProcessor):
 
     def likely(self, token: int, count: int) -> LikelyToken:
         """The token chosen last, with the ``count`` likeliest at its place."""
-        best = torch.topk(self._own, count)
+        best = torch.topk(self._own, min(count, len(self._own)))
         top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         return LikelyToken(token, float(self._own[token]), top)
 
