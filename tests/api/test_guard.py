@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -171,6 +172,55 @@ def test_a_body_that_takes_too_long_is_given_up(tight: RunningServer) -> None:
     assert status == 408
     assert b'"request_timeout"' in read
     assert time.monotonic() - started < 10
+
+
+def test_a_head_that_takes_too_long_is_given_up_and_idle_connections_too(tight: RunningServer) -> None:
+    """The second request on a connection has no more time than the first."""
+    half = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half"
+    answered = head(method="GET", path="/health")
+    with ExitStack() as held:
+        wires = [held.enter_context(connect(tight)) for _ in range(4)]
+        wires[3].sendall(answered)
+        assert wires[3].recv(65536).startswith(b"HTTP/1.1 200")
+        for wire, sent in zip(wires, (b"", half, b"\r\n", half), strict=True):
+            wire.sendall(sent)
+        for wire in wires:
+            while wire.recv(65536):
+                pass
+    assert tight.http.get("/health").status_code == 200
+
+
+def test_a_client_that_goes_on_sending_after_its_answer_is_given_up(tight: RunningServer) -> None:
+    with connect(tight) as wire:
+        wire.sendall(head("Content-Length: 100000000") + b"x" * 1000)
+        assert wire.recv(65536).startswith(b"HTTP/1.1 415")
+        with suppress(ConnectionError):
+            for _ in range(400):
+                wire.sendall(b"x")
+                time.sleep(0.05)
+            pytest.fail("still open")
+
+
+def test_wrong_methods_are_told_the_right_ones(server: RunningServer) -> None:
+    for method, path, allowed in (
+        ("GET", "/api/chat/private", "POST"),
+        ("DELETE", "/admin/chats", "GET"),
+        ("PUT", "/health", "GET"),
+        ("POST", "/metrics", "GET"),
+    ):
+        answer = server.http.request(method, path, headers={"Content-Type": "application/json"})
+        check_error(answer, 405)
+        assert answer.headers["Allow"] == allowed
+
+
+def test_ids_of_any_letters_are_found_again(server: RunningServer) -> None:
+    for user in ("a/b", "a/messages", "a?b=c#d", "a%2Fb", "小 明", "x/../y"):
+        server.private("你好", user=user, context_only=True)
+        path = f"/admin/chats/private/{quote(user, safe='')}/messages"
+        found = server.http.get(path)
+        assert found.status_code == 200, user
+        assert found.json()["id"] == user
+        assert len(found.json()["messages"]) == 1
 
 
 def test_clients_that_hang_up_early_leave_nothing_behind(server: RunningServer) -> None:
