@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -23,12 +23,14 @@ from qqvl_server.generation.port import (
     GenerationRequest,
     Grammar,
     GrammarKind,
+    ImagePart,
     Sampling,
     TextDelta,
     TextPart,
     Usage,
 )
 from qqvl_server.generation.serial import SerialEngine
+from qqvl_server.media.image import ImageRef
 from qqvl_server.observe.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
@@ -126,10 +128,10 @@ class AnyToken:
 
 
 class Grammars:
-    async def compile(self, grammar: Grammar) -> Callable[[], TokenMask]:
+    async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
         if grammar.text == "(":
             raise InvalidRequest("正则表达式写错了")
-        return AnyToken
+        return lambda _budget: AnyToken()
 
 
 def voice_of(engine: StepEngine, context_tokens: int = 100, **more: Any) -> LocalVoice[Letters]:
@@ -300,6 +302,28 @@ async def test_each_choice_has_a_mask_of_its_own() -> None:
     with pytest.raises(InvalidRequest):
         await said(plain, ask("ab", grammar=Grammar(GrammarKind.REGEX, "a")))
     await plain.aclose()
+
+
+async def test_pictures_do_not_hold_up_words() -> None:
+    looking = threading.Event()
+
+    class SlowEyes(LetterPrompts):
+        def prepare(self, request: GenerationRequest) -> Letters:
+            if any(isinstance(part, ImagePart) for message in request.messages for part in message.parts):
+                looking.wait(10)
+            return super().prepare(request)
+
+    voice = LocalVoice(
+        SlowEyes(), SerialEngine(StepEngine(), Metrics()), device="cpu", context_tokens=100, metrics=Metrics()
+    )
+    parts = (TextPart("看"), ImagePart(ImageRef("0" * 64, "png", 64, 64, (0,), 1)))
+    shown = replace(ask(""), messages=(ChatMessage("user", parts),))
+    slow = [asyncio.create_task(said(voice, shown)) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert await said(voice, ask("先说")) == "先说"
+    looking.set()
+    assert await asyncio.gather(*slow) == ["看"] * 20
+    await voice.aclose()
 
 
 async def test_text_to_tokens_and_back() -> None:

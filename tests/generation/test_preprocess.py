@@ -167,3 +167,18 @@ def test_a_picture_that_aged_out_is_told_in_words(
     for path in tmp_path.rglob(ref.sha256):
         path.unlink()
     assert "image_grid_thw" not in preprocessor.prepare(asking(user("看", ref))).inputs
+
+
+def test_a_picture_seen_again_is_the_same_and_no_more_work(
+    preprocessor: Preprocessor, library: ImageLibrary, tmp_path: Path
+) -> None:
+    one, two = (library.add(encoded(picture(colour))) for colour in ((255, 0, 0), (0, 0, 255)))
+    first = preprocessor.prepare(asking(user(one), user(two, one))).inputs
+    for path in tmp_path.rglob(one.sha256):
+        path.unlink()
+    again = preprocessor.prepare(asking(user(one), user(two, one))).inputs
+    assert all(first[name].equal(again[name]) for name in first)
+    assert first["image_grid_thw"].shape[0] == 3
+    half = len(first["pixel_values"]) // 3
+    assert first["pixel_values"][:half].equal(first["pixel_values"][2 * half :])
+    assert not first["pixel_values"][:half].equal(first["pixel_values"][half : 2 * half])

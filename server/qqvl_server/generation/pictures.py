@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
 from typing import Any, Final
 
 from PIL import Image
@@ -12,9 +13,12 @@ from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
 
 Frames = tuple[Image.Image, ...]
+Patches = dict[str, Any]
 
+# Twenty pictures of ordinary size; the largest take 25 MB each.
+_REMEMBERED_BYTES: Final = 128_000_000
 # Pictures arrive at their final size; an extra resize by the processor must be a no-op for all of them.
-AS_THEY_ARE: Final = {"shortest_edge": 1, "longest_edge": 2**40}
+_AS_THEY_ARE: Final = {"shortest_edge": 1, "longest_edge": 2**40}
 
 
 class PictureMaker:
@@ -26,6 +30,8 @@ class PictureMaker:
         self._max_tokens = max_tokens
         # Qwen's arithmetic is known here; the processors of other families are asked for everything.
         self.qwen = all(hasattr(self._images, name) for name in ("get_number_of_image_patches", "merge_size"))
+        self._lock = threading.Lock()
+        self._remembered: OrderedDict[ImageRef, Patches] = OrderedDict()
         self.patches_per_token = int(getattr(self._images, "merge_size", 1)) ** 2
 
     def open(self, ref: ImageRef) -> Frames | None:
@@ -46,11 +52,24 @@ class PictureMaker:
         width, height = self._target(ref)
         return width // self._edge() * (height // self._edge())
 
-    def patches(self, frames: Sequence[Image.Image]) -> dict[str, Any]:
-        """pixel_values (patches, C·T·P·P) and image_grid_thw (n, 3) of Qwen's processor; nothing for no frame."""
-        if not frames:
-            return {}
-        return dict(self._images(images=list(frames), size=AS_THEY_ARE, return_tensors="pt"))
+    def patches(self, ref: ImageRef) -> Patches | None:
+        """pixel_values (patches, C·T·P·P) and image_grid_thw (frames, 3) of Qwen's processor; None as ``open``.
+
+        A chat shows its pictures again on each turn, so the latest are remembered.
+        """
+        with self._lock:
+            if ref in self._remembered:
+                self._remembered.move_to_end(ref)
+                return self._remembered[ref]
+        frames = self.open(ref)
+        if frames is None:
+            return None
+        patches = dict(self._images(images=list(frames), size=_AS_THEY_ARE, return_tensors="pt"))
+        with self._lock:
+            self._remembered[ref] = patches
+            while sum(_bytes(kept) for kept in self._remembered.values()) > _REMEMBERED_BYTES:
+                self._remembered.popitem(last=False)
+        return patches
 
     def _edge(self) -> int:
         """Pixels along one side of the square that one token sees."""
@@ -69,3 +88,7 @@ class PictureMaker:
         smallest, largest = self._limits(len(ref.frames))
         height, width = smart_resize(ref.height, ref.width, self._edge(), min_pixels=smallest, max_pixels=largest)
         return width, height
+
+
+def _bytes(patches: Patches) -> int:
+    return int(patches["pixel_values"].nbytes)

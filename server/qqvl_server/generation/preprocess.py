@@ -21,7 +21,7 @@ from transformers import BatchFeature
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.conversation import Entry, mended, template_message, template_tool
 from qqvl_server.generation.detokenize import TokenDecoder, Vocabulary
-from qqvl_server.generation.pictures import Frames, PictureMaker
+from qqvl_server.generation.pictures import Patches, PictureMaker
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, TextPart, Urgency
 from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
@@ -82,13 +82,12 @@ class Preprocessor:
         self._check_ids(request.sampling)
         if request.raw is not None:
             return self._prompt(self._raw_ids(request.raw), {}, 0)
-        refs = _images(request.messages)
-        opened = {ref: self._pictures.open(ref) for ref in dict.fromkeys(refs)}
         if not self._pictures.qwen:
-            return self._by_processor(request, opened)
-        ids = self._ids(request, {ref for ref, frames in opened.items() if frames is None})
-        patches = self._pictures.patches([frame for ref in refs for frame in opened[ref] or ()])
-        return self._prompt(ids, patches, self._shared(request, ids))
+            return self._by_processor(request)
+        refs = _images(request.messages)
+        made = {ref: self._pictures.patches(ref) for ref in dict.fromkeys(refs)}
+        ids = self._ids(request, {ref for ref, patches in made.items() if patches is None})
+        return self._prompt(ids, _joined([made[ref] for ref in refs]), self._shared(request, ids))
 
     def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         if request.raw is not None:
@@ -127,8 +126,9 @@ class Preprocessor:
         runs = [self._pictures.tokens(ref) for ref in _images(request.messages) if ref not in lost for _ in ref.frames]
         return _expanded(ids, self._pads[0], runs)
 
-    def _by_processor(self, request: GenerationRequest, opened: Mapping[ImageRef, Frames | None]) -> Prompt:
+    def _by_processor(self, request: GenerationRequest) -> Prompt:
         """For families whose picture arithmetic only their processor knows."""
+        opened = {ref: self._pictures.open(ref) for ref in dict.fromkeys(_images(request.messages))}
 
         def shown(ref: ImageRef) -> list[Entry]:
             frames = opened[ref]
@@ -204,6 +204,11 @@ def _parameters(renderer: Any) -> set[str]:
 
 def _images(messages: Sequence[ChatMessage]) -> list[ImageRef]:
     return [part.image for message in messages for part in message.parts if isinstance(part, ImagePart)]
+
+
+def _joined(pictures: Sequence[Patches | None]) -> Patches:
+    shown = [patches for patches in pictures if patches is not None]
+    return {name: torch.cat([patches[name] for patches in shown]) for name in (shown[0] if shown else ())}
 
 
 def _expanded(ids: Sequence[int], pad: int | None, runs: Sequence[int]) -> list[int]:
