@@ -121,9 +121,10 @@ async def test_an_error_on_the_way_is_the_last_event(error: Exception, told: str
 
 
 async def test_an_error_in_place_of_the_first_chunk_is_raised() -> None:
-    async def chunks() -> AsyncGenerator[str, None]:
-        raise Busy("x")
-        yield ""
-
+    source = Source(Busy("x"))
+    source.go.set()
+    chunks = source.chunks()
+    await anext(chunks)
     with pytest.raises(Busy):
-        await begun(chunks())
+        await begun(chunks)
+    assert source.closed

@@ -15,12 +15,16 @@ def build(desk: Desk) -> APIRouter:
 
     @router.get("")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(desk, name) for name in desk.names]}
+        return listed()
 
     # Names are often ``owner/name``.
     @router.get("/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        return _model(desk, served_name(desk, name))
+        # Some clients end the list's address with a slash.
+        return _model(desk, served_name(desk, name)) if name else listed()
+
+    def listed() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(desk, name) for name in desk.names]}
 
     return router
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from qqvl_server.api import sse
@@ -14,6 +13,7 @@ from qqvl_server.api.desk import Caller, Desk
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.openai import chat, completions, models, render, tokens, translate
 from qqvl_server.api.openai.completions import Completion
+from qqvl_server.api.openai.documented import request_body
 from qqvl_server.api.openai.schema import (
     ChatBody,
     CompletionBody,
@@ -30,27 +30,27 @@ def build(desk: Desk) -> APIRouter:
     router = APIRouter(tags=["openai"])
     router.include_router(models.build(desk))
 
-    @router.post("/v1/chat/completions", openapi_extra=_documented(ChatBody))
+    @router.post("/v1/chat/completions", openapi_extra=request_body(ChatBody))
     async def chat_completions(request: Request) -> Response:
         raw = await read_object(request)
         refuse_unsupported(raw)
         body = validated(ChatBody, raw)
         return await sse.while_connected(request, _chat(desk, body, _asker(desk, request)))
 
-    @router.post("/v1/completions", openapi_extra=_documented(CompletionBody))
+    @router.post("/v1/completions", openapi_extra=request_body(CompletionBody))
     async def text_completions(request: Request) -> Response:
         raw = await read_object(request)
         refuse_unsupported(raw, "echo")
         body = validated(CompletionBody, raw)
         return await sse.while_connected(request, _complete(desk, body, _asker(desk, request)))
 
-    @router.post("/tokenize", openapi_extra=_documented(TokenizeBody))
+    @router.post("/tokenize", openapi_extra=request_body(TokenizeBody))
     async def tokenize(request: Request) -> dict[str, Any]:
         raw = await read_object(request)
         refuse_unsupported(raw)
         return await tokens.tokenize(validated(TokenizeBody, raw), desk, _asker(desk, request))
 
-    @router.post("/detokenize", openapi_extra=_documented(DetokenizeBody))
+    @router.post("/detokenize", openapi_extra=request_body(DetokenizeBody))
     async def detokenize(request: Request) -> dict[str, Any]:
         return await tokens.detokenize(validated(DetokenizeBody, await read_object(request)), desk)
 
@@ -85,7 +85,3 @@ def _tells_usage(body: Generate) -> bool:
 def _asker(desk: Desk, request: Request) -> Asker:
     caller = request.scope.get("qqvl.caller", Caller("open"))
     return translate.asker(desk, request_id_of(request), caller.name)
-
-
-def _documented(model: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from qqvl_server.api.openai import documented
 from qqvl_server.api.validation import bad, unfit
 
 MAX_CHOICES: Final = 16
@@ -110,13 +111,19 @@ class Model(BaseModel):
 Name = Annotated[str, Field(max_length=256)]
 Positive = Annotated[int, Field(ge=1)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
-TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_tuple)]
+TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_tuple), WithJsonSchema(documented.TOKEN_IDS)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stops = Annotated[
-    tuple[Annotated[str, Field(max_length=1000)], ...], BeforeValidator(_listed), Field(max_length=MAX_STOPS)
+    tuple[Annotated[str, Field(max_length=1000)], ...],
+    BeforeValidator(_listed),
+    Field(max_length=MAX_STOPS),
+    WithJsonSchema(documented.STOP),
 ]
-# Parsed by hand in ``messages.py`` and ``toolset.py``, which take more spellings than a schema can say.
+Biases = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_biases), WithJsonSchema(documented.LOGIT_BIAS)]
 Objects = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_tuple)]
+# Parsed by hand in ``messages.py`` and ``toolset.py``, which take more spellings than the document says.
+Messages = Annotated[Objects, Field(max_length=10_000), WithJsonSchema(documented.MESSAGES)]
+Tools = Annotated[Objects, Field(max_length=128), WithJsonSchema(documented.TOOLS)]
 
 
 class StreamOptions(Model):
@@ -140,7 +147,7 @@ class Generate(Model):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(_biases)] = ()
+    logit_bias: Biases = ()
     seed: int | None = None
     stop: Stops = ()
     stop_token_ids: Annotated[TokenIds, Field(max_length=128)] = ()
@@ -158,11 +165,11 @@ class Generate(Model):
 
 
 class ChatBody(Generate):
-    messages: Annotated[Objects, Field(min_length=1, max_length=10_000)]
+    messages: Annotated[Messages, Field(min_length=1)]
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[Objects, Field(max_length=128)] = ()
+    tools: Tools = ()
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -171,7 +178,7 @@ class ChatBody(Generate):
 class CompletionBody(Generate):
     """``prompt``: a text, a list of texts, token ids, or a list of lists of token ids."""
 
-    prompt: Any
+    prompt: Annotated[Any, WithJsonSchema(documented.PROMPT)]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
@@ -181,8 +188,8 @@ class TokenizeBody(Model):
 
     model: Name | None = None
     prompt: str | None = None
-    messages: Annotated[Objects, Field(max_length=10_000)] = ()
-    tools: Annotated[Objects, Field(max_length=128)] = ()
+    messages: Messages = ()
+    tools: Tools = ()
     chat_template_kwargs: dict[str, Any] | None = None
 
 
