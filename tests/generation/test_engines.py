@@ -111,11 +111,11 @@ class OneText:
         self._size = loaded.model.config.get_text_config().vocab_size
         self._encode = preprocessor.encode
 
-    async def compile(self, grammar: Grammar) -> Callable[[], TokenMask]:
+    async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
         if grammar.kind is not GrammarKind.CHOICE:
             raise InvalidRequest("只会 choice")
         ids = [*self._encode(grammar.text), self._end]
-        return lambda: Only(ids, self._size)
+        return lambda _budget: Only(ids, self._size)
 
 
 HELLO = ChatMessage("user", (TextPart("你好"),))

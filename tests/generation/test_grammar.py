@@ -41,7 +41,7 @@ class Compiler:
         self.compiler = GrammarCompiler(self.tokenizer, self.ends, self.vocab_size)
 
     async def mask(self, kind: GrammarKind, text: str) -> TokenMask:
-        return (await self.compiler.compile(Grammar(kind, text)))()
+        return (await self.compiler.compile(Grammar(kind, text)))(1000)
 
     def ids(self, mask: TokenMask) -> list[int]:
         words = mask.allowed()
@@ -132,7 +132,7 @@ async def test_forced_calls_are_in_qwens_frame_with_arguments_of_the_schema(
     compiled = await made.compiler.compile(tool_grammar([WEATHER, CLOCK], None, parallel=False))
     seen = set()
     for seed in range(6):
-        text = made.write(compiled(), seed)
+        text = made.write(compiled(1000), seed)
         head, body, tail = text.split("\n")
         assert (head, tail) == ("<tool_call>", "</tool_call>")
         call = json.loads(body)

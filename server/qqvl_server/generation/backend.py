@@ -64,6 +64,6 @@ class Engine(Protocol[PIn]):
 
 
 class GrammarCompiler(Protocol):
-    async def compile(self, grammar: Grammar) -> Callable[[], TokenMask]:
+    async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
         """Makes a fresh mask on each call, one per choice. Raises InvalidRequest: the grammar cannot be compiled."""
         ...

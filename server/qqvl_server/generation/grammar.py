@@ -6,6 +6,7 @@ Knows tokens and grammars; no chats, no HTTP. Qwen's tool-call frame is written 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import threading
 import time
@@ -21,6 +22,7 @@ from qqvl_server.errors import Busy, InvalidRequest
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
 from qqvl_server.generation.schema import tightened
 from qqvl_server.generation.sources import TOO_COMPLEX, reason, source_of
+from qqvl_server.generation.wrapup import WrappingUp, closing_tokens, margin
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -86,12 +88,13 @@ class GrammarCompiler:
 
         width = max(len(tokenizer), vocab_size or 0)
         self._tokenizer: LLTokenizer = hf.from_tokenizer(tokenizer, n_vocab=width, eos_token=sorted(end_tokens))
+        self._closing = closing_tokens(tokenizer.get_vocab(), end_tokens, width)
         self._limits = LLParserLimits(**_LIMITS)
         self._pool = _deep_threads()
         self._compiled: OrderedDict[Grammar, Future[LLMatcher | InvalidRequest]] = OrderedDict()
 
-    async def compile(self, grammar: Grammar) -> Callable[[], TokenMask]:
-        """A maker of fresh masks, one per reply.
+    async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
+        """A maker of fresh masks, one per reply, that takes the most tokens the reply may have.
 
         Raises:
             InvalidRequest: the grammar is malformed, unsatisfiable, too large, or takes too long.
@@ -110,7 +113,12 @@ class GrammarCompiler:
         if isinstance(outcome, InvalidRequest):
             # A new one each time: a remembered exception would gather every caller's traceback.
             raise InvalidRequest(outcome.message)
-        return lambda: MatcherMask(outcome.deep_copy())
+        return functools.partial(self._mask, outcome, grammar)
+
+    def _mask(self, matcher: LLMatcher, grammar: Grammar, budget: int) -> TokenMask:
+        mask = MatcherMask(matcher.deep_copy())
+        holds_json = grammar.kind is GrammarKind.JSON_SCHEMA or "%json" in grammar.text
+        return WrappingUp(mask, self._closing, budget, margin(grammar.text)) if holds_json else mask
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -137,7 +137,7 @@ class LocalVoice(Generic[P]):
         self._engine.close()
 
     async def _events(
-        self, prompt: P, request: GenerationRequest, fresh_mask: Callable[[], TokenMask] | None
+        self, prompt: P, request: GenerationRequest, fresh_mask: Callable[[int], TokenMask] | None
     ) -> AsyncGenerator[TextEvent, None]:
         inbox: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
         channels = [TokenChannel(choice, inbox) for choice in range(request.choices)]
@@ -147,7 +147,7 @@ class LocalVoice(Generic[P]):
 
         def submit(choices: Sequence[int]) -> None:
             for choice in choices:
-                mask = fresh_mask and fresh_mask()
+                mask = fresh_mask and fresh_mask(request.sampling.max_new_tokens)
                 self._engine.submit(prompt, _one_choice(request, choice), channels[choice], mask)
 
         try:
@@ -174,7 +174,7 @@ class LocalVoice(Generic[P]):
             raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {self._context_tokens}")
         return prompt
 
-    async def _compiled(self, grammar: Grammar | None) -> Callable[[], TokenMask] | None:
+    async def _compiled(self, grammar: Grammar | None) -> Callable[[int], TokenMask] | None:
         if grammar is None:
             return None
         if self._grammars is None:

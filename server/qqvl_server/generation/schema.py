@@ -23,6 +23,11 @@ _MOST_PLACES: Final = 6
 _FORMATS: Final = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown")
 )
+# What every client reads exactly: JavaScript's numbers end here.
+_LARGEST_INTEGER: Final = 2**53 - 1
+_LIMITING: Final = frozenset(
+    ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const", "$ref", "allOf")
+)
 # Values, not schemas: nothing in them is a keyword.
 _VALUES: Final = frozenset(("enum", "const", "default", "examples", "example"))
 # Maps from names that callers choose to schemas.
@@ -75,6 +80,7 @@ def check(root: Any) -> None:
             if nodes > MAX_NODES:
                 raise InvalidRequest(f"JSON schema 太大，最多 {MAX_NODES} 个对象")
             _drop_unknown_format(value)
+            _bound_integer(value)
             divisor = math.lcm(divisor, _divisor(value.get("multipleOf")))
             if divisor > _LARGEST_DIVISOR:
                 raise InvalidRequest(f"JSON schema 的 multipleOf 太细或太大（有效数字合起来不超过 {_LARGEST_DIVISOR}）")
@@ -93,6 +99,14 @@ def _drop_unknown_format(schema: dict[str, Any]) -> None:
     wanted = schema.get("format")
     if isinstance(wanted, str) and wanted not in _FORMATS:
         del schema["format"]
+
+
+def _bound_integer(schema: dict[str, Any]) -> None:
+    """Without bounds a model that rambles writes digits until its tokens run out, and no client could read them."""
+    kinds = schema.get("type")
+    integer = kinds == "integer" or (isinstance(kinds, list) and "integer" in kinds and "number" not in kinds)
+    if integer and not _LIMITING & schema.keys():
+        schema["minimum"], schema["maximum"] = -_LARGEST_INTEGER, _LARGEST_INTEGER
 
 
 def _divisor(value: object) -> int:

@@ -1,0 +1,75 @@
+"""Forced JSON that is near its token limit is brought to its end: cut in the middle it would be of no use to anybody.
+
+Knows masks and token texts; no schema, no matcher.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qqvl_server.engine.request import TokenMask
+
+# What ends a string, an object, a list: where one of these may come, the value before it may end here. Space and line
+# break are spelt as byte-level vocabularies do.
+_CLOSING: Final = frozenset('"}]')
+_BLANK: Final = "ĠĊ"
+# Tokens that the rest of an object takes at least: its brackets and, for each required key, its name and quotes.
+_MARGIN: Final = 24
+_PER_KEY: Final = 16
+
+
+def closing_tokens(vocabulary: Mapping[str, int], ends: Iterable[int], width: int) -> NDArray[np.int32]:
+    """The mask (words of 32, as in ``TokenMask``) of end tokens and of tokens that only close something."""
+    bits = np.zeros(-(-width // 32) * 32, dtype=np.uint8)
+    for piece, token in vocabulary.items():
+        text = piece.strip(_BLANK)
+        bits[token] = text == "</tool_call>" or (bool(text) and _CLOSING.issuperset(text))
+    bits[list(ends)] = 1
+    return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+def margin(schema: str) -> int:
+    """Tokens to keep for the end of what ``schema`` (JSON, or a grammar that holds some) describes."""
+    required = schema.count('"required"') and sum(len(names) for names in _required(schema))
+    return _MARGIN + _PER_KEY * required
+
+
+def _required(text: str) -> Iterable[list[Any]]:
+    decoder = json.JSONDecoder()
+    at = text.find('"required":')
+    while at >= 0:
+        start = text.find("[", at)
+        try:
+            names, _ = decoder.raw_decode(text, start)
+        except ValueError:
+            return
+        if isinstance(names, list):
+            yield names
+        at = text.find('"required":', start)
+
+
+class WrappingUp:
+    """``TokenMask`` that lets only closing tokens through, where any may come, once ``room`` tokens are left."""
+
+    def __init__(self, inner: TokenMask, closing: NDArray[np.int32], budget: int, room: int) -> None:
+        self._inner = inner
+        self._closing = closing
+        self._left = budget
+        # A small budget is not all for the end.
+        self._room = min(room, budget // 2)
+
+    def allowed(self) -> Sequence[int]:
+        words = self._inner.allowed()
+        if self._left > self._room:
+            return words
+        closing = np.frombuffer(words, dtype=np.int32) & self._closing  # type: ignore[call-overload]
+        return memoryview(closing) if closing.any() else words
+
+    def accept(self, token: int) -> None:
+        self._left -= 1
+        self._inner.accept(token)

@@ -1,0 +1,91 @@
+"""Forced JSON ends whole within its tokens, however long-winded the model is."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qqvl_server.generation.grammar import GrammarCompiler, tool_grammar
+from qqvl_server.generation.port import Grammar, GrammarKind, Tool
+from qqvl_server.weights.load import load_processor
+from qqvl_server.weights.locate import Checkpoint
+from tests.running import ROOT
+
+pytestmark = pytest.mark.anyio
+DEMO = ROOT / "models" / "qqvl-demo"
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "height": {"type": "number"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "home": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "notes": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+    "required": ["name", "age", "height", "tags", "home"],
+}
+
+
+class Rambler:
+    """Writes whatever is allowed, but never what closes anything while there is something else to say."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = load_processor(Checkpoint(str(folder), folder.name, False, 1), "qwen3_vl").tokenizer
+        self.ends = frozenset(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+        self.compiler = GrammarCompiler(self.tokenizer, self.ends)
+
+    async def write(self, grammar: Grammar, budget: int, seed: int) -> str:
+        mask = (await self.compiler.compile(grammar))(budget)
+        draw = random.Random(seed)
+        said: list[int] = []
+        for _ in range(budget):
+            words = mask.allowed()
+            ids = [32 * at + bit for at, word in enumerate(words) if word for bit in range(32) if word >> bit & 1]
+            if self.ends.issuperset(ids):
+                break
+            wordy = [i for i in ids if i not in self.ends and not set(self.tokenizer.decode([i])) & set('"}]')]
+            said.append(draw.choice(wordy or [i for i in ids if i not in self.ends]))
+            mask.accept(said[-1])
+        return str(self.tokenizer.decode(said))
+
+
+@pytest.fixture(scope="module")
+def rambler() -> Iterator[Rambler]:
+    made = Rambler(DEMO)
+    yield made
+    made.compiler.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_an_object_is_whole_at_its_token_limit(rambler: Rambler, seed: int) -> None:
+    text = await rambler.write(Grammar(GrammarKind.JSON_SCHEMA, json.dumps(PERSON)), 300, seed)
+    person: dict[str, Any] = json.loads(text)
+    assert set(PERSON["required"]) <= set(person)  # type: ignore[arg-type]
+    assert isinstance(person["age"], int)
+
+
+async def test_any_object_is_whole_at_its_token_limit(rambler: Rambler) -> None:
+    text = await rambler.write(Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}'), 120, 1)
+    assert isinstance(json.loads(text), dict)
+
+
+async def test_a_forced_call_is_whole_at_its_token_limit(rambler: Rambler) -> None:
+    tool = Tool("save", None, json.dumps(PERSON))
+    text = await rambler.write(tool_grammar([tool], None, parallel=True), 300, 3)
+    assert text.endswith("</tool_call>")
+    call = json.loads(text.split("<tool_call>")[1].split("</tool_call>")[0])
+    assert set(PERSON["required"]) <= set(call["arguments"])  # type: ignore[arg-type]
+
+
+async def test_an_integer_stays_within_what_clients_read(rambler: Rambler) -> None:
+    text = await rambler.write(Grammar(GrammarKind.JSON_SCHEMA, '{"type": "integer"}'), 400, 2)
+    assert abs(json.loads(text)) < 2**53
