@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from qqvl_server.engine.core import EngineCore
-from qqvl_server.errors import InvalidRequest
+from qqvl_server.errors import GenerationFailed, InvalidRequest
+from qqvl_server.generation import engines
 from qqvl_server.generation.channel import End, Item, LikelyToken, Scores, TokenChannel
 from qqvl_server.generation.paged import PagedEngine
 from qqvl_server.generation.port import FinishReason, GenerationRequest, Sampling, Urgency
 from qqvl_server.generation.preprocess import Prompt
 from qqvl_server.observe.metrics import Metrics
+from qqvl_server.settings import GenerationSettings
 from tests.engine.twins import NEW, Twins
 
 pytestmark = pytest.mark.anyio
@@ -220,3 +222,21 @@ async def test_gauges_and_counters_tell_the_truth(twins: Twins) -> None:
     assert bench.value("qqvl_prefix_cached_tokens_total") - before == end.cached_tokens > 0
     assert bench.engine.alive
     bench.core.check_integrity()
+
+
+async def test_a_fault_can_be_planted_where_the_engine_is_built_and_is_not_by_itself(
+    twins: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = prompt_of(twins.inputs[3])
+    wanted = GenerationSettings(engine="paged", kv_cache_gb=0.02, step_tokens=64)
+    for fault, expected in ((None, End), ("oom:2-3", End), ("step:2", GenerationFailed), ("step:9", GenerationFailed)):
+        if fault is not None:
+            monkeypatch.setenv("QQVL_PLANT_FAULT", fault)
+        engine = engines.build(twins.paged, wanted, 1024, Metrics())
+        channel = TokenChannel()
+        engine.submit(prompt, asked(), channel)
+        *tokens, end = await items(channel)
+        assert isinstance(end, expected)
+        if expected is End:
+            assert tokens == twins.expected[3]
+        engine.close()

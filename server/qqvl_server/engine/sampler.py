@@ -47,7 +47,7 @@ class Sampler:
         Args:
             logits: (N, vocabulary), changed in place; ``rows`` says where the last position of each request is.
         """
-        scores = logits if len(rows) == len(logits) else logits[self._index(rows)]
+        scores = logits if list(rows) == list(range(len(logits))) else logits[self._index(rows)]
         raw = scores
         if any(request.sampling.logprobs is not None for request in requests):
             scores = scores.clone()
