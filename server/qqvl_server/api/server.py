@@ -34,7 +34,8 @@ def build(
     """Args:
     status: the word ``/health`` says now (healthy, loading, stopping, dead) and the voice's state.
     """
-    app = FastAPI(title="qqvl", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    # A redirect to a path without its last slash would be to wherever the Host header says.
+    app = FastAPI(title="qqvl", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
     app.include_router(qq.build(service))
     app.include_router(openai.build(desk))
     app.include_router(admin.build(service, status, metrics))
