@@ -32,3 +32,13 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     flags = ("--max-new-tokens", "16", "--max-pending", "4", "--body-timeout-s", "2", "--max-body-mb", "2")
     with RunningServer(folder / "data", *flags) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The paged engine on the demo checkpoint, under two names, for all that asks the bare model."""
+    folder = tmp_path_factory.mktemp("bare")
+    names = "qqvl-demo,Qwen/Qwen3-VL-8B-Instruct"
+    flags = ("--engine", "paged", "--served-model-name", names, "--media-allow", "127.0.0.1")
+    with RunningServer(folder / "data", *flags) as server:
+        yield server

@@ -1,4 +1,4 @@
-"""One server for all that speaks OpenAI's protocol to a real model."""
+"""OpenAI's own client, pointed at the server that asks the bare model."""
 
 from __future__ import annotations
 
@@ -8,17 +8,6 @@ import pytest
 from openai import OpenAI
 
 from tests.running import RunningServer
-
-NAMES = ("qqvl-demo", "Qwen/Qwen3-VL-8B-Instruct")
-
-
-@pytest.fixture(scope="session")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """The paged engine on the demo checkpoint, under two names."""
-    folder = tmp_path_factory.mktemp("bare")
-    flags = ("--engine", "paged", "--served-model-name", ",".join(NAMES))
-    with RunningServer(folder / "data", *flags) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
