@@ -34,21 +34,21 @@ def scheduler(blocks: int = 32, size: int = 4, tokens: int = 16, requests: int =
     return Scheduler(BlockPool(blocks, size), max_tokens=tokens, max_requests=requests, quantum=16)
 
 
-def step(machine: Scheduler) -> list[Request]:
+def step(machine: Scheduler, tokens: int = 16) -> list[Request]:
     """One step in which every request samples token 7; returns those that finished."""
     batch = machine.schedule()
-    assert batch.tokens <= 16
+    assert batch.tokens <= tokens
     outputs = machine.update(batch, [Chosen(7)] * sum(chunk.samples for chunk in batch.chunks))
     machine.check_integrity()
     return [output.request for output in outputs if output.finished]
 
 
-def run(machine: Scheduler, limit: int = 2000) -> list[Request]:
+def run(machine: Scheduler, limit: int = 2000, tokens: int = 16) -> list[Request]:
     done: list[Request] = []
     for _ in range(limit):
         if not machine.running and not len(machine.waiting):
             return done
-        done += step(machine)
+        done += step(machine, tokens)
     raise AssertionError("traffic did not end")
 
 
@@ -60,7 +60,7 @@ class Traffic(RuleBasedStateMachine):
         self.count = 0
 
     @rule(
-        length=st.integers(1, 30), new=st.integers(1, 12), chat=st.sampled_from("abc"), same=st.booleans(),
+        length=st.integers(1, 30), new=st.integers(0, 12), chat=st.sampled_from("abc"), same=st.booleans(),
         priority=st.sampled_from(Priority),
     )  # fmt: skip
     def arrive(self, length: int, new: int, chat: str, same: bool, priority: Priority) -> None:
@@ -76,6 +76,12 @@ class Traffic(RuleBasedStateMachine):
             self.live.remove(done)
             assert len(done.output) == done.sampling.max_new_tokens
 
+    @rule()
+    def run_out_of_memory(self) -> None:
+        batch = self.machine.schedule()
+        if self.machine.shrink(batch):
+            assert not [request for request in batch.requests if request.status is Status.RUNNING]
+
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def hang_up(self, data: st.DataObject) -> None:
@@ -87,6 +93,7 @@ class Traffic(RuleBasedStateMachine):
     @invariant()
     def books_balance(self) -> None:
         self.machine.check_integrity()
+        assert len(self.live) == len(self.machine.running) + len(self.machine.waiting)
 
     def teardown(self) -> None:
         assert len(run(self.machine)) == len(self.live)
@@ -126,6 +133,20 @@ def test_pictures_with_other_pixels_are_other_prefixes() -> None:
         machine.add(made)
         run(machine)
         assert made.cached == cached
+
+
+def test_memory_comes_back_slowly_after_a_step_that_ran_out() -> None:
+    machine = Scheduler(BlockPool(64, 16), max_tokens=256, max_requests=8)
+    for n in range(4):
+        machine.add(request(str(n), [n] * 300, new=200))
+    assert machine.schedule().tokens == 256
+    sizes = []
+    while machine.shrink(batch := machine.schedule()):
+        sizes.append(batch.tokens)
+    assert sizes == [256, 128, 64, 32], "and 16 is the smallest"
+    assert machine.update(batch, [Chosen(7)] * sum(c.samples for c in batch.chunks)) == []
+    assert machine.schedule().tokens == 16 + 4
+    assert len(run(machine, tokens=256)) == 4
 
 
 def test_running_out_of_blocks_delays_but_fails_nobody() -> None:
