@@ -83,7 +83,8 @@ async def test_each_kind_takes_what_it_describes_and_nothing_else(demo_compiler:
     ebnf = 'root ::= "select " column\ncolumn ::= "id" | "name"'
     for kind, text, good, bad in (
         (K.JSON_SCHEMA, schema, '{"a": 1}', '{"a": "1"}'),
-        (K.JSON_SCHEMA, schema, '{"a": 1, "b": "北京"}', "{}"),
+        (K.JSON_SCHEMA, schema, '{"a": -1}', '{"a": 1, "b": "北京"}'),
+        (K.JSON_SCHEMA, '{"type": "object"}', '{"a": 1, "b": "北京"}', "[]"),
         (K.JSON_SCHEMA, "true", "[1, null]", "x"),
         (K.REGEX, r"^\d{3}-(红|蓝)$", "123-红", "12-红"),
         (K.CHOICE, '["红 色", "a|b", "<tool_call>"]', "a|b", "a"),

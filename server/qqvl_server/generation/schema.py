@@ -28,6 +28,9 @@ _LARGEST_INTEGER: Final = 2**53 - 1
 _LIMITING: Final = frozenset(
     ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const", "$ref", "allOf")
 )
+_OPENING: Final = frozenset(("additionalProperties", "patternProperties", "unevaluatedProperties"))
+_COMBINING: Final = frozenset(("allOf", "if", "dependentSchemas"))
+_CHOOSING: Final = frozenset(("anyOf", "oneOf", "$ref"))
 # Values, not schemas: nothing in them is a keyword.
 _VALUES: Final = frozenset(("enum", "const", "default", "examples", "example"))
 # Maps from names that callers choose to schemas.
@@ -61,13 +64,17 @@ def tightened(text: str, *, arguments: bool = False) -> str:
 
 
 def check(root: Any) -> None:
-    """Refuses what would break the compiler; also drops formats that it has no rule for, in place.
+    """Refuses what would break the compiler.
+
+    In place it drops formats that the compiler has no rule for, bounds integers, and closes objects.
 
     Raises:
         InvalidRequest: too deep, too large, or with numbers that would take for ever to compile.
     """
     divisor = 1
     nodes = 0
+    objects: list[dict[str, Any]] = []
+    composed = False
     waiting: list[tuple[Any, int]] = [(root, 1)]
     while waiting:
         value, depth = waiting.pop()
@@ -81,10 +88,23 @@ def check(root: Any) -> None:
                 raise InvalidRequest(f"JSON schema 太大，最多 {MAX_NODES} 个对象")
             _drop_unknown_format(value)
             _bound_integer(value)
+            if isinstance(value.get("properties"), dict):
+                objects.append(value)
+            composed = composed or _composes(value)
             divisor = math.lcm(divisor, _divisor(value.get("multipleOf")))
             if divisor > _LARGEST_DIVISOR:
                 raise InvalidRequest(f"JSON schema 的 multipleOf 太细或太大（有效数字合起来不超过 {_LARGEST_DIVISOR}）")
             waiting += [(item, depth + 1) for item in _subschemas(value)]
+    if not composed:
+        for schema in objects:
+            # JSON Schema lets any other key in; whoever lists the keys means these, and a model would ramble on.
+            if not _OPENING & schema.keys():
+                schema["additionalProperties"] = False
+
+
+def _composes(schema: dict[str, Any]) -> bool:
+    """Whether an object's keys may be described in several places, so that none of them knows all."""
+    return bool(_COMBINING & schema.keys()) or ("properties" in schema and bool(_CHOOSING & schema.keys()))
 
 
 def _subschemas(schema: dict[str, Any]) -> Iterator[Any]:
