@@ -146,7 +146,8 @@ def plain_score(twins: Twins, inputs: Any, candidate: list[int]) -> float:
 async def test_scoring_an_empty_candidate_or_a_stranger_to_the_vocabulary_is_refused(twins: Twins) -> None:
     bench = Bench(twins)
     prompt = prompt_of(twins.inputs[0])
-    for candidates in ([], [[]], [[1], [99999]], [[twins.processor.image_token_id]]):
+    refused: list[list[list[int]]] = [[], [[]], [[1], [99999]], [[twins.processor.image_token_id]]]
+    for candidates in refused:
         with pytest.raises(InvalidRequest):
             bench.engine.score(prompt, candidates, asked(), TokenChannel())
 

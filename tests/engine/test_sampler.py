@@ -95,8 +95,24 @@ def test_draws_follow_the_distribution_that_transformers_would_draw_from(wishes:
     assert torch.allclose(found, expected, atol=0.03), (found, expected)
 
 
+def test_the_edges_of_each_wish_are_harmless() -> None:
+    always: list[dict[str, Any]] = [
+        {"temperature": 1e-42},
+        {"temperature": 1e-5},
+        {"top_p": 0.0},
+        {"top_k": 1},
+        {"min_p": 1.0},
+    ]
+    for wishes in always:
+        assert set(tokens(*(request(**{"temperature": 1.0, "seed": n, **wishes}) for n in range(40)))) == {1}, wishes
+    nothing: list[dict[str, Any]] = [{"top_k": -1}, {"top_k": 10**6}, {"min_p": 0.0, "top_p": 1.0}]
+    for wishes in nothing:
+        one, other = (tokens(request(temperature=2.0, seed=3, **more))[0] for more in (wishes, {}))
+        assert one == other, wishes
+
+
 def test_a_seed_draws_the_same_alone_and_among_others_with_other_wishes() -> None:
-    wishes = {"temperature": 1.0, "top_p": 0.95}
+    wishes: dict[str, Any] = {"temperature": 1.0, "top_p": 0.95}
     others = [
         request(temperature=0.7, top_k=2, seed=3), request(temperature=2.0, min_p=0.1), request(mask=ListMask(1, 2)),
         request(frequency_penalty=1.0, logprobs=3), request(),
