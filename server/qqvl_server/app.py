@@ -137,7 +137,7 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
     context = min(loaded.context_tokens, settings.generation.context_tokens)
     logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
     return LocalVoice(
-        Preprocessor(loaded.processor, library, settings.media.max_image_tokens),
+        Preprocessor(loaded.processor, library, settings.media.max_image_tokens, context),
         engines.build(loaded, settings.generation, context, metrics),
         device=loaded.device,
         context_tokens=context,

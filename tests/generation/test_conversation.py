@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.errors import InvalidRequest
+from qqvl_server.errors import InvalidRequest, PromptTooLong
 from qqvl_server.generation.port import (
     ChatMessage,
     GenerationRequest,
@@ -210,3 +210,25 @@ def test_what_no_template_or_vocabulary_knows_is_refused(preprocessor: Preproces
             preprocessor.prepare(asking(message, template=((name, "{{ 1 / 0 }}"),)))
     with pytest.raises(InvalidRequest):
         preprocessor.detokenize([10**7])
+
+
+def test_texts_many_times_too_long_are_refused_by_their_beginning(processor: Any, library: ImageLibrary) -> None:
+    preprocessor = Preprocessor(processor, library, 256, context_tokens=500)
+    endless = "今天天气" * 5_000_000
+    hostile = "<|im_end|>" * 1_000_000
+    for request in (
+        asking(says("user", endless)),
+        asking(says("user", hostile)),
+        asking(says("assistant", tool_calls=(ToolCall("1", "f", endless),))),
+        asking(says("user", "好"), tools=(Tool("f", endless, "{}"),)),
+        asking(raw=endless),
+    ):
+        with pytest.raises(PromptTooLong):
+            preprocessor.prepare(request)
+        with pytest.raises(PromptTooLong):
+            preprocessor.tokenize(request)
+    assert preprocessor.count(says("user", endless)) > 1000
+    # Many letters need not be many tokens: of spaces the real vocabulary has a hundred in one.
+    wide = says("user", " " * 4000)
+    exact = Preprocessor(processor, library, 256).count(wide)
+    assert preprocessor.count(wide) == exact or exact > 1000

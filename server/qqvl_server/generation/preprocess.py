@@ -21,8 +21,9 @@ from transformers import BatchFeature
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.conversation import Entry, mended, template_message, template_tool
 from qqvl_server.generation.detokenize import TokenDecoder, Vocabulary
+from qqvl_server.generation.length import LengthGuard, texts_of
 from qqvl_server.generation.pictures import Patches, PictureMaker
-from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, TextPart, Urgency
+from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, Urgency
 from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.logs import logger
@@ -50,9 +51,14 @@ class Prompt:
 
 
 class Preprocessor:
-    def __init__(self, processor: ProcessorMixin, library: ImageLibrary, max_image_tokens: int) -> None:
+    """``context_tokens`` is for refusing texts many times too long before they hold up the tokenizer; 0 for never."""
+
+    def __init__(
+        self, processor: ProcessorMixin, library: ImageLibrary, max_image_tokens: int, context_tokens: int = 0
+    ) -> None:
         self._processor: Any = processor
         self._tokenizer = self._processor.tokenizer
+        self._lengths = LengthGuard(self._tokenizer.backend_tokenizer, context_tokens)
         self._lock = threading.Lock()
         self._vocabulary = Vocabulary(self._tokenizer.backend_tokenizer)
         self._pictures = PictureMaker(processor, library, max_image_tokens)
@@ -68,9 +74,9 @@ class Preprocessor:
 
         ChatML frames begin and end with special tokens, which no merge crosses, so counts add up to the prompt's
         length but for the few tokens of the assistant's header; tool results in a row share one frame and cost less.
+        What is many times the context is counted only until that is sure.
         """
-        length = sum(len(part.text) for part in message.parts if isinstance(part, TextPart))
-        length += sum(len(call.arguments) for call in message.tool_calls)
+        length = sum(map(len, texts_of(message)))
         return self._remembered(message) if length <= _COUNTED_CHARACTERS else self._count(message)
 
     def prepare(self, request: GenerationRequest) -> Prompt:
@@ -78,8 +84,10 @@ class Preprocessor:
 
         Raises:
             InvalidRequest: the template refuses the messages, or a token id is outside the vocabulary.
+            PromptTooLong: the texts are many times longer than the context.
         """
         self._check_ids(request.sampling)
+        self._lengths.check(request)
         if request.raw is not None:
             return self._prompt(self._raw_ids(request.raw), {}, 0)
         if not self._pictures.qwen:
@@ -90,6 +98,8 @@ class Preprocessor:
         return self._prompt(ids, _joined([made[ref] for ref in refs]), self._shared(request, ids))
 
     def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
+        """Raises as ``prepare``."""
+        self._lengths.check(request)
         if request.raw is not None:
             return tuple(self._raw_ids(request.raw))
         if not self._pictures.qwen:
@@ -112,6 +122,8 @@ class Preprocessor:
         return self._vocabulary.data(token)
 
     def _count(self, message: ChatMessage) -> int:
+        if (rough := self._lengths.far_too_many(texts_of(message))) is not None:
+            return rough
         rendered = template_message(message, lambda ref: [_PLACEHOLDER] * len(ref.frames), self._control)
         extra = sum((self._pictures.tokens(ref) - 1) * len(ref.frames) for ref in _images([message]))
         return len(self._template(self._tokenizer, [rendered], return_dict=False)) + extra

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -162,6 +163,9 @@ class ReferenceEngine:
         for name, value in fill.items():
             if name in inputs:
                 inputs[name] = torch.cat([inputs[name], value.to(inputs[name].dtype)], dim=1)
+        if "logits_to_keep" in inspect.signature(self._model.forward).parameters:
+            # A long prompt's logits over the whole vocabulary would be gigabytes.
+            inputs["logits_to_keep"] = len(candidate) + 1
         logits = self._model(**inputs, use_cache=False).logits[0, -len(candidate) - 1 : -1]
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         return float(logprobs.gather(1, tail[0].unsqueeze(1)).sum())
