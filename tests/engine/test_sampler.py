@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import (
 from qqvl_server.engine.batch import Chosen
 from qqvl_server.engine.request import Request, SamplingParams
 from qqvl_server.engine.sampler import Sampler
-from qqvl_server.errors import GenerationFailed
+from qqvl_server.errors import GenerationFailed, InvalidRequest
 
 LOGITS = torch.tensor([1.0, 3.0, 2.5, -1.0, 0.5, 2.9, -4.0, 0.0])
 SIZE = len(LOGITS)
@@ -186,6 +187,23 @@ def test_a_mask_that_breaks_fails_its_own_request_only(mask: ListMask) -> None:
     assert [isinstance(one, GenerationFailed) for one in found] == [False, True, False]
     assert found[0] == Chosen(1)
     assert fine.accepted == [5]
+
+
+def test_a_mask_may_say_itself_what_is_wrong_with_the_request() -> None:
+    class TooComplex(ListMask):
+        def allowed(self) -> Sequence[int]:
+            raise InvalidRequest("太复杂")
+
+    (found,) = sample(request(mask=TooComplex()))
+    assert isinstance(found, InvalidRequest)
+
+
+def test_words_of_a_mask_may_be_any_buffer() -> None:
+    class Buffer(ListMask):
+        def allowed(self) -> Sequence[int]:
+            return memoryview(bytearray(array("i", super().allowed()))).cast("i")
+
+    assert tokens(request(mask=Buffer(0, 3))) == [0]
 
 
 def test_only_the_rows_named_are_read() -> None:

@@ -96,7 +96,7 @@ class Sampler:
             if request.mask is None:
                 continue
             try:
-                row = torch.as_tensor(request.mask.allowed(), dtype=torch.int32)
+                row = torch.asarray(request.mask.allowed(), dtype=torch.int32)
                 if not row.any():
                     raise ValueError("nothing may come next")
             except Exception as error:
@@ -220,6 +220,8 @@ def _accepted(request: Request, chosen: Chosen) -> Chosen | QqvlError:
 
 
 def _grammar_failed(error: Exception) -> QqvlError:
+    if isinstance(error, QqvlError):
+        return error
     if isinstance(error, QqvlError):
         return error
     logger().warning("约束解码失败", kind=type(error).__name__, exc_info=error)
