@@ -93,9 +93,9 @@ class WeightsSettings(Room):
 
 
 class GenerationSettings(Room):
-    engine: Literal["generate", "paged"] = Field(
-        "generate",
-        description="推理引擎：generate 一次回答一条；paged 多个会话一起算、不重复算（只支持 Qwen3-VL，预览）",
+    engine: Literal["paged", "generate"] = Field(
+        "paged",
+        description="推理引擎：paged 多个会话一起算、算过的不重算（Qwen3-VL）；generate 一次回答一条，别的模型自动用它",
     )
     kv_cache_gb: float = Field(0, ge=0, le=4096, description="paged 引擎的 KV 缓存，GB；0 为按空闲内存自动决定")
     step_tokens: int = Field(1024, ge=16, le=65536, description="paged 引擎一步最多算多少 token；长提示会分几步读")

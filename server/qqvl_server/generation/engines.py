@@ -31,11 +31,15 @@ _MOST_CHATS = 64
 
 
 def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int, metrics: Metrics) -> Engine[Prompt]:
-    """Raises WeightsError: the paged engine cannot run this model, or no memory is left for its cache."""
+    """Models that the paged engine cannot run are run one request at a time.
+
+    Raises WeightsError: no memory is left for the paged engine's cache.
+    """
     if settings.engine == "generate":
         return SerialEngine(ReferenceEngine(loaded), metrics)
-    if loaded.model.config.model_type not in ("qwen3_vl", "qwen3_vl_moe"):
-        raise WeightsError("paged 引擎只支持 Qwen3-VL；别的模型请用 --engine generate")
+    if not _can_be_paged(loaded):
+        logger().warning("paged 引擎只支持放在一个设备上的 Qwen3-VL，这个模型改用 generate：一次回答一条")
+        return SerialEngine(ReferenceEngine(loaded), metrics)
     blocks = _blocks(loaded, settings, context_tokens)
     runner = ModelRunner(
         loaded.model,
@@ -51,6 +55,11 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
     sampler = Sampler(loaded.model.device, never=sorted(placeholders(config)))
     core = EngineCore(scheduler, faults.plant(runner, os.environ.get(faults.VARIABLE, "")), sampler)
     return PagedEngine(core, config, loaded.model.generation_config, metrics, max_waiting=settings.max_pending)
+
+
+def _can_be_paged(loaded: LoadedModel) -> bool:
+    spread = set((getattr(loaded.model, "hf_device_map", None) or {}).values())
+    return loaded.model.config.model_type in ("qwen3_vl", "qwen3_vl_moe") and len(spread) <= 1
 
 
 def _blocks(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int) -> int:
