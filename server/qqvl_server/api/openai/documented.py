@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pydantic import BaseModel
-
 _OBJECTS: Final = {"type": "array", "items": {"type": "object"}}
 MESSAGES: Final[dict[str, Any]] = {
     "type": "array",
@@ -50,21 +48,3 @@ LOGIT_BIAS: Final[dict[str, Any]] = {
 PROMPT: Final[dict[str, Any]] = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": [{"type": "string"}, TOKEN_IDS]}}, TOKEN_IDS]
 }
-
-
-def request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """``openapi_extra`` of a route that reads its body itself."""
-    schema = model.model_json_schema()
-    schema = _inlined(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
-    """FastAPI does not lift definitions out of a schema that it did not write."""
-    if isinstance(value, list):
-        return [_inlined(item, definitions) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "$ref" in value:
-        return _inlined(definitions[value["$ref"].removeprefix("#/$defs/")], definitions)
-    return {key: _inlined(item, definitions) for key, item in value.items()}

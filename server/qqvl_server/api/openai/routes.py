@@ -10,10 +10,10 @@ from starlette.responses import JSONResponse, Response
 from qqvl_server.api import sse
 from qqvl_server.api.body import read_object
 from qqvl_server.api.desk import Caller, Desk
+from qqvl_server.api.document import request_body
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.openai import chat, completions, models, render, tokens, translate
 from qqvl_server.api.openai.completions import Completion
-from qqvl_server.api.openai.documented import request_body
 from qqvl_server.api.openai.schema import (
     ChatBody,
     CompletionBody,

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ValidationError
 
 from qqvl_server.api.body import read_object
+from qqvl_server.api.document import request_body
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.qq import translate
 from qqvl_server.api.qq.schema import GroupMessage, GroupReply, PrivateMessage, PrivateReply
@@ -20,14 +21,14 @@ M = TypeVar("M", bound=BaseModel)
 def build(service: ChatService) -> APIRouter:
     router = APIRouter(prefix="/api/chat", tags=["qq"])
 
-    @router.post("/group", openapi_extra=_documented(GroupMessage), response_model=GroupReply)
+    @router.post("/group", openapi_extra=request_body(GroupMessage), response_model=GroupReply)
     async def group(request: Request) -> GroupReply:
         body = _validated(GroupMessage, await read_object(request))
         request_id = request_id_of(request)
         answer = await service.handle(translate.group_to_incoming(body, request_id), body.group_name)
         return translate.answer_to_group(answer, request_id)
 
-    @router.post("/private", openapi_extra=_documented(PrivateMessage), response_model=PrivateReply)
+    @router.post("/private", openapi_extra=request_body(PrivateMessage), response_model=PrivateReply)
     async def private(request: Request) -> PrivateReply:
         body = _validated(PrivateMessage, await read_object(request))
         request_id = request_id_of(request)
@@ -35,12 +36,6 @@ def build(service: ChatService) -> APIRouter:
         return translate.answer_to_private(answer, request_id)
 
     return router
-
-
-def _documented(model: type[BaseModel]) -> dict[str, Any]:
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _validated(model: type[M], value: dict[str, Any]) -> M:
