@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.pictures import encoded, picture
 from tests.running import RunningServer
 
 KEY, OTHER_KEY = "sk-first-0123456789", "密钥-à-二"
@@ -26,10 +29,37 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="session")
-def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server with little patience and a short queue."""
+def gallery() -> Iterator[str]:
+    """A web server of pictures on this machine, and of what only pretends to be one; its address."""
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Gallery)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{web.server_port}"
+    web.shutdown()
+    web.server_close()
+
+
+class Gallery(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        moved = {"/moved.png": "/red.png", "/inward": "http://127.0.0.1/red.png", "/forever": "/forever"}
+        page = {"/red.png": encoded(picture(size=(64, 64))), "/page.html": b"<html><img src=/red.png></html>"}
+        body = page.get(self.path, b"")
+        self.send_response(302 if self.path in moved else 200 if body else 404)
+        if self.path in moved:
+            self.send_header("Location", moved[self.path])
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def tight(tmp_path_factory: pytest.TempPathFactory, gallery: str) -> Iterator[RunningServer]:
+    """A server with little patience and a short queue, which may fetch pictures from the gallery."""
     folder = tmp_path_factory.mktemp("tight")
-    flags = ("--max-new-tokens", "16", "--max-pending", "4", "--body-timeout-s", "2", "--max-body-mb", "2")
+    flags = ("--max-new-tokens", "16", "--max-pending", "4", "--body-timeout-s", "2", "--max-body-mb", "2",
+             "--media-allow", gallery.removeprefix("http://"))  # fmt: skip
     with RunningServer(folder / "data", *flags) as server:
         yield server
 
@@ -39,6 +69,6 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """The paged engine on the demo checkpoint, under two names, for all that asks the bare model."""
     folder = tmp_path_factory.mktemp("bare")
     names = "qqvl-demo,Qwen/Qwen3-VL-8B-Instruct"
-    flags = ("--engine", "paged", "--served-model-name", names, "--media-allow", "127.0.0.1")
+    flags = ("--engine", "paged", "--served-model-name", names, "--media-allow", "127.0.0.1", "--max-new-tokens", "64")
     with RunningServer(folder / "data", *flags) as server:
         yield server

@@ -48,15 +48,22 @@ _LIMITS: Final[dict[str, Any]] = {
 
 
 class MatcherMask:
-    """One reply's way through a grammar; see ``TokenMask``. Raises ValueError when the grammar cannot go on."""
+    """One reply's way through a grammar; see ``TokenMask``.
+
+    Raises:
+        InvalidRequest: the grammar was found too complex only on the way.
+        ValueError: a token was accepted that may not come.
+    """
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
     def allowed(self) -> Sequence[int]:
+        self._check()
         # Of a bytearray, because tensors refuse to be views of memory that cannot be written.
         words = memoryview(bytearray(self._matcher.compute_bitmask())).cast("i")
-        self._check()
+        if self._matcher.is_error():
+            raise InvalidRequest(TOO_COMPLEX)
         return words
 
     def accept(self, token: int) -> None:

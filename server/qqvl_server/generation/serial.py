@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
 from qqvl_server.engine.request import TokenMask
-from qqvl_server.errors import EngineDead, GenerationFailed
+from qqvl_server.errors import EngineDead, GenerationFailed, QqvlError
 from qqvl_server.generation.channel import End, LikelyToken, Scores, TokenChannel
 from qqvl_server.generation.port import GenerationRequest, Sampling
 from qqvl_server.observe.logs import logger
@@ -81,7 +81,7 @@ class SerialEngine(Generic[P]):
             except EngineDead as error:
                 self.alive = False
                 channel.send(error)
-            except GenerationFailed as error:
+            except QqvlError as error:
                 channel.send(error)
             except Exception as error:
                 # The edge of a library that raises anything: one request fails, the thread goes on.
