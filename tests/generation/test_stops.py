@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -74,6 +74,8 @@ def ending(events: Sequence[TextEvent]) -> Finished:
 
 @settings(deadline=None, database=None)
 @given(TEXT, STOPS, st.lists(st.integers(0, 200), max_size=12))
+@example("aaab你", ["aab"], [])
+@example("abaabab👍", ["abab", "abac"], [3])
 def test_a_reply_is_its_text_up_to_the_first_stop(text: str, stops: list[str], cuts: list[int]) -> None:
     tokens = tokens_of(text, cuts)
     expected, stop = cut(text, stops)
@@ -129,6 +131,8 @@ def test_stops_before_the_least_length_are_part_of_the_text() -> None:
     events = played(reply(stop=("b",), min_new_tokens=3), tokens)
     assert said(events) == "abca"
     assert ending(events) == Finished(FinishReason.STOP, Usage(7, 5, 0), 0, "b")
+    # One that began before the least length and is complete after it counts.
+    assert said(played(reply(stop=("aa",), min_new_tokens=2), [BYTE_TOKENS[b"a"]] * 4)) == "a"
 
 
 def test_a_half_character_at_the_end_is_left_out_and_its_tokens_are_told() -> None:
