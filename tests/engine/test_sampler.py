@@ -18,9 +18,10 @@ from transformers import (
 )
 
 from qqvl_server.engine.batch import Chosen
+from qqvl_server.engine.device import watched
 from qqvl_server.engine.request import Request, SamplingParams
 from qqvl_server.engine.sampler import Sampler
-from qqvl_server.errors import GenerationFailed, InvalidRequest
+from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest
 
 LOGITS = torch.tensor([1.0, 3.0, 2.5, -1.0, 0.5, 2.9, -4.0, 0.0])
 SIZE = len(LOGITS)
@@ -219,3 +220,11 @@ def test_scores_are_log_probabilities() -> None:
     assert found == pytest.approx([float(logits[r].log_softmax(-1)[t]) for r, t in zip(rows, targets, strict=True)])
     many = Sampler("cpu").score(logits, range(140), [4] * 140)
     assert many[:2] * 70 == pytest.approx(many)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("CUDA error: unspecified launch failure", EngineDead), ("out of memory", RuntimeError)]
+)
+def test_a_device_that_is_lost_ends_the_engine_but_one_that_is_full_does_not(text: str, told: type[Exception]) -> None:
+    with pytest.raises(told), watched():
+        raise torch.AcceleratorError(text)

@@ -11,10 +11,10 @@ import torch
 from qqvl_server.engine import attention, packing
 from qqvl_server.engine.attention import DecodeRows, PagedBatch, PrefillSpan
 from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
+from qqvl_server.engine.device import watched
 from qqvl_server.engine.kv_cache import KVCache, KVShape
 from qqvl_server.engine.request import Request
 from qqvl_server.engine.vision import EncoderOutput, FeatureCache, Patches, PictureShelf
-from qqvl_server.errors import EngineDead
 
 
 class ModelRunner:
@@ -74,10 +74,8 @@ class ModelRunner:
         Raises:
             EngineDead: the device is lost.
         """
-        try:
+        with watched():
             return self._forward(batch)
-        except torch.AcceleratorError as error:
-            raise EngineDead("显卡出错，模型已不能工作，服务将退出以便重启") from error
 
     def _forward(self, batch: ScheduledBatch) -> torch.Tensor:
         # Decodes stand first, the longest before the shorter, so that rows of about one length are one slice.

@@ -14,6 +14,7 @@ from typing import Final
 import torch
 
 from qqvl_server.engine.batch import Chosen, Sampled
+from qqvl_server.engine.device import watched
 from qqvl_server.engine.request import Request
 from qqvl_server.errors import GenerationFailed, QqvlError
 from qqvl_server.observe.logs import logger
@@ -32,6 +33,7 @@ class Sampler:
         self._device = torch.device(device)
         self._never = torch.tensor(list(never), dtype=torch.long, device=self._device)
 
+    @watched()
     @torch.inference_mode()
     def score(self, logits: torch.Tensor, rows: Sequence[int], targets: Sequence[int]) -> list[float]:
         """Natural log-probability of each target in its row of ``logits`` (N, vocabulary)."""
@@ -42,6 +44,7 @@ class Sampler:
             found += logits[picked].float().log_softmax(-1).gather(1, wanted).squeeze(1).tolist()
         return found
 
+    @watched()
     @torch.inference_mode()
     def sample(self, logits: torch.Tensor, rows: Sequence[int], requests: Sequence[Request]) -> Sampled:
         """One token for each request.
