@@ -71,8 +71,13 @@ def folder(size: str, tokenizer: Path = DEMO) -> Path:
 
 def vocabulary(made: Path) -> list[str]:
     """Words that are one token each, with the space before them, in the checkpoint's tokenizer."""
-    words: list[str] = json.loads((made / "words.json").read_text(encoding="utf-8"))
-    return words
+    kept = made / "words.json"
+    if kept.is_file():
+        words: list[str] = json.loads(kept.read_text(encoding="utf-8"))
+        return words
+    from transformers import AutoTokenizer
+
+    return [word.strip() for word in _words(AutoTokenizer.from_pretrained(made))]
 
 
 def _make(size: str, tokenizer: Path, out: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import multiprocessing
 import time
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import checkpoints
 from figures import median, report
@@ -16,26 +17,39 @@ from load import Workload, said
 from servers import Qqvl
 from wire import post
 
-
-def alone(folder: Path, dtype: str, streams: int, prompt: int, new: int, runs: int) -> list[float]:
-    """Seconds of each run of ``streams`` requests at once, in a process that does nothing else."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_alone, (folder, dtype, streams, prompt, new, runs))
+# Sixty words in their ChatML frame come to about this many tokens.
+_PROMPT: Final = 70
 
 
-def _alone(folder: Path, dtype: str, streams: int, prompt: int, new: int, runs: int) -> list[float]:
+class Alone:
+    """The engine in a process that does nothing else."""
+
+    def __init__(self, folder: Path, dtype: str, streams: int, longest: int) -> None:
+        tokens = streams * (longest + 64) * 2
+        self._pool = multiprocessing.get_context("spawn").Pool(1, _load, (folder, dtype, tokens))
+
+    def seconds(self, streams: int, prompt: int, new: int) -> float:
+        """Of ``streams`` requests at once, from the first's arrival to the last's end."""
+        return self._pool.apply(_run, (streams, prompt, new))
+
+    def close(self) -> None:
+        self._pool.terminate()
+
+
+def _load(folder: Path, dtype: str, tokens: int) -> None:
     from inprocess import Engine
 
-    engine = Engine(folder, device="cpu", dtype=dtype, tokens=streams * (prompt + new + 64) * 2, step_tokens=1024)
-    times = []
-    for _ in range(runs + 1):
-        started = time.perf_counter()
-        for _ in range(streams):
-            engine.add(prompt, new)
-        while engine.core.has_work:
-            engine.core.step()
-        times.append(time.perf_counter() - started)
-    return times[1:]
+    globals()["engine"] = Engine(folder, device="cpu", dtype=dtype, tokens=tokens, step_tokens=1024)
+
+
+def _run(streams: int, prompt: int, new: int) -> float:
+    engine = globals()["engine"]
+    started = time.perf_counter()
+    for _ in range(streams):
+        engine.add(prompt, new)
+    while engine.core.has_work:
+        engine.core.step()
+    return time.perf_counter() - started
 
 
 async def through_the_door(base: str, model: str, work: Workload, streams: int, new: int) -> tuple[float, int]:
@@ -67,28 +81,28 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     folder = checkpoints.DEMO if given.size == "demo" else checkpoints.folder(given.size)
-    words = checkpoints.vocabulary(checkpoints.folder("tiny"))
+    words = checkpoints.vocabulary(folder)
     flags = ("--engine", "paged", "--max-running", str(given.streams), "--context-tokens", "2048")
-    with Qqvl(folder, *flags, dtype=given.dtype, kv_gb=0.3) as server:
+    engine = Alone(folder, given.dtype, given.streams, _PROMPT + given.new)
+    with contextlib.closing(engine), Qqvl(folder, *flags, dtype=given.dtype, kv_gb=0.3) as server:
         asyncio.run(through_the_door(server.base, server.model, Workload(words), given.streams, 2))
-        rows = [_compared(given, folder, server, words, new) for new in (1, given.new)]
+        engine.seconds(given.streams, _PROMPT, 2)
+        rows = [_compared(given, engine, server, words, new) for new in (1, given.new)]
     report("door_overhead", rows, size=given.size, streams=given.streams)
 
 
-def _compared(given: argparse.Namespace, folder: Path, server: Qqvl, words: list[str], new: int) -> dict[str, Any]:
-    # Sixty words in their ChatML frame come to about this many tokens.
-    prompt = 70
-    engine: list[float] = []
+def _compared(given: argparse.Namespace, engine: Alone, server: Qqvl, words: list[str], new: int) -> dict[str, Any]:
+    bare: list[float] = []
     door: list[float] = []
     for _ in range(given.repeats):
-        engine += alone(folder, given.dtype, given.streams, prompt, new, 1)
+        bare.append(engine.seconds(given.streams, _PROMPT, new))
         seconds, _ = asyncio.run(through_the_door(server.base, server.model, Workload(words), given.streams, new))
         door.append(seconds)
     tokens = given.streams * new
     return {
-        "new_tokens": new, "engine_s": median(engine), "door_s": median(door),
-        "door_requests_s": given.streams / median(door), "overhead": median(door) / median(engine) - 1,
-        "us_per_token": (median(door) - median(engine)) / tokens * 1e6,
+        "new_tokens": new, "engine_s": median(bare), "door_s": median(door),
+        "door_requests_s": given.streams / median(door), "overhead": median(door) / median(bare) - 1,
+        "us_per_token": (median(door) - median(bare)) / tokens * 1e6,
     }  # fmt: skip
 
 

@@ -72,7 +72,7 @@ async def shares(base: str, work: Workload, keys: list[str], seconds: float) -> 
             turn = await ask(Target(base, key=key), [said(work.text(stream, number))], 16)
             got[key] += turn.out if time.monotonic() < ends else 0
 
-    streams = [(key, n) for key in keys for n in range(8 if key == keys[0] else 2)]
+    streams = [(key, n) for key in keys for n in range(32 if key == keys[0] else 8)]
     await asyncio.gather(*(one(key, 7000 + n * 100 + keys.index(key)) for key, n in streams))
     return list(got.values())
 

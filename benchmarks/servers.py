@@ -155,8 +155,10 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.5):
+        while True:
             with contextlib.suppress(psutil.Error):
                 root = psutil.Process(self._pid)
                 total = sum(one.memory_info().rss for one in (root, *root.children(recursive=True)))
                 self.mib = max(self.mib, total >> 20)
+            if self._stop.wait(0.5):
+                return
