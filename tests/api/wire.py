@@ -64,13 +64,13 @@ def _error_of(body: dict[str, Any], path: str, request_id: str) -> dict[str, Any
     """What is inside the shape that the door at ``path`` gives its errors."""
     error = body["error"]
     assert isinstance(error, dict)
-    if path.startswith(("/api/chat", "/admin")):
+    if f"{path}/".startswith(("/api/chat/", "/admin/")):
         assert set(body) == {"status", "error"}
         assert body["status"] == "error"
         assert set(error) == {"code", "message", "request_id"}
         assert error["request_id"] == request_id
         assert all(isinstance(value, str) and value for value in error.values())
-    elif path.startswith("/v1/messages"):
+    elif f"{path}/".startswith("/v1/messages/"):
         assert body["type"] == "error"
         assert set(error) == {"type", "message"}
         assert all(isinstance(value, str) and value for value in error.values())
