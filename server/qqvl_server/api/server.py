@@ -9,11 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
 
 from qqvl_server import errors
 from qqvl_server.api import faults
 from qqvl_server.api.admin import routes as admin
+from qqvl_server.api.anthropic import routes as anthropic
 from qqvl_server.api.desk import Desk
 from qqvl_server.api.guard import Guard
 from qqvl_server.api.openai import routes as openai
@@ -30,7 +30,7 @@ def build(
     settings: ServerSettings,
     metrics: Metrics,
     status: Callable[[], tuple[str, VoiceStatus]],
-) -> ASGIApp:
+) -> Guard:
     """Args:
     status: the word ``/health`` says now (healthy, loading, stopping, dead) and the voice's state.
     """
@@ -38,6 +38,7 @@ def build(
     app = FastAPI(title="qqvl", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
     app.include_router(qq.build(service))
     app.include_router(openai.build(desk))
+    app.include_router(anthropic.build(desk))
     app.include_router(admin.build(service, status, metrics))
     app.add_exception_handler(errors.QqvlError, faults.on_error)
     app.add_exception_handler(HTTPException, faults.on_router_error)

@@ -1,0 +1,222 @@
+"""Anthropic's messages and their blocks become the voice's.
+
+Two passes: ``read`` checks everything before anything costs, ``look`` then asks for the pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qqvl_server.api.desk import PictureIntake
+from qqvl_server.api.validation import bad
+from qqvl_server.errors import InvalidRequest
+from qqvl_server.generation.port import ChatMessage, ImagePart, Part, Role, TextPart, ToolCall
+from qqvl_server.media.image import ImageRef
+
+# A new number in each request: were it read, no prompt of Claude Code would begin like its last one.
+_BILLING: Final = "x-anthropic-billing-header:"
+_THOUGHTS: Final = ("thinking", "redacted_thinking")
+_MESSAGES_OF_PICTURES: Final = 8
+_FETCHES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """A picture not yet looked at: an address, or base64."""
+
+    text: str
+    is_url: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    role: Role
+    parts: tuple[TextPart | Pointer, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+def read(system: Any, messages: Sequence[dict[str, Any]], max_images: int) -> tuple[Draft, ...]:
+    """All system texts as one message at the front, then the rest in order.
+
+    Raises:
+        InvalidRequest: an unknown role or block, a wrong type, too many pictures.
+    """
+    rules = _rules(system, "system")
+    drafts: list[Draft] = []
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        match message.get("role"):
+            case "user":
+                drafts += _user(message.get("content"), f"{where}.content")
+            case "assistant":
+                drafts.append(_assistant(message.get("content"), f"{where}.content"))
+            case "system":
+                rules += _rules(message.get("content"), f"{where}.content")
+            case _:
+                raise bad(f"{where}.role", "应是 user 或 assistant（must be user or assistant）")
+    for draft in drafts:
+        if sum(isinstance(part, Pointer) for part in draft.parts) > max_images:
+            raise bad("messages", f"里一条消息的图片太多，最多 {max_images} 张（has too many images in one message）")
+    if sum(isinstance(part, Pointer) for draft in drafts for part in draft.parts) > max_images * _MESSAGES_OF_PICTURES:
+        raise bad("messages", f"里的图片太多，最多 {max_images * _MESSAGES_OF_PICTURES} 张（has too many images）")
+    return (Draft("system", (TextPart("\n\n".join(rules)),)), *drafts) if rules else tuple(drafts)
+
+
+async def look(drafts: Sequence[Draft], pictures: PictureIntake) -> tuple[ChatMessage, ...]:
+    """The messages with their pictures checked and kept; the same picture is looked at once.
+
+    Raises:
+        ImageRejected: one of the pictures cannot be used.
+    """
+    pointers = list(dict.fromkeys(part for draft in drafts for part in draft.parts if isinstance(part, Pointer)))
+    room = asyncio.Semaphore(_FETCHES)
+
+    async def fetch(pointer: Pointer) -> ImageRef:
+        async with room:
+            return await (pictures.from_url if pointer.is_url else pictures.from_base64)(pointer.text)
+
+    # All are awaited even when one is bad: none may go on behind the answer's back.
+    found = await asyncio.gather(*map(fetch, pointers), return_exceptions=True)
+    seen: dict[Pointer, ImageRef] = {}
+    for pointer, image in zip(pointers, found, strict=True):
+        if isinstance(image, BaseException):
+            raise image
+        seen[pointer] = image
+
+    def part_of(part: TextPart | Pointer) -> Part:
+        return ImagePart(seen[part]) if isinstance(part, Pointer) else part
+
+    return tuple(
+        ChatMessage(draft.role, tuple(map(part_of, draft.parts)), draft.tool_calls, draft.tool_call_id)
+        for draft in drafts
+    )
+
+
+def _rules(content: Any, where: str) -> list[str]:
+    texts = [] if content is None else [_text(block, at) for block, at in _blocks(content, where)]
+    return [text for text in texts if text and not text.startswith(_BILLING)]
+
+
+def _user(content: Any, where: str) -> Iterator[Draft]:
+    """Tool results are messages of their own, in their place among the rest."""
+    parts: list[TextPart | Pointer] = []
+    for block, at in _blocks(content, where):
+        if block.get("type") != "tool_result":
+            _add(parts, _part(block, at))
+            continue
+        if parts:
+            yield Draft("user", tuple(parts))
+            parts = []
+        yield _result(block, at)
+    if parts or not content:
+        yield Draft("user", tuple(parts))
+
+
+def _assistant(content: Any, where: str) -> Draft:
+    parts: list[TextPart | Pointer] = []
+    calls: list[ToolCall] = []
+    for block, at in _blocks(content, where):
+        kind = block.get("type")
+        if kind == "tool_use":
+            calls.append(_call(block, at))
+        elif kind not in _THOUGHTS:
+            _add(parts, TextPart(_text(block, at)))
+    return Draft("assistant", tuple(parts), tuple(calls))
+
+
+def _blocks(content: Any, where: str) -> Iterator[tuple[dict[str, Any], str]]:
+    if isinstance(content, str):
+        yield {"type": "text", "text": content}, where
+    elif isinstance(content, list):
+        for index, block in enumerate(content):
+            at = f"{where}[{index}]"
+            if not isinstance(block, dict):
+                raise bad(at, "应是对象（must be an object）")
+            yield block, at
+    else:
+        raise bad(where, "应是字符串或列表（must be a string or an array）")
+
+
+def _add(parts: list[TextPart | Pointer], part: TextPart | Pointer) -> None:
+    """Blocks of text are paragraphs: put end to end, their words would run together."""
+    if isinstance(part, TextPart) and parts and isinstance(parts[-1], TextPart) and parts[-1].text and part.text:
+        part = TextPart("\n" + part.text)
+    parts.append(part)
+
+
+def _part(block: dict[str, Any], where: str) -> TextPart | Pointer:
+    match block.get("type"):
+        case "image":
+            return _picture(block.get("source"), f"{where}.source")
+        case "document":
+            return TextPart(_document(block, where))
+        case "search_result":
+            found = "\n".join(_text(inner, at) for inner, at in _blocks(block.get("content"), f"{where}.content"))
+            return TextPart(f"{block.get('title', '')}\n{found}")
+    return TextPart(_text(block, where))
+
+
+def _text(block: dict[str, Any], where: str) -> str:
+    if block.get("type") != "text":
+        raise _unknown(where)
+    return _string(block, "text", where)
+
+
+def _picture(source: Any, where: str) -> Pointer:
+    if not isinstance(source, dict):
+        raise bad(where, "应是对象（must be an object）")
+    kind = source.get("type")
+    if kind == "base64":
+        return Pointer(_string(source, "data", where), is_url=False)
+    if kind == "url":
+        return Pointer(_string(source, "url", where), is_url=True)
+    raise bad(f"{where}.type", "只支持 base64 和 url（only base64 and url are supported）")
+
+
+def _document(block: dict[str, Any], where: str) -> str:
+    source = block.get("source")
+    if not isinstance(source, dict):
+        raise bad(f"{where}.source", "应是对象（must be an object）")
+    kind = source.get("type")
+    if kind == "text":
+        text = _string(source, "data", f"{where}.source")
+    elif kind == "content":
+        inner = _blocks(source.get("content"), f"{where}.source.content")
+        text = "\n".join(_text(part, at) for part, at in inner)
+    else:
+        raise bad(f"{where}.source.type", "只支持纯文本文档，不支持 PDF（only plain text documents are supported）")
+    title = block.get("title")
+    return f"{title}\n{text}" if isinstance(title, str) and title else text
+
+
+def _result(block: dict[str, Any], where: str) -> Draft:
+    parts: list[TextPart | Pointer] = [TextPart("Error:")] if block.get("is_error") is True else []
+    for inner, at in _blocks(block.get("content") or "", f"{where}.content"):
+        _add(parts, _part(inner, at))
+    return Draft("tool", tuple(parts), tool_call_id=_string(block, "tool_use_id", where))
+
+
+def _call(block: dict[str, Any], where: str) -> ToolCall:
+    given = block.get("input")
+    if not isinstance(given, dict):
+        raise bad(f"{where}.input", "应是对象（must be an object）")
+    call_id, name = _string(block, "id", where), _string(block, "name", where)
+    if not name:
+        raise bad(f"{where}.name", "不能为空（must not be empty）")
+    return ToolCall(call_id, name, json.dumps(given, ensure_ascii=False))
+
+
+def _string(block: dict[str, Any], name: str, where: str) -> str:
+    value = block.get(name)
+    if not isinstance(value, str):
+        raise bad(f"{where}.{name}", "应是字符串（must be a string）")
+    return value
+
+
+def _unknown(where: str) -> InvalidRequest:
+    return bad(f"{where}.type", "是这里不支持的内容块（is a block that is not supported here）")

@@ -1,0 +1,44 @@
+"""The voice's words as Anthropic's JSON: the message's frame, usage, events."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from qqvl_server.api import faults
+from qqvl_server.errors import QqvlError
+from qqvl_server.generation.port import Usage
+
+
+def message(model: str, prompt_tokens: int = 0) -> dict[str, Any]:
+    """A message with nothing said yet."""
+    return {
+        "id": f"msg_{uuid.uuid4().hex}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {**usage(Usage(prompt_tokens, 0)), "service_tier": "standard"},
+    }
+
+
+def usage(used: Usage) -> dict[str, Any]:
+    """Prompt tokens are told apart: ``input_tokens`` are only those that were not at hand already."""
+    return {
+        "input_tokens": used.prompt_tokens - used.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": used.cached_tokens,
+        "output_tokens": used.completion_tokens,
+    }
+
+
+def event(body: dict[str, Any]) -> str:
+    return f"event: {body['type']}\ndata: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def failure(error: QqvlError, request_id: str) -> str:
+    """An error as the last event of a stream; SDKs raise it."""
+    return event(faults.body_of(error, request_id, "/v1/messages"))

@@ -1,0 +1,112 @@
+"""Anthropic's protocol: POST /v1/messages and /v1/messages/count_tokens.
+
+Any model name is taken, because Claude Code asks for names of Anthropic's; the answer bears the name asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from qqvl_server.api import sse
+from qqvl_server.api.anthropic import render, translate
+from qqvl_server.api.anthropic.reply import MessageFold, MessageReply, new_call_id
+from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody, refuse_unsupported
+from qqvl_server.api.anthropic.translate import Toolset
+from qqvl_server.api.body import read_object
+from qqvl_server.api.desk import Caller, Desk
+from qqvl_server.api.faults import request_id_of
+from qqvl_server.api.validation import validated
+from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Voice
+from qqvl_server.generation.tools import ToolCallParser
+
+
+def build(desk: Desk) -> APIRouter:
+    router = APIRouter(prefix="/v1/messages", tags=["anthropic"])
+
+    @router.post("", openapi_extra=_documented(MessagesBody))
+    async def messages(request: Request) -> Response:
+        raw = await read_object(request)
+        refuse_unsupported(raw)
+        body = validated(MessagesBody, raw)
+        return await sse.while_connected(request, _message(desk, body, _caller(request), request_id_of(request)))
+
+    @router.post("/count_tokens", openapi_extra=_documented(PromptBody))
+    async def count_tokens(request: Request) -> dict[str, Any]:
+        raw = await read_object(request)
+        refuse_unsupported(raw)
+        body = validated(PromptBody, raw)
+        voice = desk.voice()
+        prompt = await translate.prompt(body, desk, _caller(request), request_id_of(request))
+        return {"input_tokens": len(await voice.tokenize(prompt))}
+
+    return router
+
+
+async def _message(desk: Desk, body: MessagesBody, caller: Caller, request_id: str) -> Response:
+    voice = desk.voice()
+    asked, tools = await translate.message(body, desk, caller, request_id)
+    model = body.model or desk.names[0]
+    headers = {"request-id": request_id}
+    if body.stream:
+        chunks = await sse.begun(_stream(voice, asked, tools, model))
+        stream = sse.EventStream(chunks, functools.partial(render.failure, request_id=request_id))
+        stream.headers.update(headers)
+        return stream
+    fold = MessageFold(model)
+    reply = _reply(tools)
+    async with aclosing(voice.generate(asked)) as events:
+        async for event in events:
+            for told in _told(reply, event):
+                fold.add(told)
+    return JSONResponse(fold.whole(), headers=headers)
+
+
+async def _stream(voice: Voice, asked: GenerationRequest, tools: Toolset, model: str) -> AsyncGenerator[str, None]:
+    """Events in the order of Anthropic's documentation; none before the first token."""
+    reply = _reply(tools)
+    # The first event already tells the prompt's length, which the voice tells in its last; counted beside the model.
+    counting = asyncio.create_task(voice.tokenize(asked))
+    opened = False
+    try:
+        async with aclosing(voice.generate(asked)) as events:
+            async for event in events:
+                if not opened:
+                    opened = True
+                    start = render.message(model, len(await counting))
+                    yield render.event({"type": "message_start", "message": start})
+                for told in _told(reply, event):
+                    yield render.event(told)
+    finally:
+        counting.cancel()
+        await asyncio.gather(counting, return_exceptions=True)
+
+
+def _reply(tools: Toolset) -> MessageReply:
+    names = [tool.name for tool in tools.shown]
+    return MessageReply(ToolCallParser(names, new_call_id) if names else None, parallel=tools.parallel)
+
+
+def _told(reply: MessageReply, event: TextEvent) -> Iterator[dict[str, Any]]:
+    match event:
+        case TextDelta():
+            return reply.push(event)
+        case Finished():
+            return reply.finish(event)
+
+
+def _caller(request: Request) -> Caller:
+    caller = request.scope.get("qqvl.caller", Caller("open"))
+    assert isinstance(caller, Caller)
+    return caller
+
+
+def _documented(model: type[BaseModel]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}

@@ -1,0 +1,120 @@
+"""Anthropic's requests to the voice's. The one place that knows both."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qqvl_server.api.anthropic import content
+from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody
+from qqvl_server.api.desk import Caller, Desk
+from qqvl_server.api.validation import bad
+from qqvl_server.generation.grammar import tool_grammar
+from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Sampling, Tool, Urgency
+
+# The template writes names between quotes without escaping them.
+_NAME: Final = re.compile(r"[\w.:/-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Toolset:
+    """``shown`` are what the model reads of. ``must_call``: it may say nothing but calls, of ``named`` if given."""
+
+    shown: tuple[Tool, ...] = ()
+    must_call: bool = False
+    named: str | None = None
+    parallel: bool = True
+
+
+async def message(body: MessagesBody, desk: Desk, caller: Caller, request_id: str) -> tuple[GenerationRequest, Toolset]:
+    """Raises InvalidRequest, ImageRejected."""
+    if body.messages[-1].get("role") == "assistant":
+        raise bad("messages", "最后一条应是 user 消息，不支持续写（must end with a user message）")
+    sampling = Sampling(
+        max_new_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        stop=body.stop_sequences,
+    )
+    return await _request(body, sampling, desk, caller, request_id)
+
+
+async def prompt(body: PromptBody, desk: Desk, caller: Caller, request_id: str) -> GenerationRequest:
+    """What ``/count_tokens`` counts. Raises InvalidRequest, ImageRejected."""
+    request, _ = await _request(body, Sampling(1), desk, caller, request_id)
+    return request
+
+
+async def _request(
+    body: PromptBody, sampling: Sampling, desk: Desk, caller: Caller, request_id: str
+) -> tuple[GenerationRequest, Toolset]:
+    tools = _toolset(body.tools, body.tool_choice)
+    grammar = _grammar(body, tools)
+    drafts = content.read(body.system, body.messages, desk.max_images)
+    if not any(draft.role != "system" for draft in drafts):
+        raise bad("messages", "里没有 user 消息（must hold a user message）")
+    deadline = time.monotonic() + desk.timeout_s
+    request = GenerationRequest(
+        request_id,
+        await content.look(drafts, desk.pictures),
+        sampling,
+        deadline,
+        owner=f"api:{caller.name}",
+        urgency=Urgency.API,
+        tools=tools.shown,
+        grammar=grammar,
+    )
+    return request, tools
+
+
+def _toolset(tools: Sequence[dict[str, Any]], choice: dict[str, Any] | None) -> Toolset:
+    known = tuple(_tool(item, f"tools[{index}]") for index, item in enumerate(tools))
+    names = [tool.name for tool in known]
+    if len(set(names)) < len(names):
+        raise bad("tools", "里有重名的工具（has two tools of one name）")
+    choice = choice or {"type": "auto"}
+    parallel = choice.get("disable_parallel_tool_use") is not True
+    match choice.get("type"):
+        case "auto":
+            return Toolset(known, parallel=parallel)
+        case "none":
+            return Toolset()
+        case "any" if known:
+            return Toolset(known, True, None, parallel)
+        case "tool" if choice.get("name") in names:
+            return Toolset(known, True, str(choice["name"]), parallel)
+        case "any" | "tool":
+            raise bad("tool_choice", "要求调用的工具不在 tools 里（asks for a tool that is not in tools）")
+    raise bad("tool_choice.type", "应是 auto、any、tool 或 none（must be auto, any, tool or none）")
+
+
+def _tool(item: dict[str, Any], where: str) -> Tool:
+    if item.get("type") not in (None, "custom"):
+        # Anthropic's own tools run on Anthropic's servers, or have schemas that only its models know.
+        raise bad(f"{where}.type", "只支持 custom 工具，不支持 Anthropic 自带的工具（only custom tools are supported）")
+    name, description, schema = item.get("name"), item.get("description"), item.get("input_schema")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise bad(f"{where}.name", "应是 1 到 128 个字母、数字、下划线或短横（is not a valid name）")
+    if not isinstance(description, str | None):
+        raise bad(f"{where}.description", "应是字符串（must be a string）")
+    if not isinstance(schema, dict):
+        raise bad(f"{where}.input_schema", "应是 JSON schema 对象（must be an object）")
+    return Tool(name, description, json.dumps(schema, ensure_ascii=False))
+
+
+def _grammar(body: PromptBody, tools: Toolset) -> Grammar | None:
+    wanted = (body.output_config or {}).get("format") or body.output_format
+    if wanted is None:
+        return tool_grammar(tools.shown, tools.named, tools.parallel) if tools.must_call else None
+    schema = wanted.get("schema") if isinstance(wanted, dict) else None
+    if not isinstance(wanted, dict) or wanted.get("type") != "json_schema" or not isinstance(schema, dict):
+        raise bad("output_config.format", '应是 {"type": "json_schema", "schema": {…}}（must be a JSON schema）')
+    if tools.must_call:
+        raise bad("tool_choice", "要求调用工具时不能再约束回复（cannot be combined with output_config.format）")
+    answer = Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False))
+    return tool_grammar(tools.shown, None, tools.parallel, answer) if tools.shown else answer
