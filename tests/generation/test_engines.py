@@ -204,3 +204,13 @@ async def test_raw_prompts_are_continued(voice: LocalVoice[Prompt], preprocessor
     ids = preprocessor.tokenize(asked)
     same = replace(request(temperature=0), raw=ids)
     assert said == "".join([e.text async for e in voice.generate(same) if isinstance(e, TextDelta)]) != ""
+
+
+async def test_choices_share_the_prompt_where_there_is_a_cache(
+    machine: tuple[str, LoadedModel], voice: LocalVoice[Prompt]
+) -> None:
+    message = ChatMessage("user", (TextPart("讲一个很长的故事，里面要有山、有水、有人。" * 4),))
+    asked = replace(request(message, temperature=0, stop=("。",)), choices=3)
+    ends = [event async for event in voice.generate(asked) if isinstance(event, Finished)]
+    cached = {end.choice: end.usage.cached_tokens for end in ends}
+    assert [cached[choice] >= 16 for choice in (1, 2)] == [machine[0] == "paged"] * 2
