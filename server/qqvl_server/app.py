@@ -17,6 +17,7 @@ from pathlib import Path
 from qqvl_server import keys
 from qqvl_server.api import server
 from qqvl_server.api.desk import Desk
+from qqvl_server.api.guard import Guard
 from qqvl_server.api.pictures import Pictures
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
@@ -90,13 +91,12 @@ async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, lis
             return engine.get()
 
         desk = _desk(settings, checkpoint, library, bare_voice)
-        web = Server(
-            web_config(server.build(service, desk, settings.server, metrics, status), settings.server.body_timeout_s)
-        )
+        guard = server.build(service, desk, settings.server, metrics, status)
+        web = Server(web_config(guard, settings.server.body_timeout_s))
         url = _url(settings.server.host, listener)
         load = functools.partial(_load, settings, checkpoint, library, metrics)
         _announce_address(settings, url)
-        async with _supervised(web, engine, load, url), _stopping(web, service, settings):
+        async with _supervised(web, engine, load, url), _stopping(web, service, guard, settings):
             await web.serve(sockets=[listener])
         if engine.voice is not None:
             await engine.voice.aclose()
@@ -201,12 +201,15 @@ def _deliver(load: functools.partial[Voice], loop: asyncio.AbstractEventLoop, lo
 
 
 @asynccontextmanager
-async def _stopping(web: Server, service: ChatService, settings: Settings) -> AsyncIterator[None]:
+async def _stopping(web: Server, service: ChatService, guard: Guard, settings: Settings) -> AsyncIterator[None]:
     """On a signal: refuse newcomers, let running turns finish within the grace, only then close the port."""
 
     async def stop() -> None:
         await web.stopping.wait()
-        await service.drain(settings.server.shutdown_grace_s)
+        grace = settings.server.shutdown_grace_s
+        answering = asyncio.create_task(guard.idle())
+        await asyncio.gather(service.drain(grace), asyncio.wait({answering}, timeout=grace))
+        answering.cancel()
         web.should_exit = True
 
     stopper = asyncio.create_task(stop())

@@ -49,6 +49,13 @@ class Guard:
         self._metrics = metrics
         self._keys = keys.parse(settings.api_keys)
         self._buffered = 0
+        self._answering = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Until no request that came whole waits for the rest of its answer."""
+        await self._idle.wait()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -111,9 +118,19 @@ class Guard:
         body = bytearray()
         try:
             await self._read(receive, body)
-            await self._app(scope, _replay(bytes(body), receive), send)
+            await self._answer(scope, _replay(bytes(body), receive), send)
         finally:
             self._buffered -= len(body)
+
+    async def _answer(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        self._answering += 1
+        self._idle.clear()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._answering -= 1
+            if not self._answering:
+                self._idle.set()
 
     async def _read(self, receive: Receive, body: bytearray) -> None:
         try:

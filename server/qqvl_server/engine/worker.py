@@ -29,6 +29,8 @@ from qqvl_server.errors import (
 from qqvl_server.observe.logs import logger
 
 MAX_FAILED_STEPS: Final = 3
+# A step takes seconds at most; a stuck one must not hold a stop for ever.
+_LAST_STEP_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +126,9 @@ class Worker:
             self._arriving.put(job)
 
     def close(self) -> None:
-        """End the thread after the step it is in."""
+        """End the thread after the step it is in: torn apart by the interpreter's end, it would abort the process."""
         self._arriving.put(None)
+        self._thread.join(_LAST_STEP_S)
 
     def _loop(self) -> None:
         error: QqvlError = EngineDead("模型引擎出错停止了，服务将退出以便重启")
