@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 
@@ -14,11 +13,6 @@ from tests.engine.twins import Twins
 
 CHATS = 50
 NAMES = [surname + given for given in ("子轩", "雨桐", "浩然", "思远", "明") for surname in "李王张刘陈杨赵黄周吴"]
-
-
-@pytest.fixture(scope="module")
-def twins(demo: Path) -> Twins:
-    return Twins(demo)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

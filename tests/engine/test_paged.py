@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -26,17 +25,19 @@ pytestmark = pytest.mark.anyio
 IDS = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def twins(demo: Path) -> Twins:
-    return Twins(demo)
-
-
 class Bench:
     def __init__(self, twins: Twins, **shape: int) -> None:
         self.metrics = Metrics()
         self.engine: PagedEngine
         self.core: EngineCore
         self.engine, self.core = twins.behind_the_port(self.metrics, **shape)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        # Its thread, and with it the cache's memory, would stay for ever.
+        self.engine.close()
 
     def submit(self, prompt: Prompt, *, owner: str = "", mask: Any = None, **wishes: Any) -> TokenChannel:
         channel = TokenChannel()
@@ -81,19 +82,19 @@ def prompt_of(inputs: Any) -> Prompt:
 
 
 async def test_choices_share_the_prompts_blocks_and_equal_separate_replies(twins: Twins) -> None:
-    bench = Bench(twins, tokens=2048)
-    prompt = prompt_of(twins.inputs[2])
-    wishes = {"temperature": 1.2, "top_p": 0.9}
-    alone = [await bench.ask(prompt, owner=f"alone{seed}", seed=seed, **wishes) for seed in range(4)]
-    assert [end.cached_tokens for _, end in alone] == [0] * 4, "other owners share nothing"
-    first = bench.submit(prompt, owner="n", seed=0, **wishes)
-    head = await first.receive()
-    rest = [bench.submit(prompt, owner="n", seed=seed, **wishes) for seed in range(1, 4)]
-    tokens, end = await received(first)
-    replies = [([head, *tokens], end), *[await received(channel) for channel in rest]]
-    assert [reply for reply, _ in replies] == [reply for reply, _ in alone]
-    shared = (prompt.tokens - 1) // 16 * 16
-    assert [end.cached_tokens for _, end in replies] == [0, shared, shared, shared]
+    with Bench(twins, tokens=2048) as bench:
+        prompt = prompt_of(twins.inputs[2])
+        wishes = {"temperature": 1.2, "top_p": 0.9}
+        alone = [await bench.ask(prompt, owner=f"alone{seed}", seed=seed, **wishes) for seed in range(4)]
+        assert [end.cached_tokens for _, end in alone] == [0] * 4, "other owners share nothing"
+        first = bench.submit(prompt, owner="n", seed=0, **wishes)
+        head = await first.receive()
+        rest = [bench.submit(prompt, owner="n", seed=seed, **wishes) for seed in range(1, 4)]
+        tokens, end = await received(first)
+        replies = [([head, *tokens], end), *[await received(channel) for channel in rest]]
+        assert [reply for reply, _ in replies] == [reply for reply, _ in alone]
+        shared = (prompt.tokens - 1) // 16 * 16
+        assert [end.cached_tokens for _, end in replies] == [0, shared, shared, shared]
 
 
 async def test_choices_hold_the_prompt_once(twins: Twins) -> None:
@@ -113,20 +114,20 @@ async def test_choices_hold_the_prompt_once(twins: Twins) -> None:
 
 
 async def test_scores_equal_those_of_a_plain_forward_and_leave_the_prompt_cached(twins: Twins) -> None:
-    bench = Bench(twins, tokens=48)
-    candidates = [[5], [5, 9, 300], [17, 4], list(range(20, 44))]
-    for inputs in (twins.inputs[0], twins.inputs[3]):
-        prompt = prompt_of(inputs)
-        expected = [plain_score(twins, inputs, candidate) for candidate in candidates]
-        cold = await bench.score(prompt, candidates)
-        computed = bench.core.computed
-        warm = await bench.score(prompt, candidates)
-        assert cold == pytest.approx(expected, abs=1e-4)
-        assert warm == pytest.approx(expected, abs=1e-4)
-        assert bench.core.computed - computed <= sum(16 + len(candidate) for candidate in candidates)
-        _, end = await bench.ask(prompt)
-        assert end.cached_tokens == (prompt.tokens - 1) // 16 * 16
-    bench.core.check_integrity()
+    with Bench(twins, tokens=48) as bench:
+        candidates = [[5], [5, 9, 300], [17, 4], list(range(20, 44))]
+        for inputs in (twins.inputs[0], twins.inputs[3]):
+            prompt = prompt_of(inputs)
+            expected = [plain_score(twins, inputs, candidate) for candidate in candidates]
+            cold = await bench.score(prompt, candidates)
+            computed = bench.core.computed
+            warm = await bench.score(prompt, candidates)
+            assert cold == pytest.approx(expected, abs=1e-4)
+            assert warm == pytest.approx(expected, abs=1e-4)
+            assert bench.core.computed - computed <= sum(16 + len(candidate) for candidate in candidates)
+            _, end = await bench.ask(prompt)
+            assert end.cached_tokens == (prompt.tokens - 1) // 16 * 16
+        bench.core.check_integrity()
 
 
 def plain_score(twins: Twins, inputs: Any, candidate: list[int]) -> float:
@@ -144,85 +145,85 @@ def plain_score(twins: Twins, inputs: Any, candidate: list[int]) -> float:
 
 
 async def test_scoring_an_empty_candidate_or_a_stranger_to_the_vocabulary_is_refused(twins: Twins) -> None:
-    bench = Bench(twins)
-    prompt = prompt_of(twins.inputs[0])
-    refused: list[list[list[int]]] = [[], [[]], [[1], [99999]], [[twins.processor.image_token_id]]]
-    for candidates in refused:
-        with pytest.raises(InvalidRequest):
-            bench.engine.score(prompt, candidates, asked(), TokenChannel())
+    with Bench(twins) as bench:
+        prompt = prompt_of(twins.inputs[0])
+        refused: list[list[list[int]]] = [[], [[]], [[1], [99999]], [[twins.processor.image_token_id]]]
+        for candidates in refused:
+            with pytest.raises(InvalidRequest):
+                bench.engine.score(prompt, candidates, asked(), TokenChannel())
 
 
 async def test_a_warmed_prompt_is_cached_for_its_owner(twins: Twins) -> None:
-    bench = Bench(twins, tokens=2048)
-    prompt = prompt_of(twins.inputs[3])
-    for _ in range(3):
-        bench.engine.warm(prompt, asked("chat"))
-    # Idle work has no answer: the next idle request's turn comes after it.
-    while bench.core.computed < prompt.tokens or bench.core.has_work:
-        time.sleep(0.001)
-    tokens, end = await bench.ask(prompt, owner="chat")
-    assert tokens == twins.expected[3]
-    assert end.cached_tokens == (prompt.tokens - 1) // 16 * 16
-    assert bench.value("qqvl_generation_tokens_total") == NEW
+    with Bench(twins, tokens=2048) as bench:
+        prompt = prompt_of(twins.inputs[3])
+        for _ in range(3):
+            bench.engine.warm(prompt, asked("chat"))
+        # Idle work has no answer: the next idle request's turn comes after it.
+        while bench.core.computed < prompt.tokens or bench.core.has_work:
+            time.sleep(0.001)
+        tokens, end = await bench.ask(prompt, owner="chat")
+        assert tokens == twins.expected[3]
+        assert end.cached_tokens == (prompt.tokens - 1) // 16 * 16
+        assert bench.value("qqvl_generation_tokens_total") == NEW
 
 
 async def test_log_probabilities_and_stop_tokens_reach_the_channel(twins: Twins) -> None:
-    bench = Bench(twins)
-    prompt = prompt_of(twins.inputs[1])
-    plain = twins.expected[1]
-    *told, end = await items(bench.submit(prompt, logprobs=3))
-    assert [item.token for item in told if isinstance(item, LikelyToken)] == plain
-    assert all(item.top[0] == (item.token, item.logprob) for item in told if isinstance(item, LikelyToken))
-    stop = plain[2]
-    place = plain.index(stop)
-    tokens, end = await bench.ask(prompt, stop_token_ids=(stop,))
-    assert (tokens, end.reason, end.stop_token) == (plain[:place], FinishReason.STOP, stop)
-    own = await bench.ask(prompt, max_new_tokens=60, ignore_eos=False)
-    assert (own[1].reason, own[1].stop_token) == (FinishReason.STOP, None)
+    with Bench(twins) as bench:
+        prompt = prompt_of(twins.inputs[1])
+        plain = twins.expected[1]
+        *told, end = await items(bench.submit(prompt, logprobs=3))
+        assert [item.token for item in told if isinstance(item, LikelyToken)] == plain
+        assert all(item.top[0] == (item.token, item.logprob) for item in told if isinstance(item, LikelyToken))
+        stop = plain[2]
+        place = plain.index(stop)
+        tokens, end = await bench.ask(prompt, stop_token_ids=(stop,))
+        assert (tokens, end.reason, end.stop_token) == (plain[:place], FinishReason.STOP, stop)
+        own = await bench.ask(prompt, max_new_tokens=60, ignore_eos=False)
+        assert (own[1].reason, own[1].stop_token) == (FinishReason.STOP, None)
 
 
 async def test_ids_outside_the_vocabulary_and_lone_place_holders_are_refused(twins: Twins) -> None:
-    bench = Bench(twins)
-    prompt = prompt_of(twins.inputs[0])
-    vocabulary = twins.plain.model.config.get_text_config().vocab_size
-    for wishes in (
-        {"logit_bias": ((vocabulary, 1.0),)},
-        {"logit_bias": ((-1, 1.0),)},
-        {"stop_token_ids": (vocabulary,)},
-    ):
-        with pytest.raises(InvalidRequest):
-            bench.submit(prompt, **wishes)
-    image, video = twins.processor.image_token_id, twins.processor.video_token_id
-    for ids in ([1, vocabulary], [1, -1], [1, image, 2], [1, video, 2]):
-        with pytest.raises(InvalidRequest):
-            bench.submit(Prompt({"input_ids": torch.tensor([ids])}, len(ids), 0, 4))
-    assert (await bench.ask(prompt))[0] == twins.expected[0]
+    with Bench(twins) as bench:
+        prompt = prompt_of(twins.inputs[0])
+        vocabulary = twins.plain.model.config.get_text_config().vocab_size
+        for wishes in (
+            {"logit_bias": ((vocabulary, 1.0),)},
+            {"logit_bias": ((-1, 1.0),)},
+            {"stop_token_ids": (vocabulary,)},
+        ):
+            with pytest.raises(InvalidRequest):
+                bench.submit(prompt, **wishes)
+        image, video = twins.processor.image_token_id, twins.processor.video_token_id
+        for ids in ([1, vocabulary], [1, -1], [1, image, 2], [1, video, 2]):
+            with pytest.raises(InvalidRequest):
+                bench.submit(Prompt({"input_ids": torch.tensor([ids])}, len(ids), 0, 4))
+        assert (await bench.ask(prompt))[0] == twins.expected[0]
 
 
 async def test_callers_may_choose_the_same_id(twins: Twins) -> None:
-    bench = Bench(twins)
-    channels = [TokenChannel() for _ in range(3)]
-    for n, channel in enumerate(channels):
-        request = GenerationRequest("same", (), Sampling(NEW, ignore_eos=True), time.monotonic() + 60)
-        bench.engine.submit(prompt_of(twins.inputs[n]), request, channel)
-    assert [(await received(channel))[0] for channel in channels] == twins.expected[:3]
+    with Bench(twins) as bench:
+        channels = [TokenChannel() for _ in range(3)]
+        for n, channel in enumerate(channels):
+            request = GenerationRequest("same", (), Sampling(NEW, ignore_eos=True), time.monotonic() + 60)
+            bench.engine.submit(prompt_of(twins.inputs[n]), request, channel)
+        assert [(await received(channel))[0] for channel in channels] == twins.expected[:3]
 
 
 async def test_gauges_and_counters_tell_the_truth(twins: Twins) -> None:
-    bench = Bench(twins, requests=2)
-    prompts = [prompt_of(inputs) for inputs in twins.inputs]
-    channels = [bench.submit(prompt, owner="o") for prompt in prompts]
-    gone = bench.submit(prompts[0], owner="o")
-    gone.abandon()
-    for channel in channels:
-        await received(channel)
-    while bench.value("qqvl_requests_running") or bench.value("qqvl_requests_waiting"):
-        time.sleep(0.001)
-    before = bench.value("qqvl_prefix_cached_tokens_total")
-    _, end = await bench.ask(prompts[4], owner="o")
-    assert bench.value("qqvl_prefix_cached_tokens_total") - before == end.cached_tokens > 0
-    assert bench.engine.alive
-    bench.core.check_integrity()
+    with Bench(twins, requests=2) as bench:
+        prompts = [prompt_of(inputs) for inputs in twins.inputs]
+        channels = [bench.submit(prompt, owner="o") for prompt in prompts]
+        gone = bench.submit(prompts[0], owner="o")
+        gone.abandon()
+        for channel in channels:
+            await received(channel)
+        while bench.value("qqvl_requests_running") or bench.value("qqvl_requests_waiting"):
+            time.sleep(0.001)
+        before = bench.value("qqvl_prefix_cached_tokens_total")
+        _, end = await bench.ask(prompts[4], owner="o")
+        assert bench.value("qqvl_prefix_cached_tokens_total") - before == end.cached_tokens > 0
+        assert bench.engine.alive
+        bench.core.check_integrity()
 
 
 async def test_a_fault_can_be_planted_where_the_engine_is_built_and_is_not_by_itself(

@@ -250,10 +250,18 @@ def ask_until_refused(bench: Bench) -> None:
 
 def test_stopping_tells_those_who_still_wait(bench: Bench) -> None:
     bench.runner.go = threading.Semaphore(0)
-    inboxes = [bench.ask(str(n), new=50) for n in range(6)]
-    bench.worker.close()
+    inboxes = [bench.ask("running", new=50)]
+    while not bench.worker.running:
+        time.sleep(0.001)
+    inboxes += [bench.ask(str(n), new=50) for n in range(5)]
+    closing = threading.Thread(target=bench.worker.close)
+    closing.start()
+    while bench.worker.waiting != 6:
+        time.sleep(0.001)
     bench.runner.go.release(1000)
-    assert {type(inbox.error()) for inbox in inboxes} == {Draining}
+    assert {type(inbox.all()[-1]) for inbox in inboxes} == {Draining}
+    closing.join(5)
+    assert not bench.worker.alive
 
 
 def test_too_many_waiting_are_refused_with_a_time_to_come_back() -> None:
