@@ -273,7 +273,10 @@ async def test_one_slow_host_holds_no_other_up(far: Far) -> None:
     names = Names(slow_test=[["127.0.0.1"]], quick_test=[["127.0.0.1"]])
     source = fetcher("slow.test", "quick.test", resolve=names)
     waiting = [asyncio.create_task(got(source, f"http://slow.test:{far.port}/silent")) for _ in range(100)]
+    while len(far.heads) < 4:
+        await asyncio.sleep(0.01)
     assert await got(source, f"http://quick.test:{far.port}/a.png") == PICTURE
+    assert not [task for task in waiting if task.done()]
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
