@@ -1,0 +1,87 @@
+"""Every route of the OpenAPI document, asked things that fit its description and things that do not: never a 5xx."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import hypothesis
+import schemathesis
+from hypothesis import strategies
+from schemathesis.generation.modes import GenerationMode
+
+from tests.running import RunningServer
+
+EXAMPLES = 10
+# Drawn strings name no model, and drawn numbers ask for thousands of tokens, which would show nothing more.
+_AFFORDABLE = {"model": "qqvl-demo", "max_tokens": 3, "max_completion_tokens": 3}
+_HELLO = [{"role": "user", "content": "你好"}]
+# Whole conversations are rarely drawn right, and what stands beside them is only looked at then.
+_QQ = {"user_id": "7", "content": "你好", "images": [], "segments": [], "reply_to": None, "context_only": True}
+_FREE = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+_PLAIN = dict.fromkeys((*_FREE, "tool_choice", "chat_template_kwargs", "best_of", "min_tokens", "top_logprobs"))
+_SENSIBLE: dict[str, dict[str, Any]] = {
+    "/api/chat/group": _QQ | {"group_id": "7"},
+    "/api/chat/private": _QQ,
+    "/v1/chat/completions": _PLAIN | {"messages": _HELLO, "tools": []},
+    "/v1/completions": _PLAIN | {"prompt": "你好"},
+    "/tokenize": {"prompt": None, "messages": _HELLO, "tools": []},
+    "/detokenize": {"tokens": [1, 2, 3]},
+}
+# Longer texts take long to draw; the limits have tests of their own.
+_LONGEST = 1000
+
+
+def test_no_request_breaks_the_server(bare: RunningServer) -> None:
+    document = bare.http.get("/openapi.json").json()
+    schema = schemathesis.openapi.from_dict(_narrowed(document))
+    schema.config.update(base_url=bare.base)
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) == sum(len(methods) for methods in document["paths"].values())
+    for operation in operations:
+        if operation.method == "post":
+            assert operation.definition.raw["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        statuses = _ask(operation)
+        print(operation.label, dict(statuses))
+        assert not [status for status in statuses if status >= 500], operation.label
+        if operation.method == "post":
+            assert {200, 400} <= set(statuses), (operation.label, statuses)
+
+
+def _narrowed(value: Any) -> Any:
+    """The document without room for fields that it does not name: they are passed over and would fill the bodies."""
+    if isinstance(value, list):
+        return [_narrowed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    narrowed = {key: _narrowed(item) for key, item in value.items() if key != "maxLength" or item <= _LONGEST}
+    return narrowed | {"additionalProperties": False} if isinstance(value.get("properties"), dict) else narrowed
+
+
+def _ask(operation: Any) -> Counter[int]:
+    """The statuses of ``EXAMPLES`` requests that fit the description, and of as many that do not."""
+    statuses: Counter[int] = Counter()
+
+    def ask(case: schemathesis.Case, sensible: bool) -> None:
+        if isinstance(case.body, dict):
+            said = _SENSIBLE.get(operation.path, {"messages": _HELLO, "tools": []})
+            case.body = case.body | _AFFORDABLE | (said if sensible else {})
+        answer = case.call()
+        statuses[answer.status_code] += 1
+        assert answer.status_code < 500, (operation.label, case.body, answer.text)
+
+    settings = hypothesis.settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    # Nothing but a body can be unfit in ways that reach a route.
+    modes = (
+        (GenerationMode.POSITIVE, GenerationMode.NEGATIVE) if operation.method == "post" else (GenerationMode.POSITIVE,)
+    )
+    for mode in modes:
+        cases = operation.as_strategy(generation_mode=mode)
+        settings(hypothesis.given(cases, strategies.booleans())(ask))()
+    return statuses
