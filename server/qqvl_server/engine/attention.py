@@ -24,13 +24,15 @@ NAME: Final = "qqvl_paged"
 class PrefillSpan:
     """Rows ``row`` to ``row + count`` of the packed batch are positions ``start`` to ``start + count`` of one request.
 
-    ``blocks`` (n,) hold all its tokens so far.
+    ``blocks`` (n,) hold all its tokens so far; ``mask`` (count, start + count) is -inf where a row must not look,
+    None when nothing stands before the first row.
     """
 
     row: int
     start: int
     count: int
     blocks: torch.Tensor
+    mask: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class DecodeRows:
     """Rows ``row`` to ``row + count`` are one new token each of requests of about one length.
 
     ``blocks`` (count, n) are padded with 0; ``longest`` is the length of the longest in tokens, ``mask``
-    (count, 1, 1, longest) is true where a token counts, None when all are equally long.
+    (count, 1, 1, longest) is -inf where no token is, None when all are equally long.
     """
 
     row: int
@@ -106,35 +108,22 @@ def paged_attention(
         out[rows.row : end] = attended.flatten(1, 2)
     for span in paged.prefills:
         end = span.row + span.count
-        ours = grouped[:, :, span.row : end]
-        if span.start == 0:
+        if span.mask is None:
             # Nothing before it: its own keys are at hand, no need to gather them back.
-            attended = _from_the_start(ours, key[0, :, span.row : end], value[0, :, span.row : end], scaling)
+            keys, values = key[0, :, span.row : end], value[0, :, span.row : end]
         else:
-            keys, values = cache.read(layer, span.blocks, span.start + span.count)
-            attended = _after_a_prefix(ours, keys.transpose(0, 1), values.transpose(0, 1), span.start, scaling)
+            keys, values = (t.transpose(0, 1) for t in cache.read(layer, span.blocks, span.start + span.count))
+        attended = _of_one_request(grouped[:, :, span.row : end], keys, values, span.mask, scaling)
         out[span.row : end] = attended.flatten(0, 1).transpose(0, 1)
     return out.unsqueeze(0), None
 
 
-def _from_the_start(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Args:
-    query: (kv_heads, group, n, head_dim); ``keys`` and ``values``: (kv_heads, n, head_dim), seen by the whole group.
-    """
-    keys, values = (t.unsqueeze(1).expand(-1, query.shape[1], -1, -1) for t in (keys, values))
-    return scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scaling)
-
-
-def _after_a_prefix(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int, scaling: float
+def _of_one_request(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
     """Args:
-    query: (kv_heads, group, n, head_dim); ``keys`` and ``values``: (kv_heads, start + n, head_dim). Row i of the
-        query sees positions up to start + i.
+    query: (kv_heads, group, n, head_dim); ``keys`` and ``values``: (kv_heads, length, head_dim), seen by the whole
+        group. Without a ``mask`` row i sees the first i + 1.
     """
-    group, count = query.shape[1:3]
-    causal = torch.ones(count, start + count, dtype=torch.bool, device=query.device).tril(start).repeat(group, 1)
-    attended = scaled_dot_product_attention(
-        query.flatten(1, 2).unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), attn_mask=causal, scale=scaling
-    )
-    return attended[0].unflatten(1, (group, count))
+    keys, values = (t.unsqueeze(1).expand(-1, query.shape[1], -1, -1) for t in (keys, values))
+    return scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling)

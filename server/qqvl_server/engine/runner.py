@@ -116,9 +116,9 @@ class ModelRunner:
             blocks = chunk.request.blocks
             slots += [blocks[n // size] * size + n % size for n in range(chunk.start, chunk.end)]
             if chunk.count > 1:
-                prefills.append(
-                    PrefillSpan(row, chunk.start, chunk.count, self._tensor(blocks[: -(-chunk.end // size)]))
-                )
+                held = self._tensor(blocks[: -(-chunk.end // size)])
+                mask = self._causal(chunk.start, chunk.count) if chunk.start else None
+                prefills.append(PrefillSpan(row, chunk.start, chunk.count, held, mask))
             row += chunk.count
         decodes = self._decode_rows([chunk for chunk in chunks if chunk.count == 1])
         return PagedBatch(self._cache, self._tensor(slots), decodes, tuple(prefills))
@@ -143,8 +143,18 @@ class ModelRunner:
         lengths = self._tensor([chunk.end for chunk in chunks])
         mask = None
         if chunks[-1].end < longest:
-            mask = (torch.arange(longest, device=self._device) < lengths.unsqueeze(1))[:, None, None]
+            beyond = torch.arange(longest, device=self._device) >= lengths.unsqueeze(1)
+            mask = self._forbidding(beyond)[:, None, None]
         return DecodeRows(row, len(chunks), table, longest, mask)
+
+    def _causal(self, start: int, count: int) -> torch.Tensor:
+        """(count, start + count): row i sees positions up to start + i."""
+        return self._forbidding(torch.ones(count, start + count, dtype=torch.bool, device=self._device).triu(start + 1))
+
+    def _forbidding(self, places: torch.Tensor) -> torch.Tensor:
+        """-inf at ``places``, in the queries' own type: SDPA turns a mask of truths into this in every layer anew."""
+        mask = torch.zeros(places.shape, dtype=self._model.dtype, device=self._device)
+        return mask.masked_fill_(places, -torch.inf)
 
     def _encoder_output(self, chunks: Sequence[ScheduledChunk]) -> EncoderOutput | None:
         """Slices of the pictures' features that stand inside the chunks, in packed order."""
