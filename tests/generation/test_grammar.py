@@ -182,6 +182,13 @@ async def test_formats_and_words_that_only_annotate_are_no_obstacle(demo_compile
     assert demo_compiler.takes(mask, '{"format": "x", "multipleOf": 15}')
 
 
+async def test_an_object_may_have_a_thousand_optional_keys(demo_compiler: Compiler) -> None:
+    keys = {f"key{number}": {"type": "string"} for number in range(1000)}
+    schema = json.dumps({"type": "object", "properties": keys, "additionalProperties": False})
+    for text, fits in (('{"key3": "a", "key900": "b"}', True), ('{"key900": "b", "key1000": "a"}', False)):
+        assert demo_compiler.takes(await demo_compiler.mask(K.JSON_SCHEMA, schema), text) is fits
+
+
 def chain(length: int, link: Any) -> str:
     links: dict[str, Any] = {f"d{i}": link({"$ref": f"#/$defs/d{i + 1}"}) for i in range(length)}
     return json.dumps({"$ref": "#/$defs/d0", "$defs": {**links, f"d{length}": {"type": "null"}}})

@@ -37,8 +37,10 @@ _STACK_BYTES: Final = 512 * 1024**2
 _REMEMBERED: Final = 32
 # Of the engine's thread, per token: a grammar whose first mask takes longer would hold every other reply up.
 _MASK_S: Final = 0.2
-# A third of the library's own, which let one request hold 500 MB and a thread for seconds.
+# Less of most than the library's own, which let one request hold 500 MB and a thread for seconds; more items in a row,
+# because an object with a thousand optional keys has four thousand.
 _LIMITS: Final[dict[str, Any]] = {
+    "max_items_in_row": 5_000,
     "initial_lexer_fuel": 500_000,
     "step_lexer_fuel": 100_000,
     "max_lexer_states": 25_000,
