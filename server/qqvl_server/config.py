@@ -166,6 +166,9 @@ def resolve(flags: Mapping[str, str], env: Mapping[str, str], file: Path | None)
 def _with_keys(settings: Settings, sources: dict[str, str]) -> Settings:
     """The keys of ``api_keys_file`` added to those given directly; all of them checked."""
     server = settings.server
+    if sources["server.api_keys"].startswith("--") and not server.api_keys:
+        # A server meant to be locked must not start open because a shell variable was empty.
+        raise ConfigError("--api-key 后面是空的；不要密钥就不要写这个参数")
     if server.api_keys_file:
         server = server.model_copy(update={"api_keys": server.api_keys + keys.read_file(Path(server.api_keys_file))})
         sources["server.api_keys"] = server.api_keys_file

@@ -74,7 +74,7 @@ def test_one_right_key_is_enough_whichever_header_holds_it(keyed: RunningServer)
 
 def test_no_key_is_ever_logged_and_an_open_file_of_keys_is_warned_of(keyed: RunningServer) -> None:
     for key in (*OPENED, OTHER_KEY):
-        keyed.http.get("/admin/chats", headers={"Authorization": f"Bearer {key}".encode()})
+        keyed.http.get("/admin/chats", headers={b"Authorization": f"Bearer {key}".encode()})
         assert key not in keyed.log()
     assert [line for line in keyed.log().splitlines() if '"warning"' in line and "chmod 600" in line]
 
@@ -121,6 +121,12 @@ def test_a_file_of_keys_that_opens_nothing_stops_the_start(tmp_path: Path) -> No
     for path in (empty, odd, tmp_path / "missing", tmp_path):
         with pytest.raises(ConfigError, match="密钥文件"):
             resolve({}, {"QQVL_API_KEYS_FILE": str(path)}, None)
+
+
+@pytest.mark.parametrize("word", ["", ",", " , "])
+def test_an_empty_key_on_the_command_line_stops_the_start(word: str) -> None:
+    with pytest.raises(ConfigError, match="--api-key"):
+        resolve({"api_keys": word, "host": "0.0.0.0"}, {}, None)
 
 
 def test_a_list_may_be_typed_one_by_one(tmp_path: Path) -> None:
