@@ -16,6 +16,7 @@ from transformers.models.qwen2_vl import Qwen2VLProcessor
 from qqvl_server.errors import WeightsError
 from qqvl_server.settings import WeightsSettings
 from qqvl_server.weights.locate import Checkpoint
+from qqvl_server.weights.threads import set_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 GIB: Final = 1024**3
 # Below this a checkpoint gains nothing from half precision on a CPU and loses digits.
 SMALL_BYTES: Final = 1 * GIB
-TINY_BYTES: Final = 100_000_000
 
 
 class PictureQwen3VLProcessor(Qwen3VLProcessor):
@@ -95,9 +95,8 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
     """
     placement = place(checkpoint, settings)
     _check_extras(settings)
-    if placement.device == "cpu" and 0 < checkpoint.weight_bytes < TINY_BYTES:
-        # A few million parameters gain nothing from a second thread, whose spinning starves everything else.
-        torch.set_num_threads(1)
+    if placement.device == "cpu":
+        set_threads(checkpoint.weight_bytes)
     try:
         config = AutoConfig.from_pretrained(checkpoint.source, trust_remote_code=False)
         processor = load_processor(checkpoint, config.model_type)
