@@ -12,7 +12,6 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from qqvl_server.api import sse
@@ -22,6 +21,7 @@ from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody, refuse_un
 from qqvl_server.api.anthropic.translate import Toolset
 from qqvl_server.api.body import read_object
 from qqvl_server.api.desk import Caller, Desk
+from qqvl_server.api.document import request_body
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.validation import validated
 from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Voice
@@ -31,14 +31,14 @@ from qqvl_server.generation.tools import ToolCallParser
 def build(desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/v1/messages", tags=["anthropic"])
 
-    @router.post("", openapi_extra=_documented(MessagesBody))
+    @router.post("", openapi_extra=request_body(MessagesBody))
     async def messages(request: Request) -> Response:
         raw = await read_object(request)
         refuse_unsupported(raw)
         body = validated(MessagesBody, raw)
         return await sse.while_connected(request, _message(desk, body, _caller(request), request_id_of(request)))
 
-    @router.post("/count_tokens", openapi_extra=_documented(PromptBody))
+    @router.post("/count_tokens", openapi_extra=request_body(PromptBody))
     async def count_tokens(request: Request) -> dict[str, Any]:
         raw = await read_object(request)
         refuse_unsupported(raw)
@@ -106,7 +106,3 @@ def _caller(request: Request) -> Caller:
     caller = request.scope.get("qqvl.caller", Caller("open"))
     assert isinstance(caller, Caller)
     return caller
-
-
-def _documented(model: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
