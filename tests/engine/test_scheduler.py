@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qqvl_server.engine.batch import Chosen
+from qqvl_server.engine.batch import Chosen, ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.block_pool import BlockPool, block_hash
 from qqvl_server.engine.request import FinishReason, ImageSpan, Priority, Request, SamplingParams, Status
 from qqvl_server.engine.scheduler import Scheduler
@@ -55,7 +55,7 @@ def run(machine: Scheduler, limit: int = 2000, tokens: int = 16) -> list[Request
 class Traffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.machine = scheduler(blocks=12, size=4, requests=5)
+        self.machine = scheduler(blocks=12, size=4, tokens=32, requests=5)
         self.live: list[Request] = []
         self.count = 0
 
@@ -72,7 +72,7 @@ class Traffic(RuleBasedStateMachine):
 
     @rule()
     def advance(self) -> None:
-        for done in step(self.machine):
+        for done in step(self.machine, tokens=32):
             self.live.remove(done)
             assert len(done.output) == done.sampling.max_new_tokens
 
@@ -96,7 +96,7 @@ class Traffic(RuleBasedStateMachine):
         assert len(self.live) == len(self.machine.running) + len(self.machine.waiting)
 
     def teardown(self) -> None:
-        assert len(run(self.machine)) == len(self.live)
+        assert len(run(self.machine, tokens=32)) == len(self.live)
 
 
 TestTraffic = Traffic.TestCase
@@ -124,6 +124,31 @@ def test_the_next_turn_finds_its_whole_past() -> None:
             # Everything but the last partial block; the last sampled token was never fed back.
             assert (made.cached or 0) >= len(history) - 8 - 5
         history = [*made.tokens, 100 + turn, 101, 102, 103]
+
+
+def test_what_is_computed_again_after_preemption_is_not_called_cached() -> None:
+    machine = scheduler(blocks=64, tokens=32)
+    made = request("r", list(range(13)), new=6)
+    machine.add(made)
+    step(machine)
+    assert machine.shrink(ScheduledBatch((ScheduledChunk(made, 0, 1),)))
+    assert run(machine) == [made]
+    assert (made.cached, made.output) == (0, [7] * 6)
+
+
+def test_idle_reading_waits_for_everybody_and_takes_small_steps() -> None:
+    machine = Scheduler(BlockPool(256, 16), max_tokens=1024, max_requests=8)
+    idle = request("idle", list(range(2000)), new=0, priority=Priority.IDLE_PREFILL)
+    machine.add(idle)
+    assert [chunk.count for chunk in machine.schedule().chunks] == [256]
+    machine.update(ScheduledBatch((ScheduledChunk(idle, 0, 256),)), [])
+    machine.add(request("urgent", [1] * 40, new=2))
+    for expected in ("urgent", "urgent", "idle"):
+        batch = machine.schedule()
+        assert [one.id for one in batch.requests] == [expected]
+        machine.update(batch, [Chosen(7)] * (expected == "urgent"))
+    assert (idle.computed, idle.cached) == (512, 0)
+    assert run(machine, tokens=256) == [idle]
 
 
 def test_pictures_with_other_pixels_are_other_prefixes() -> None:
