@@ -99,7 +99,13 @@ class ImageRejected(RequestError):
 
 
 class PromptTooLong(RequestError):
+    """``limit`` is how many tokens prompt and reply may have together, where that is the bound."""
+
     code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, limit: int | None = None) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class CapacityError(QqvlError):

@@ -54,6 +54,10 @@ def test_sigterm_lets_answers_finish_and_ends_with_zero(tmp_path: Path) -> None:
         turns = [pool.submit(server.post, "private", private_body("你好", user=f"t{n}")) for n in range(TURNS)]
         while len(server.http.get("/admin/chats").json()["chats"]) < TURNS:
             time.sleep(0.01)
+        body = {"messages": [{"role": "user", "content": "你好"}], "stream": True, "ignore_eos": True, "max_tokens": 40}
+        stream = held.enter_context(server.http.stream("POST", "/v1/chat/completions", json=body))
+        lines = stream.iter_lines()
+        next(lines)
         started = time.monotonic()
         server.terminate()
         refused = 0
@@ -69,6 +73,7 @@ def test_sigterm_lets_answers_finish_and_ends_with_zero(tmp_path: Path) -> None:
             refused += 1
         assert [turn.result().status_code for turn in turns] == [200] * TURNS
         assert all(turn.result().json()["status"] == "success" for turn in turns)
+        assert "data: [DONE]" in list(lines)
         assert server.process.wait(40) == 0
         assert time.monotonic() - started < 40
         assert refused or time.monotonic() - started < 2

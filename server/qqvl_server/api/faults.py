@@ -99,7 +99,11 @@ def _openai(error: errors.QqvlError) -> dict[str, Any]:
     if isinstance(error, errors.ModelNotFound):
         kind = "invalid_request_error"
     param = error.param if isinstance(error, errors.RequestError) else None
-    return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
+    message = error.message
+    if isinstance(error, errors.PromptTooLong) and error.limit:
+        # Clients that shorten their prompt know its reason by these words.
+        message += f"（this model's maximum context length is {error.limit} tokens）"
+    return {"error": {"message": message, "type": kind, "param": param, "code": error.code}}
 
 
 def _anthropic(error: errors.QqvlError, request_id: str) -> dict[str, Any]:

@@ -82,10 +82,12 @@ class EventStream(StreamingResponse):
         self._begun = begun
         self._failure = failure
         self._ping_s = ping_s
+        self._request_id = ""
         self._is_sending = False
         self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._request_id = str(scope.get("qqvl.request_id", ""))
         self._sent_at = asyncio.get_running_loop().time()
         async with aclosing(self._begun.chunks):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -109,11 +111,11 @@ class EventStream(StreamingResponse):
             async for chunk in self._begun.chunks:
                 await self._send(send, chunk.encode())
         except QqvlError as error:
-            logger().warning("流式回答中断", code=error.code, reason=error.message)
+            logger().warning("流式回答中断", code=error.code, reason=error.message, request_id=self._request_id)
             await self._fail(send, error)
         except Exception as error:
             # The edge of a request whose status is out: the reader must hear of it, the log must say why.
-            logger().error("内部错误", exc_info=error)
+            logger().error("内部错误", request_id=self._request_id, exc_info=error)
             await self._fail(send, QqvlError("服务器内部出错，请把 X-Request-ID 和日志一起反馈"))
         else:
             await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -25,8 +25,10 @@ class LengthGuard:
         texts += [text for tool in request.tools for text in (tool.description or "", tool.parameters)]
         if isinstance(request.raw, str):
             texts.append(request.raw)
-        if self.far_too_many(texts) is not None:
-            raise PromptTooLong(f"内容太长，远远超过 {self._context_tokens} token 的上限")
+        found = self.far_too_many(texts)
+        if found is not None:
+            limit = self._context_tokens
+            raise PromptTooLong(f"内容太长：不止 {found} token，上限 {limit}", limit=limit)
 
     def far_too_many(self, texts: Sequence[str]) -> int | None:
         """About how many tokens the beginning of the texts has, if that is more than twice the context already."""

@@ -171,7 +171,8 @@ class LocalVoice(Generic[P]):
         prepare = self._aside(self._pool(request), lambda: self._prompts.prepare(request))
         prompt = await _in_time(prepare, request.deadline)
         if prompt.tokens >= self._context_tokens:
-            raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {self._context_tokens}")
+            limit = self._context_tokens
+            raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {limit}", limit=limit)
         return prompt
 
     async def _compiled(self, grammar: Grammar | None) -> Callable[[int], TokenMask] | None:

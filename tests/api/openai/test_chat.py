@@ -209,7 +209,7 @@ async def test_a_picture_shown_twice_is_looked_at_once_and_one_bad_spoils_the_re
         assert len(images_of(request.messages[0])) == 2
         for stream in (False, True):
             error = error_of(await on.chat(messages=shows(PICTURE, "http://bad"), stream=stream), 400)
-            assert error["code"] == "image_rejected"
+            assert (error["code"], error["param"]) == ("image_rejected", "messages[0].content[1]")
         assert len(on.voice.asked) == 1
 
 

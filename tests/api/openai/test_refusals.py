@@ -191,7 +191,7 @@ async def test_models_have_every_served_name() -> None:
 @pytest.mark.parametrize(
     ("failure", "status", "kind"),
     [
-        (PromptTooLong("内容太长：共 2000 token，上限 1000"), 400, "invalid_request_error"),
+        (PromptTooLong("内容太长：共 2000 token，上限 1000", limit=1000), 400, "invalid_request_error"),
         (Busy("忙", retry_after=3), 503, "server_error"),
         (GenerationFailed("这次没算成"), 500, "server_error"),
     ],
@@ -203,7 +203,8 @@ async def test_an_error_before_the_first_token_is_an_http_error_in_a_stream_too(
         for stream in (False, True):
             answer = await on.chat(stream=stream)
             error = error_of(answer, status)
-            assert (error["message"], error["type"], error["code"]) == (failure.message, kind, failure.code)
+            assert error["message"].startswith(failure.message)
+            assert (error["type"], error["code"]) == (kind, failure.code)
             assert ("Retry-After" in answer.headers) == (status == 503)
         assert on.voice.running == 0
 

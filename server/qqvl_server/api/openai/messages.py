@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from qqvl_server.api.desk import PictureIntake
 from qqvl_server.api.validation import bad
+from qqvl_server.errors import ImageRejected
 from qqvl_server.generation.port import ChatMessage, ImagePart, Part, Role, TextPart, ToolCall
 from qqvl_server.media.image import ImageRef
 
@@ -35,9 +36,10 @@ _FETCHES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """A picture not yet looked at: a ``data:`` URI, an address, or base64."""
+    """A picture not yet looked at: a ``data:`` URI, an address, or base64; ``where`` it stands in the request."""
 
     url: str
+    where: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +72,20 @@ async def look(drafts: Sequence[Draft], pictures: PictureIntake) -> tuple[ChatMe
     Raises:
         ImageRejected: one of the pictures cannot be used.
     """
-    urls = dict.fromkeys(part.url for draft in drafts for part in draft.parts if isinstance(part, Pointer))
+    pointers = {part.url: part for draft in drafts for part in draft.parts if isinstance(part, Pointer)}
     room = asyncio.Semaphore(_FETCHES)
 
-    async def fetch(url: str) -> ImageRef:
+    async def fetch(pointer: Pointer) -> ImageRef:
         async with room:
-            return await pictures.from_url(url)
+            try:
+                return await pictures.from_url(pointer.url)
+            except ImageRejected as error:
+                raise ImageRejected(error.message, param=pointer.where) from None
 
     # All are awaited even when one is bad: none may go on behind the answer's back.
-    found = await asyncio.gather(*map(fetch, urls), return_exceptions=True)
+    found = await asyncio.gather(*map(fetch, pointers.values()), return_exceptions=True)
     seen: dict[str, ImageRef] = {}
-    for url, image in zip(urls, found, strict=True):
+    for url, image in zip(pointers, found, strict=True):
         if isinstance(image, BaseException):
             raise image
         seen[url] = image
@@ -138,7 +143,7 @@ def _part(item: Any, where: str) -> TextPart | Pointer:
             raise bad(f"{where}.text", "应是字符串（must be a string）")
         return TextPart(text)
     if kind in _IMAGE_TYPES or (kind is None and any(name in item for name in _IMAGE_TYPES)):
-        return Pointer(_address(item, where))
+        return Pointer(_address(item, where), where)
     raise bad(f"{where}.type", "只支持文字和图片：text、image_url（only text and image_url parts are supported）")
 
 
