@@ -1,8 +1,8 @@
 """Attention over the paged cache, plugged into Transformers by its public registry. No model code is copied.
 
 The batch's description rides along as the keyword argument ``paged`` of the model call. Everything here is SDPA
-over gathered blocks, which runs on every device. Query heads that share a key head are taken as rows of one query:
-SDPA's own grouping falls to a slow path on CPUs.
+over gathered blocks, which runs on every device; ``varlen.py`` reads them in place where it can. Query heads that
+share a key head are taken as rows of one query: SDPA's own grouping falls to a slow path on CPUs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from qqvl_server.engine.kv_cache import KVCache
+from qqvl_server.engine.varlen import InPlace, Kernel
 
 NAME: Final = "qqvl_paged"
 
@@ -51,13 +52,21 @@ class DecodeRows:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """How rows attend when the blocks they read are copied together."""
+
+    decodes: tuple[DecodeRows, ...]
+    prefills: tuple[PrefillSpan, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PagedBatch:
-    """``new_slots`` (N,) is where each packed row's key and value go."""
+    """``new_slots`` (N,) is where each packed row's key and value go; ``kernel`` is what reads ``InPlace`` rows."""
 
     cache: KVCache
     new_slots: torch.Tensor
-    decodes: tuple[DecodeRows, ...]
-    prefills: tuple[PrefillSpan, ...]
+    rows: Gathered | InPlace
+    kernel: Kernel | None = None
 
 
 def register() -> None:
@@ -92,10 +101,29 @@ def paged_attention(
     layer = module.layer_idx
     cache = paged.cache
     cache.write(layer, paged.new_slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    if isinstance(paged.rows, InPlace):
+        assert paged.kernel is not None
+        keys, values = cache.blocks(layer)
+        out = paged.kernel(query[0].transpose(0, 1).contiguous(), keys, values, paged.rows, scaling)
+    else:
+        out = _gathered(query, key, value, cache, layer, paged.rows, scaling)
+    return out.unsqueeze(0), None
+
+
+def _gathered(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cache: KVCache,
+    layer: int,
+    gathered: Gathered,
+    scaling: float,
+) -> torch.Tensor:
+    """Args as of ``paged_attention``; (N, heads, head_dim)."""
     out = torch.empty_like(query[0].transpose(0, 1), memory_format=torch.contiguous_format)
     # (kv_heads, heads of one group, N, head_dim)
     grouped = query[0].unflatten(0, (key.shape[1], -1))
-    for rows in paged.decodes:
+    for rows in gathered.decodes:
         end = rows.row + rows.count
         keys, values = cache.read(layer, rows.blocks, rows.longest)
         attended = scaled_dot_product_attention(
@@ -106,7 +134,7 @@ def paged_attention(
             scale=scaling,
         )
         out[rows.row : end] = attended.flatten(1, 2)
-    for span in paged.prefills:
+    for span in gathered.prefills:
         end = span.row + span.count
         if span.mask is None:
             # Nothing before it: its own keys are at hand, no need to gather them back.
@@ -115,7 +143,7 @@ def paged_attention(
             keys, values = (t.transpose(0, 1) for t in cache.read(layer, span.blocks, span.start + span.count))
         attended = _of_one_request(grouped[:, :, span.row : end], keys, values, span.mask, scaling)
         out[span.row : end] = attended.flatten(0, 1).transpose(0, 1)
-    return out.unsqueeze(0), None
+    return out
 
 
 def _of_one_request(

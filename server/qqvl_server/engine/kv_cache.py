@@ -37,6 +37,12 @@ class KVCache:
         self.keys[layer].index_copy_(0, slots, keys)
         self.values[layer].index_copy_(0, slots, values)
 
+    def blocks(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values as they lie: (blocks, block_size, kv_heads, head_dim)."""
+        keys, values = self.keys[layer], self.values[layer]
+        shape = (-1, self.block_size, *keys.shape[1:])
+        return keys.view(shape), values.view(shape)
+
     def read(self, layer: int, table: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The first ``tokens`` keys and values of each row of ``table`` (…, blocks): (…, tokens, kv_heads, head_dim).
 

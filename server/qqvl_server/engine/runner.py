@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from qqvl_server.engine import attention, packing
-from qqvl_server.engine.attention import DecodeRows, PagedBatch, PrefillSpan
+from qqvl_server.engine import attention, packing, varlen
+from qqvl_server.engine.attention import DecodeRows, Gathered, PagedBatch, PrefillSpan
 from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.device import watched
 from qqvl_server.engine.kv_cache import KVCache, KVShape
 from qqvl_server.engine.request import Request
+from qqvl_server.engine.varlen import Kernel
 from qqvl_server.engine.vision import EncoderOutput, FeatureCache, Patches, PictureShelf
 
 
@@ -27,6 +28,7 @@ class ModelRunner:
         blocks: int,
         block_size: int,
         feature_bytes: int,
+        kernel: Kernel | None = None,
         on_picture: Callable[[bool], None] = lambda _found: None,
     ) -> None:
         attention.register()
@@ -37,6 +39,7 @@ class ModelRunner:
         self._cache = KVCache(kv_shape(model.config), blocks, block_size, dtype=model.dtype, device=model.device)
         self.features = FeatureCache(feature_bytes, on_picture)
         self.pictures = PictureShelf(model, self.features)
+        self._kernel = kernel
         self._positions: dict[str, tuple[torch.Tensor, int]] = {}
 
     def add(self, request: Request, patches: dict[bytes, Patches]) -> None:
@@ -110,18 +113,25 @@ class ModelRunner:
         return torch.cat([inside, after.expand(3, -1)], dim=1)
 
     def _paged(self, chunks: Sequence[ScheduledChunk]) -> PagedBatch:
-        slots, prefills, row = [], [], 0
+        size = self._cache.block_size
+        slots = self._tensor([
+            chunk.request.blocks[n // size] * size + n % size for chunk in chunks for n in range(chunk.start, chunk.end)
+        ])  # fmt: skip
+        if self._kernel is None:
+            return PagedBatch(self._cache, slots, self._gathered(chunks))
+        return PagedBatch(self._cache, slots, varlen.lay_out(chunks, size, self._device), self._kernel)
+
+    def _gathered(self, chunks: Sequence[ScheduledChunk]) -> Gathered:
+        prefills, row = [], 0
         size = self._cache.block_size
         for chunk in chunks:
-            blocks = chunk.request.blocks
-            slots += [blocks[n // size] * size + n % size for n in range(chunk.start, chunk.end)]
             if chunk.count > 1:
+                blocks = chunk.request.blocks
                 held = self._tensor(blocks[: -(-chunk.end // size)])
                 mask = self._causal(chunk.start, chunk.count) if chunk.start else None
                 prefills.append(PrefillSpan(row, chunk.start, chunk.count, held, mask))
             row += chunk.count
-        decodes = self._decode_rows([chunk for chunk in chunks if chunk.count == 1])
-        return PagedBatch(self._cache, self._tensor(slots), decodes, tuple(prefills))
+        return Gathered(self._decode_rows([chunk for chunk in chunks if chunk.count == 1]), tuple(prefills))
 
     def _decode_rows(self, chunks: Sequence[ScheduledChunk]) -> tuple[DecodeRows, ...]:
         """Cut ``chunks``, longest first, so that padding never more than doubles what is read."""

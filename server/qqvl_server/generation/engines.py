@@ -7,7 +7,7 @@ import os
 import psutil
 import torch
 
-from qqvl_server.engine import faults
+from qqvl_server.engine import faults, varlen
 from qqvl_server.engine.block_pool import BlockPool
 from qqvl_server.engine.core import EngineCore
 from qqvl_server.engine.runner import ModelRunner, kv_shape
@@ -40,21 +40,34 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
     if not _can_be_paged(loaded):
         logger().warning("paged 引擎只支持放在一个设备上的 Qwen3-VL，这个模型改用 generate：一次回答一条")
         return SerialEngine(ReferenceEngine(loaded), metrics)
-    blocks = _blocks(loaded, settings, context_tokens)
+    text = loaded.model.config.get_text_config()
+    found = varlen.find(
+        loaded.model.device, loaded.model.dtype, kv_shape(loaded.model.config), text.num_attention_heads
+    )
+    kernel, block_size = found or (None, BLOCK_SIZE)
+    blocks = _blocks(loaded, settings, context_tokens, block_size)
     runner = ModelRunner(
         loaded.model,
         blocks=blocks,
-        block_size=BLOCK_SIZE,
+        block_size=block_size,
         feature_bytes=FEATURE_BYTES,
+        kernel=kernel,
         on_picture=lambda found: (metrics.vision_cache_hits if found else metrics.vision_cache_misses).inc(),
     )
     scheduler = Scheduler(
-        BlockPool(blocks, BLOCK_SIZE), max_tokens=settings.step_tokens, max_requests=settings.max_running
+        BlockPool(blocks, block_size), max_tokens=settings.step_tokens, max_requests=settings.max_running
     )
     config = loaded.model.config
     sampler = Sampler(loaded.model.device, never=sorted(placeholders(config)))
     core = EngineCore(scheduler, faults.plant(runner, os.environ.get(faults.VARIABLE, "")), sampler)
-    return PagedEngine(core, config, loaded.model.generation_config, metrics, max_waiting=settings.max_pending)
+    return PagedEngine(
+        core,
+        config,
+        loaded.model.generation_config,
+        metrics,
+        max_waiting=settings.max_pending,
+        stall_s=settings.step_timeout_s,
+    )
 
 
 def _can_be_paged(loaded: LoadedModel) -> bool:
@@ -62,19 +75,19 @@ def _can_be_paged(loaded: LoadedModel) -> bool:
     return loaded.model.config.model_type in ("qwen3_vl", "qwen3_vl_moe") and len(spread) <= 1
 
 
-def _blocks(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int) -> int:
-    per_block = kv_shape(loaded.model.config).bytes_per_token(loaded.model.dtype) * BLOCK_SIZE
-    wanted = -(-context_tokens // BLOCK_SIZE) * _MOST_CHATS * per_block
+def _blocks(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int, block_size: int) -> int:
+    per_block = kv_shape(loaded.model.config).bytes_per_token(loaded.model.dtype) * block_size
+    wanted = -(-context_tokens // block_size) * _MOST_CHATS * per_block
     granted = settings.kv_cache_gb * 1e9 or min(wanted, _free_bytes(loaded) * 0.7)
     blocks = int(granted // per_block)
-    if blocks * BLOCK_SIZE < context_tokens:
+    if blocks * block_size < context_tokens:
         raise WeightsError(
-            f"KV 缓存只够 {blocks * BLOCK_SIZE} token，装不下一个 {context_tokens} token 的会话："
+            f"KV 缓存只够 {blocks * block_size} token，装不下一个 {context_tokens} token 的会话："
             "请调小 --context-tokens、换小一点的模型，或加大 --kv-cache-gb"
         )
     logger().info(
-        "KV 缓存", blocks=blocks, tokens=blocks * BLOCK_SIZE, gb=round(blocks * per_block / 1e9, 2),
-        chats_of_8k=round(blocks * BLOCK_SIZE / 8192, 1),
+        "KV 缓存", blocks=blocks, tokens=blocks * block_size, gb=round(blocks * per_block / 1e9, 2),
+        chats_of_8k=round(blocks * block_size / 8192, 1),
     )  # fmt: skip
     return blocks
 
