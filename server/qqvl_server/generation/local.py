@@ -150,10 +150,16 @@ class LocalVoice(Generic[P]):
                 mask = fresh_mask and fresh_mask(request.sampling.max_new_tokens)
                 self._engine.submit(prompt, _one_choice(request, choice), channels[choice], mask)
 
+        # One timer a request: a timeout around every token would cost as much as the token's text.
+        late = _too_late()
+        left = max(request.deadline - time.monotonic(), 0)
+        alarm = asyncio.get_running_loop().call_later(left, inbox.put_nowait, (0, late))
         try:
             await self._aside(self._pool(request), lambda: submit([0]))
             while not all(reply.finished for reply in replies):
-                choice, item = await _in_time(inbox.get(), request.deadline)
+                choice, item = await inbox.get()
+                if item is late:
+                    raise late
                 if rest := list(later):
                     await self._aside(self._pool(request), lambda rest=rest: submit(rest))  # type: ignore[misc]
                 # A stop text may have ended a reply while the engine was a token further.
@@ -161,6 +167,7 @@ class LocalVoice(Generic[P]):
                     for event in _told(replies[choice], channels[choice], item):
                         yield event
         finally:
+            alarm.cancel()
             for channel in channels:
                 channel.abandon()
 
@@ -229,4 +236,8 @@ async def _in_time(work: Awaitable[T], deadline: float) -> T:
         async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
             return await work
     except TimeoutError:
-        raise DeadlineExceeded("这条消息处理太久，已放弃，请稍后再试", retry_after=5) from None
+        raise _too_late() from None
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("这条消息处理太久，已放弃，请稍后再试", retry_after=5)
