@@ -96,7 +96,7 @@ async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, lis
         url = _url(settings.server.host, listener)
         load = functools.partial(_load, settings, checkpoint, library, metrics)
         _announce_address(settings, url)
-        async with _supervised(web, engine, load, url), _stopping(web, service, guard, settings):
+        async with _supervised(web, engine, load, url), _stopping(web, service, guard, engine, settings):
             await web.serve(sockets=[listener])
         if engine.voice is not None:
             await engine.voice.aclose()
@@ -201,12 +201,15 @@ def _deliver(load: functools.partial[Voice], loop: asyncio.AbstractEventLoop, lo
 
 
 @asynccontextmanager
-async def _stopping(web: Server, service: ChatService, guard: Guard, settings: Settings) -> AsyncIterator[None]:
+async def _stopping(
+    web: Server, service: ChatService, guard: Guard, engine: _Engine, settings: Settings
+) -> AsyncIterator[None]:
     """On a signal: refuse newcomers, let running turns finish within the grace, only then close the port."""
 
     async def stop() -> None:
         await web.stopping.wait()
-        grace = settings.server.shutdown_grace_s
+        # Nobody can be answered any more once the engine is gone.
+        grace = 0 if engine.failure else settings.server.shutdown_grace_s
         answering = asyncio.create_task(guard.idle())
         await asyncio.gather(service.drain(grace), asyncio.wait({answering}, timeout=grace))
         answering.cancel()

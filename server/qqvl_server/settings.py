@@ -99,6 +99,9 @@ class GenerationSettings(Room):
     )
     kv_cache_gb: float = Field(0, ge=0, le=4096, description="paged 引擎的 KV 缓存，GB；0 为按空闲内存自动决定")
     step_tokens: int = Field(1024, ge=16, le=65536, description="paged 引擎一步最多算多少 token；长提示会分几步读")
+    step_timeout_s: float = Field(
+        600, gt=0, le=86400, description="paged 引擎一步超过多少秒算卡死：/health 变为 503，进程退出以便重启"
+    )
     max_running: int = Field(16, ge=1, le=1024, description="paged 引擎同时回答多少条")
     max_new_tokens: int = Field(1000, ge=1, le=131072, description="一次回复最多多少 token")
     temperature: float | None = Field(None, ge=0, le=2, description="采样温度；不写就用模型自带的设置，0 为贪心")

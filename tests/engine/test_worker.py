@@ -254,7 +254,7 @@ def test_stopping_tells_those_who_still_wait(bench: Bench) -> None:
     while not bench.worker.running:
         time.sleep(0.001)
     inboxes += [bench.ask(str(n), new=50) for n in range(5)]
-    closing = threading.Thread(target=bench.worker.close)
+    closing = threading.Thread(target=bench.worker.close, args=(5,))
     closing.start()
     while bench.worker.waiting != 6:
         time.sleep(0.001)

@@ -76,7 +76,7 @@ class Twins:
     ) -> tuple[PagedEngine, EngineCore]:
         core = self.engine(blocks=blocks, size=size, tokens=tokens, requests=requests)
         model = self.paged.model
-        return PagedEngine(core, model.config, model.generation_config, metrics, max_waiting=100), core
+        return PagedEngine(core, model.config, model.generation_config, metrics, max_waiting=100, stall_s=600), core
 
     def request(self, name: str, inputs: Any, **sampling: Any) -> tuple[Request, dict[bytes, Patches]]:
         ids = inputs["input_ids"][0].tolist()

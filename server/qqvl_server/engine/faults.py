@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any, Final
 
 from qqvl_server.engine.batch import ScheduledBatch
@@ -11,16 +12,16 @@ from qqvl_server.engine.request import Request
 from qqvl_server.errors import ConfigError
 from qqvl_server.observe.logs import logger
 
-# For tests only: ``step``, ``oom`` or ``thread``, then optionally ``:3`` or ``:3-5``, the steps that go wrong.
+# For tests only: ``step``, ``oom``, ``thread`` or ``hang``, then optionally the steps that go wrong: ``:3`` or ``:3-5``.
 VARIABLE: Final = "QQVL_PLANT_FAULT"
-_WRITTEN: Final = re.compile(r"(step|oom|thread)(?::(\d+)(?:-(\d+))?)?")
+_WRITTEN: Final = re.compile(r"(step|oom|thread|hang)(?::(\d+)(?:-(\d+))?)?")
 
 
 class FaultyRunner:
     """Runs as ``runner`` does, but for the planted steps (counted from 1).
 
     ``step`` raises as a broken model would, ``oom`` as one whose memory ran out, ``thread`` ends the engine's thread
-    without a word.
+    without a word, ``hang`` never comes back.
     """
 
     def __init__(self, runner: Runner, kind: str, first: int, last: int) -> None:
@@ -43,6 +44,8 @@ class FaultyRunner:
         if self._steps in self._faulty:
             if self._kind == "thread":
                 raise SystemExit
+            if self._kind == "hang":
+                threading.Event().wait()
             raise MemoryError if self._kind == "oom" else RuntimeError("planted fault")
         return self._runner.run(batch)
 
@@ -57,7 +60,7 @@ def plant(runner: Runner, wish: str) -> Runner:
         return runner
     written = _WRITTEN.fullmatch(wish)
     if written is None:
-        raise ConfigError(f"{VARIABLE} 只供测试，写成 step、oom 或 thread，后面可加 :第几步 或 :起-止")
+        raise ConfigError(f"{VARIABLE} 只供测试，写成 step、oom、thread 或 hang，后面可加 :第几步 或 :起-止")
     first = int(written[2] or 1)
     logger().warning("已按测试要求埋下故障，切勿用于正式运行", variable=VARIABLE, fault=wish)
     return FaultyRunner(runner, written[1], first, int(written[3] or first))

@@ -29,8 +29,6 @@ from qqvl_server.errors import (
 from qqvl_server.observe.logs import logger
 
 MAX_FAILED_STEPS: Final = 3
-# A step takes seconds at most; a stuck one must not hold a stop for ever.
-_LAST_STEP_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +123,10 @@ class Worker:
                 raise Busy("现在太忙了，请稍后再试", retry_after)
             self._arriving.put(job)
 
-    def close(self) -> None:
+    def close(self, patience_s: float) -> None:
         """End the thread after the step it is in: torn apart by the interpreter's end, it would abort the process."""
         self._arriving.put(None)
-        self._thread.join(_LAST_STEP_S)
+        self._thread.join(patience_s)
 
     def _loop(self) -> None:
         error: QqvlError = EngineDead("模型引擎出错停止了，服务将退出以便重启")

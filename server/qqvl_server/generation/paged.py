@@ -21,12 +21,20 @@ from qqvl_server.observe.metrics import Metrics
 
 # A chat's older idle prefill gives way to its newer one; so many chats may wait for theirs.
 _MOST_IDLE: Final = 256
+# A step takes seconds at most; a stuck one must not hold a stop for ever.
+_LAST_STEP_S: Final = 5.0
 
 
 class PagedEngine:
-    """``config`` is the model's; ``defaults`` its generation_config, for what a request leaves open."""
+    """``config`` is the model's; ``defaults`` its generation_config, for what a request leaves open.
 
-    def __init__(self, core: EngineCore, config: Any, defaults: Any, metrics: Metrics, *, max_waiting: int) -> None:
+    An engine whose step takes longer than ``stall_s`` seconds counts as dead: no prefill does, but a lost device may.
+    """
+
+    def __init__(
+        self, core: EngineCore, config: Any, defaults: Any, metrics: Metrics, *, max_waiting: int, stall_s: float
+    ) -> None:
+        self._stall_s = stall_s
         self._defaults = defaults
         self._vocabulary = int(config.get_text_config().vocab_size)
         self._image_token = int(config.image_token_id)
@@ -43,12 +51,7 @@ class PagedEngine:
 
     @property
     def alive(self) -> bool:
-        return self._worker.alive
-
-    @property
-    def busy_for_s(self) -> float:
-        """Seconds since the engine's present step began, 0 when idle: an engine stuck in a step is not healthy."""
-        return self._worker.busy_for_s
+        return self._worker.alive and self._worker.busy_for_s < self._stall_s
 
     def submit(
         self, prompt: Prompt, request: GenerationRequest, channel: TokenChannel, mask: TokenMask | None = None
@@ -85,7 +88,7 @@ class PagedEngine:
         self._worker.submit(Job(made, patches, sink, request.deadline))
 
     def close(self) -> None:
-        self._worker.close()
+        self._worker.close(_LAST_STEP_S if self.alive else 0)
 
     def _deliver(self, items: Sequence[tuple[Sink, Item]]) -> None:
         told = []
