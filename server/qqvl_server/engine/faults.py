@@ -12,7 +12,7 @@ from qqvl_server.engine.request import Request
 from qqvl_server.errors import ConfigError
 from qqvl_server.observe.logs import logger
 
-# For tests only: ``step``, ``oom``, ``thread`` or ``hang``, then optionally the steps that go wrong: ``:3`` or ``:3-5``.
+# For tests only: ``step``, ``oom``, ``thread`` or ``hang``, then optionally which steps go wrong: ``:3`` or ``:3-5``.
 VARIABLE: Final = "QQVL_PLANT_FAULT"
 _WRITTEN: Final = re.compile(r"(step|oom|thread|hang)(?::(\d+)(?:-(\d+))?)?")
 
