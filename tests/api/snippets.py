@@ -72,7 +72,7 @@ def missing_for(snippet: Snippet) -> str | None:
 
 def run(snippet: Snippet, code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run ``code``, which is ``snippet``'s made fit, in ``folder``. Node looks for packages beside the file."""
-    folder.mkdir()
+
     match snippet.language:
         case "bash":
             command = ["bash", "-euo", "pipefail", str(_written(folder / "block.sh", code))]
