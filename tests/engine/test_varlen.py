@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from qqvl_server.engine import varlen
-from qqvl_server.engine.batch import ScheduledChunk
 from qqvl_server.engine.block_pool import BlockPool
 from qqvl_server.engine.core import EngineCore
 from qqvl_server.engine.kv_cache import KVShape
-from qqvl_server.engine.request import Request, SamplingParams
 from qqvl_server.engine.runner import ModelRunner
 from qqvl_server.engine.sampler import Sampler
 from qqvl_server.engine.scheduler import Scheduler
@@ -37,15 +35,8 @@ def by_definition(
     return out
 
 
-def _chunk(name: str, blocks: list[int], start: int, count: int) -> ScheduledChunk:
-    request = Request(name, name, list(range(start + count)), SamplingParams(4))
-    request.blocks = blocks
-    return ScheduledChunk(request, start, count)
-
-
 def test_rows_and_blocks_are_told_as_the_kernels_want_them() -> None:
-    chunks = [_chunk("a", [7, 3, 9], 9, 1), _chunk("b", [1, 2], 4, 1), _chunk("c", [5, 6, 8, 4], 3, 6)]
-    rows = varlen.lay_out(chunks, 4, CPU)
+    rows = varlen.in_place([([7, 3, 9], 9, 1), ([1, 2], 4, 1), ([5, 6, 8, 4], 3, 6)], 4, CPU)
     assert rows.starts.tolist() == [0, 1, 2, 8]
     assert rows.lengths.tolist() == [10, 5, 9]
     assert rows.key_starts.tolist() == [0, 10, 15, 24]

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from qqvl_server.engine import attention, packing, varlen
-from qqvl_server.engine.attention import DecodeRows, Gathered, PagedBatch, PrefillSpan
+from qqvl_server.engine import attention, gathered, packing, varlen
+from qqvl_server.engine.attention import PagedBatch
 from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.device import watched
 from qqvl_server.engine.kv_cache import KVCache, KVShape
@@ -108,9 +108,10 @@ class ModelRunner:
         """(3, count); beyond the prompt all three axes go on from its end, moved by the request's offset."""
         known, delta = self._positions[chunk.request.id]
         inside = known[:, chunk.start : chunk.end]
-        start = max(chunk.start, known.shape[1])
-        after = torch.arange(start, max(chunk.end, start)) + delta
-        return torch.cat([inside, after.expand(3, -1)], dim=1)
+        if chunk.end <= known.shape[1]:
+            return inside
+        after = torch.arange(max(chunk.start, known.shape[1]) + delta, chunk.end + delta).expand(3, -1)
+        return torch.cat([inside, after], dim=1) if inside.shape[1] else after
 
     def _paged(self, chunks: Sequence[ScheduledChunk]) -> PagedBatch:
         size = self._cache.block_size
@@ -118,53 +119,8 @@ class ModelRunner:
             chunk.request.blocks[n // size] * size + n % size for chunk in chunks for n in range(chunk.start, chunk.end)
         ])  # fmt: skip
         if self._kernel is None:
-            return PagedBatch(self._cache, slots, self._gathered(chunks))
-        return PagedBatch(self._cache, slots, varlen.lay_out(chunks, size, self._device), self._kernel)
-
-    def _gathered(self, chunks: Sequence[ScheduledChunk]) -> Gathered:
-        prefills, row = [], 0
-        size = self._cache.block_size
-        for chunk in chunks:
-            if chunk.count > 1:
-                blocks = chunk.request.blocks
-                held = self._tensor(blocks[: -(-chunk.end // size)])
-                mask = self._causal(chunk.start, chunk.count) if chunk.start else None
-                prefills.append(PrefillSpan(row, chunk.start, chunk.count, held, mask))
-            row += chunk.count
-        return Gathered(self._decode_rows([chunk for chunk in chunks if chunk.count == 1]), tuple(prefills))
-
-    def _decode_rows(self, chunks: Sequence[ScheduledChunk]) -> tuple[DecodeRows, ...]:
-        """Cut ``chunks``, longest first, so that padding never more than doubles what is read."""
-        cuts = [0]
-        for n, chunk in enumerate(chunks):
-            if chunk.end * 2 < chunks[cuts[-1]].end:
-                cuts.append(n)
-        return tuple(
-            self._rows_of(start, chunks[start:end])
-            for start, end in zip(cuts, [*cuts[1:], len(chunks)], strict=True)
-            if start < end
-        )
-
-    def _rows_of(self, row: int, chunks: Sequence[ScheduledChunk]) -> DecodeRows:
-        longest = chunks[0].end
-        width = -(-longest // self._cache.block_size)
-        blocks = [chunk.request.blocks[:width] for chunk in chunks]
-        table = self._tensor([row + [0] * (width - len(row)) for row in blocks])
-        lengths = self._tensor([chunk.end for chunk in chunks])
-        mask = None
-        if chunks[-1].end < longest:
-            beyond = torch.arange(longest, device=self._device) >= lengths.unsqueeze(1)
-            mask = self._forbidding(beyond)[:, None, None]
-        return DecodeRows(row, len(chunks), table, longest, mask)
-
-    def _causal(self, start: int, count: int) -> torch.Tensor:
-        """(count, start + count): row i sees positions up to start + i."""
-        return self._forbidding(torch.ones(count, start + count, dtype=torch.bool, device=self._device).triu(start + 1))
-
-    def _forbidding(self, places: torch.Tensor) -> torch.Tensor:
-        """-inf at ``places``, in the queries' own type: SDPA turns a mask of truths into this in every layer anew."""
-        mask = torch.zeros(places.shape, dtype=self._model.dtype, device=self._device)
-        return mask.masked_fill_(places, -torch.inf)
+            return PagedBatch(self._cache, slots, gathered.lay_out(chunks, self._cache))
+        return PagedBatch(self._cache, slots, varlen.lay_out(chunks, self._cache, self._kernel))
 
     def _encoder_output(self, chunks: Sequence[ScheduledChunk]) -> EncoderOutput | None:
         """Slices of the pictures' features that stand inside the chunks, in packed order."""

@@ -1,7 +1,7 @@
 """Attention that reads the paged cache where it lies, by the kernels that CUDA has for it.
 
 Which of them a machine has, and for blocks of which size, is found by trying: a kernel is trusted once it has given
-what SDPA gives. Where none is, ``attention.py`` copies the blocks together.
+what SDPA gives. Where none is, ``gathered.py`` copies the blocks together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from qqvl_server.engine.batch import ScheduledChunk
-from qqvl_server.engine.kv_cache import KVShape
+from qqvl_server.engine.kv_cache import KVCache, KVShape
 
 # Small blocks share more of a prefix; flash-attention 2 takes multiples of 256 only.
 BLOCK_SIZES: Final = (16, 256)
@@ -42,13 +42,29 @@ class InPlace:
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, InPlace, float], torch.Tensor]
 
 
-def lay_out(chunks: Sequence[ScheduledChunk], block_size: int, device: torch.device | str) -> InPlace:
+@dataclass(frozen=True, slots=True)
+class VarlenRows:
+    """The packed rows of a step, read by ``kernel``."""
+
+    rows: InPlace
+    kernel: Kernel
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
+    ) -> torch.Tensor:
+        """As ``attention.Rows`` says."""
+        rows = query[0].transpose(0, 1).contiguous()
+        return self.kernel(rows, cache.keys[layer], cache.values[layer], self.rows, scaling)
+
+
+def lay_out(chunks: Sequence[ScheduledChunk], cache: KVCache, kernel: Kernel) -> VarlenRows:
     """``chunks`` in the order of their packed rows."""
     spans = [(chunk.request.blocks, chunk.start, chunk.count) for chunk in chunks]
-    return _in_place(spans, block_size, device)
+    return VarlenRows(in_place(spans, cache.block_size, cache.device), kernel)
 
 
-def _in_place(spans: Sequence[tuple[Sequence[int], int, int]], block_size: int, device: torch.device | str) -> InPlace:
+def in_place(spans: Sequence[tuple[Sequence[int], int, int]], block_size: int, device: torch.device | str) -> InPlace:
+    """``spans`` are each request's blocks, the position of its first row and how many rows it has."""
     ends = [start + count for _, start, count in spans]
     width = -(-max(ends) // block_size)
     held = [list(blocks[: -(-end // block_size)]) for (blocks, _, _), end in zip(spans, ends, strict=True)]
@@ -112,7 +128,7 @@ def find(
 def is_right(kernel: Kernel, size: int, device: torch.device, dtype: torch.dtype, shape: KVShape, heads: int) -> bool:
     """Whether ``kernel`` gives what SDPA gives, for a token after a prefix, a chunk after one, and a fresh prompt."""
     spans = [([3, 1], size + 4, 1), ([4, 2], size - 2, 5), ([5], 0, 3)]
-    rows = _in_place(spans, size, device)
+    rows = in_place(spans, size, device)
     dice = torch.Generator(device).manual_seed(0)
     pool = (6, size, shape.kv_heads, shape.head_dim)
     keys, values = (torch.randn(pool, device=device, generator=dice).to(dtype) for _ in range(2))
