@@ -15,6 +15,7 @@ from tests.running import RunningServer
 EXAMPLES = 10
 # Drawn strings name no model, and drawn numbers ask for thousands of tokens, which would show nothing more.
 _AFFORDABLE = {"model": "qqvl-demo", "max_tokens": 3, "max_completion_tokens": 3}
+_SHORT_RESPONSE = {"model": "qqvl-demo", "max_output_tokens": 3}
 _HELLO = [{"role": "user", "content": "你好"}]
 # Whole conversations are rarely drawn right, and what stands beside them is only looked at then.
 _QQ = {"user_id": "7", "content": "你好", "images": [], "segments": [], "reply_to": None, "context_only": True}
@@ -25,6 +26,7 @@ _SENSIBLE: dict[str, dict[str, Any]] = {
     "/api/chat/private": _QQ,
     "/v1/chat/completions": _PLAIN | {"messages": _HELLO, "tools": []},
     "/v1/completions": _PLAIN | {"prompt": "你好"},
+    "/v1/responses": {"input": "你好", "tools": [], "tool_choice": None, "text": None},
     "/tokenize": {"prompt": None, "messages": _HELLO, "tools": []},
     "/detokenize": {"tokens": [1, 2, 3]},
 }
@@ -65,7 +67,8 @@ def _ask(operation: Any) -> Counter[int]:
     def ask(case: schemathesis.Case, sensible: bool) -> None:
         if isinstance(case.body, dict):
             said = _SENSIBLE.get(operation.path, {"messages": _HELLO, "tools": []})
-            case.body = case.body | _AFFORDABLE | (said if sensible else {})
+            affordable = _SHORT_RESPONSE if operation.path == "/v1/responses" else _AFFORDABLE
+            case.body = case.body | affordable | (said if sensible else {})
         answer = case.call()
         statuses[answer.status_code] += 1
         assert answer.status_code < 500, (operation.label, case.body, answer.text)

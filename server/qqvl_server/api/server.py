@@ -18,6 +18,7 @@ from qqvl_server.api.desk import Desk
 from qqvl_server.api.guard import Guard
 from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.qq import routes as qq
+from qqvl_server.api.responses import routes as responses
 from qqvl_server.chat.service import ChatService
 from qqvl_server.generation.port import VoiceStatus
 from qqvl_server.observe.metrics import Metrics
@@ -38,6 +39,7 @@ def build(
     app = FastAPI(title="qqvl", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
     app.include_router(qq.build(service))
     app.include_router(openai.build(desk))
+    app.include_router(responses.build(desk))
     app.include_router(anthropic.build(desk))
     app.include_router(admin.build(service, status, metrics))
     app.add_exception_handler(errors.QqvlError, faults.on_error)

@@ -1,0 +1,137 @@
+"""One reply as it grows: text events in, the stream events of Responses out; the last of them holds it whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from qqvl_server.api import faults
+from qqvl_server.api.responses import render
+from qqvl_server.errors import QqvlError
+from qqvl_server.generation.port import Finished, FinishReason, TextDelta, TokenLogprob
+from qqvl_server.generation.tools import CallArguments, CallStarted, Content, ToolCallParser, ToolEvent
+
+Event = dict[str, Any]
+
+
+class ResponseReply:
+    """``frame`` is the response with nothing said yet. ``parser`` is given where the model may call functions.
+
+    ``parallel`` false lets only the first call through. ``response`` is the reply so far, whole once ``finish`` is
+    through.
+    """
+
+    def __init__(self, frame: dict[str, Any], parser: ToolCallParser | None, *, parallel: bool) -> None:
+        self.response = frame
+        self._parser = parser
+        self._parallel = parallel
+        self._events = 0
+        # The item that grows now, what of it was told, and with which log-probabilities.
+        self._item: dict[str, Any] | None = None
+        self._written: list[str] = []
+        self._logprobs: list[dict[str, Any]] = []
+        self._tokens: list[TokenLogprob] = []
+
+    def opening(self) -> Iterator[Event]:
+        yield self._event("response.created", response=self.response)
+        yield self._event("response.in_progress", response=self.response)
+
+    def push(self, delta: TextDelta) -> Iterator[Event]:
+        self._tokens += delta.tokens
+        if self._parser is None:
+            yield from self._text(delta.text)
+        else:
+            yield from self._told(self._parser.push(delta.text))
+
+    def finish(self, event: Finished) -> Iterator[Event]:
+        if self._parser is not None:
+            yield from self._told(self._parser.finish())
+        if self._item is None and not self.response["output"]:
+            # Clients read the first item without looking whether there is one.
+            yield from self._opened_text()
+        # Those of half a character, which is left out of the text.
+        self._logprobs += render.logprobs(self._tokens)
+        status = "incomplete" if event.reason is FinishReason.LENGTH else "completed"
+        yield from self._closed(status)
+        if status == "incomplete":
+            self.response["incomplete_details"] = {"reason": "max_output_tokens"}
+        self.response |= {
+            "status": status,
+            "completed_at": int(time.time()) if status == "completed" else None,
+            "usage": render.usage(event.usage),
+        }
+        yield self._event(f"response.{status}", response=self.response)
+
+    def failure(self, error: QqvlError) -> str:
+        """The last events of a stream whose status is out already; SDKs raise the very last."""
+        events = [] if self._events else list(self.opening())
+        self.response |= {"status": "failed", "error": render.error(error)}
+        events.append(self._event("response.failed", response=self.response))
+        # The reference has the error's fields at the top, OpenAI's servers send them inside ``error`` as well.
+        told = faults.body_of(error, "", "")
+        events.append(self._event("error", **told["error"] | told | {"type": "error"}))
+        return "".join(map(render.event, events))
+
+    def _told(self, events: list[ToolEvent]) -> Iterator[Event]:
+        for event in events:
+            match event:
+                case Content(text):
+                    yield from self._text(text)
+                case CallStarted(index, call_id, name) if self._parallel or index == 0:
+                    yield from self._opened(render.function_call(call_id, name))
+                case CallArguments(index, piece) if self._parallel or index == 0:
+                    self._written.append(piece)
+                    yield self._of_item("response.function_call_arguments.delta", delta=piece)
+
+    def _text(self, text: str) -> Iterator[Event]:
+        if not text:
+            return
+        if self._item is None or self._item["type"] != "message":
+            yield from self._opened_text()
+        told = render.logprobs(self._tokens)
+        self._tokens.clear()
+        self._written.append(text)
+        self._logprobs += told
+        yield self._of_item("response.output_text.delta", content_index=0, delta=text, logprobs=told)
+
+    def _opened_text(self) -> Iterator[Event]:
+        yield from self._opened(render.message())
+        yield self._of_item("response.content_part.added", content_index=0, part=render.text_part("", ()))
+
+    def _opened(self, item: dict[str, Any]) -> Iterator[Event]:
+        yield from self._closed("completed")
+        self._item = item
+        self._written = []
+        self._logprobs = []
+        yield self._event("response.output_item.added", output_index=len(self.response["output"]), item=dict(item))
+
+    def _closed(self, status: str) -> Iterator[Event]:
+        if self._item is None:
+            return
+        text = "".join(self._written)
+        if self._item["type"] == "message":
+            part = render.text_part(text, self._logprobs)
+            told = {"content_index": 0, "text": text, "logprobs": self._logprobs}
+            yield self._of_item("response.output_text.done", **told)
+            yield self._of_item("response.content_part.done", content_index=0, part=part)
+            whole = self._item | {"content": [part], "status": status}
+        else:
+            name = self._item["name"]
+            yield self._of_item("response.function_call_arguments.done", name=name, arguments=text)
+            whole = self._item | {"arguments": text, "status": status}
+        # The frame of the calls is not part of any text.
+        self._tokens.clear()
+        self._item = None
+        index = len(self.response["output"])
+        self.response["output"].append(whole)
+        yield self._event("response.output_item.done", output_index=index, item=whole)
+
+    def _of_item(self, kind: str, **fields: Any) -> Event:
+        assert self._item is not None
+        return self._event(kind, item_id=self._item["id"], output_index=len(self.response["output"]), **fields)
+
+    def _event(self, kind: str, **fields: Any) -> Event:
+        event = {"type": kind, "sequence_number": self._events, **fields}
+        self._events += 1
+        return event

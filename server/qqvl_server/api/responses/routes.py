@@ -1,0 +1,82 @@
+"""OpenAI's Responses in their common subset: POST /v1/responses with texts, pictures, functions and streams.
+
+Nothing is kept, so that nothing can be asked for afterwards: callers send the whole conversation each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from qqvl_server.api import sse
+from qqvl_server.api.body import read_object
+from qqvl_server.api.desk import Caller, Desk
+from qqvl_server.api.document import request_body
+from qqvl_server.api.faults import request_id_of
+from qqvl_server.api.responses import render, translate
+from qqvl_server.api.responses.reply import ResponseReply
+from qqvl_server.api.responses.schema import ResponseBody, refuse_unsupported
+from qqvl_server.api.validation import validated
+from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Voice
+from qqvl_server.generation.tools import ToolCallParser
+
+
+def build(desk: Desk) -> APIRouter:
+    router = APIRouter(tags=["openai"])
+
+    @router.post("/v1/responses", openapi_extra=request_body(ResponseBody))
+    async def responses(request: Request) -> Response:
+        raw = await read_object(request)
+        refuse_unsupported(raw)
+        body = validated(ResponseBody, raw)
+        caller = request.scope.get("qqvl.caller", Caller("open"))
+        return await sse.while_connected(request, _respond(desk, body, caller, request_id_of(request)))
+
+    return router
+
+
+async def _respond(desk: Desk, body: ResponseBody, caller: Caller, request_id: str) -> Response:
+    model = translate.served_name(desk, body.model)
+    voice = desk.voice()
+    asked, tools = await translate.response(body, desk, caller, request_id, voice.context_tokens)
+    names = [tool.name for tool in tools.shown]
+    parser = ToolCallParser(names) if names else None
+    reply = ResponseReply(render.frame(body, model), parser, parallel=tools.parallel)
+    events = _events(voice, asked, reply)
+    if body.stream:
+        return sse.EventStream(await sse.begun(_written(events)), reply.failure)
+    async with aclosing(events):
+        async for _ in events:
+            pass
+    return JSONResponse(reply.response)
+
+
+async def _written(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
+    async with aclosing(events):
+        async for event in events:
+            yield render.event(event)
+
+
+async def _events(voice: Voice, asked: GenerationRequest, reply: ResponseReply) -> AsyncGenerator[dict[str, Any], None]:
+    """Events in the order of OpenAI's documentation; none before the first token."""
+    opened = False
+    async with aclosing(voice.generate(asked)) as heard:
+        async for event in heard:
+            if not opened:
+                opened = True
+                for told in reply.opening():
+                    yield told
+            for told in _told(reply, event):
+                yield told
+
+
+def _told(reply: ResponseReply, event: TextEvent) -> Iterator[dict[str, Any]]:
+    match event:
+        case TextDelta():
+            return reply.push(event)
+        case Finished():
+            return reply.finish(event)
