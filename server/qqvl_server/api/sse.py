@@ -22,7 +22,7 @@ from qqvl_server.observe.logs import logger
 PING_S: Final = 10.0
 _PING: Final = b": ping\n\n"
 # Each write costs a system call, after which the event loop waits for the interpreter; no eye sees this pause.
-_GATHER_S: Final = 0.02
+_GATHER_S: Final = 0.03
 # Chunks for a reader who does not read; the rest waits at the voice.
 _MOST_GATHERED: Final = 500
 # A prompt waits this long for its first token before the 200 goes out, so that most errors are real ones.
