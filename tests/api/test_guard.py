@@ -232,3 +232,10 @@ def test_clients_that_hang_up_early_leave_nothing_behind(server: RunningServer) 
     with httpx.Client(base_url=server.base, trust_env=False) as http:
         assert http.get("/health").status_code == 200
     assert "Traceback" not in server.log()
+
+
+def test_a_wrong_method_or_path_is_told_as_such_whatever_is_sent_with_it(server: RunningServer) -> None:
+    for path, status in (("/v1/models", 405), ("/health", 405), ("/v1/nothing", 404)):
+        for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/json"}):
+            answer = server.http.post(path, content=b"x", headers=headers)
+            assert answer.status_code == status, (path, headers)

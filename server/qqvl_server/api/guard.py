@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -43,8 +43,11 @@ _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Guard:
-    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
+    """``posts`` are the paths that take a body: at any other only the router's refusal follows, whatever is sent."""
+
+    def __init__(self, app: ASGIApp, posts: Collection[str], settings: ServerSettings, metrics: Metrics) -> None:
         self._app = app
+        self._posts = posts
         self._settings = settings
         self._metrics = metrics
         self._keys = keys.parse(settings.api_keys)
@@ -111,7 +114,7 @@ class Guard:
         self._check_host(headers)
         self._check_origin(headers)
         scope["qqvl.caller"] = self._caller(scope, headers)
-        if scope["method"] not in _WITH_BODY:
+        if scope["method"] not in _WITH_BODY or scope["path"] not in self._posts:
             await self._app(scope, receive, send)
             return
         self._check_content(headers)

@@ -46,7 +46,8 @@ def build(
     app.add_exception_handler(HTTPException, faults.on_router_error)
     app.add_exception_handler(RequestValidationError, _on_bad_query)
     app.add_exception_handler(Exception, faults.on_bug)
-    return Guard(app, settings, metrics)
+    posts = frozenset(path for path, methods in app.openapi()["paths"].items() if "post" in methods)
+    return Guard(app, posts, settings, metrics)
 
 
 async def _on_bad_query(request: Request, _error: Exception) -> Response:
