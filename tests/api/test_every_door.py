@@ -39,7 +39,7 @@ def chat(text: str, *pictures: str) -> Body:
 def responses(text: str, *pictures: str) -> Body:
     shown = [{"type": "input_image", "image_url": url} for url in pictures]
     said = [{"type": "input_text", "text": text}, *shown]
-    return {"model": MODEL, "input": [{"role": "user", "content": said}], "max_output_tokens": 16}
+    return {"input": [{"role": "user", "content": said}], "max_output_tokens": 16}
 
 
 def messages(text: str, *pictures: str) -> Body:

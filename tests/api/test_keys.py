@@ -17,8 +17,8 @@ from tests.running import RunningServer, run_cli
 DOORS = {
     "qq": ("/api/chat/private", "/api/chat/group", "/api/chat/nothing", "/api/chat"),
     "openai": (
-        "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/nothing", "/v1", "/tokenize",
-        "/detokenize",
+        "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/nothing", "/v1",
+        "/tokenize", "/detokenize",
     ),
     "admin": ("/admin/chats", "/admin/chats/group/1/messages", "/admin", "/metrics", "/openapi.json"),
 }  # fmt: skip
