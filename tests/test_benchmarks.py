@@ -1,0 +1,73 @@
+"""The benchmarks measure what they say: exact token counts, a real conversation, right arithmetic."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from tests.running import ROOT, RunningServer
+
+FOLDER = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Benchmarks are scripts: their folder comes first in the path, as when they are run."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+def test_every_word_is_one_token(module: Any, demo: Path) -> None:
+    words = module("checkpoints").vocabulary(demo)
+    work = module("load").Workload(words, words_a_turn=200)
+    reader = AutoTokenizer.from_pretrained(demo)
+    assert len(words) > 100
+    assert len(reader.encode(" " + work.text(1, 1))) == 200
+
+
+def test_chats_and_turns_say_different_things_and_show_different_pictures(module: Any) -> None:
+    work = module("load").Workload(["a", "b", "c"], edge=28)
+    assert len({work.text(chat, turn) for chat in range(3) for turn in range(3)}) == 9
+    assert len({work.picture(chat, 1) for chat in range(3)}) == 3
+
+
+@pytest.mark.parametrize("door", ["openai", "qq"])
+def test_a_conversation_runs_through_a_real_server(module: Any, server: RunningServer, demo: Path, door: str) -> None:
+    words = module("checkpoints").vocabulary(demo)
+    load = module("load")
+    work = load.Workload(words, chats=2, turns=2, words_a_turn=5, system_words=3, edge=64, max_tokens=4)
+    models = server.http.get("/v1/models").json()["data"]
+    outcome = asyncio.run(load.group_chat(server.base, models[0]["id"], work, door=door))
+    assert sorted((turn.chat, turn.turn) for turn in outcome.turns) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert all(turn.text and turn.out >= 1 and 0 < turn.first_s <= turn.total_s for turn in outcome.turns)
+    # The history is sent again each time.
+    prompts = {(turn.chat, turn.turn): turn.prompt for turn in outcome.turns}
+    if door == "openai":
+        assert prompts[0, 2] > prompts[0, 1] > 0
+
+
+def test_percentiles_and_shares(module: Any) -> None:
+    figures, fairness = module("figures"), module("fairness")
+    assert figures.percentile([3, 1, 2], 50) == 2
+    assert figures.percentile([0, 10], 95) == 9.5
+    assert fairness.jain([5, 5, 5]) == 1
+    assert fairness.jain([1, 0, 0, 0]) == 0.25
+
+
+def test_every_script_explains_itself() -> None:
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "chat_load.py"), "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--chats" in done.stdout
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for path in FOLDER.glob("*.py"):
+        if "ArgumentParser" in path.read_text(encoding="utf-8") and path.stem != "checkpoints":
+            assert f"benchmarks/{path.name}" in page
