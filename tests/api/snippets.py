@@ -13,7 +13,8 @@ from pathlib import Path
 NODE_FOLDER = Path(__file__).parent / "node"
 _FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _BASE = re.compile(r"http://(?:localhost|127\.0\.0\.1|<[^>]+>):(?:8000|3001|9999)")
-_LONGEST_S = 120
+# Go compiles its standard library first.
+_LONGEST_S = 240
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,9 @@ SERVED = "qqvl-demo"
 FAILED = re.compile(r'^\s*(\{"error"|data: \{"error"|Error|错误|请求超时|连接错误|多次重试)|^AI: None', re.MULTILINE)
 AT_ONCE = 3
 
+# The first to ask waits for whatever runs before; Go compiles its library.
+pytestmark = pytest.mark.timeout(300)
+
 Outcome = subprocess.CompletedProcess[str]
 
 

@@ -144,6 +144,16 @@ const cases = {
     assert.equal(answer.choices[0].text, answer.choices[1].text);
   },
 
+  async responses() {
+    const whole = await client.responses.create({ model, input: '你好', temperature: 0 });
+    assert(whole.output_text.length > 0);
+    let said = '';
+    for await (const event of await client.responses.create({ model, input: '你好', temperature: 0, stream: true })) {
+      if (event.type === 'response.output_text.delta') said += event.delta;
+    }
+    assert.equal(said, whole.output_text);
+  },
+
   async errors() {
     const with_body = (fields) => client.chat.completions.create({ model, messages: hello, ...fields });
     await assert.rejects(with_body({ model: 'no-such-model' }), (error) =>
