@@ -16,6 +16,7 @@
     │   └── PromptTooLong            the prompt does not fit the context
     ├── CapacityError            nothing is wrong with the request: try again
     │   ├── Busy                     queue full
+    │   ├── RateLimited              this caller asks too often
     │   ├── Loading                  weights are still being read
     │   ├── Draining                 the server is stopping
     │   ├── BodyTimeout              the body came too slowly
@@ -121,6 +122,10 @@ class CapacityError(QqvlError):
 
 class Busy(CapacityError):
     pass
+
+
+class RateLimited(CapacityError):
+    code = "rate_limit_exceeded"
 
 
 class Loading(CapacityError):

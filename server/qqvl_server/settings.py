@@ -64,6 +64,11 @@ class ServerSettings(Room):
         (), description="/v1/models 里的模型名，可写多个，用逗号隔开；留空为模型文件夹的名字"
     )
     allowed_hosts: Words = Field((), description="额外允许的 Host 名（域名或容器名）；IP 与 localhost 不用写")
+    rate_limit: str = Field(
+        "",
+        pattern=r"^(\d+/(second|minute|hour|day))?$",
+        description="每个密钥（没设密钥时每个地址）最多问多少次，如 60/minute；超出的得到 429。留空不限",
+    )
     max_body_mb: int = Field(32, ge=1, le=1024, description="一个请求体最多多少 MB")
     max_buffered_mb: int = Field(256, ge=1, le=65536, description="所有请求体同时占用的内存上限，MB")
     body_timeout_s: float = Field(60, gt=0, le=3600, description="请求体必须在多少秒内传完")

@@ -25,6 +25,7 @@ STATUS: Final[dict[type[errors.QqvlError], int]] = {
     errors.BodyTimeout: 408,
     errors.PayloadTooLarge: 413,
     errors.UnsupportedMedia: 415,
+    errors.RateLimited: 429,
     errors.Busy: 503,
     errors.Loading: 503,
     errors.Draining: 503,

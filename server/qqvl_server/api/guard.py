@@ -20,6 +20,7 @@ from starlette.types import Scope as AsgiScope
 from qqvl_server import errors, keys
 from qqvl_server.api import faults
 from qqvl_server.api.desk import Caller
+from qqvl_server.api.rate import RateLimit
 from qqvl_server.config import is_loopback
 from qqvl_server.keys import Scope
 from qqvl_server.observe.logs import logger
@@ -51,6 +52,7 @@ class Guard:
         self._settings = settings
         self._metrics = metrics
         self._keys = keys.parse(settings.api_keys)
+        self._rate = RateLimit(settings.rate_limit)
         self._buffered = 0
         self._answering = 0
         self._idle = asyncio.Event()
@@ -117,6 +119,7 @@ class Guard:
         if scope["method"] not in _WITH_BODY or scope["path"] not in self._posts:
             await self._app(scope, receive, send)
             return
+        self._rate.count(scope["qqvl.caller"], (scope.get("client") or ("",))[0])
         self._check_content(headers)
         body = bytearray()
         try:
