@@ -203,6 +203,44 @@ def test_a_flood_delays_a_quiet_chat_by_a_bounded_amount() -> None:
     assert order.index("quiet") <= 4
 
 
+def test_a_chat_without_a_place_gets_one_of_a_crowded_chats_at_once() -> None:
+    machine = scheduler(blocks=200, requests=4, tokens=64)
+    flood = [request(f"flood{n}", [n] * 8, chat="flood", new=40) for n in range(8)]
+    for one in flood:
+        machine.add(one)
+    step(machine, 64)
+    quiet = [request(f"quiet{n}", [90 + n] * 8, new=2) for n in range(2)]
+    for one in quiet:
+        machine.add(one)
+    step(machine, 64)
+    assert all(len(one.output) == 1 for one in quiet), "their first token comes with the next step"
+    assert sum(one.status is Status.RUNNING for one in flood) == 2
+    # What gave way is not computed anew, and everybody is served.
+    assert len(run(machine, tokens=64)) == 10
+    assert all(len(one.output) == 40 for one in flood)
+
+
+def test_chats_with_one_place_each_keep_it() -> None:
+    machine = scheduler(blocks=200, requests=4, tokens=64)
+    first = [request(f"a{n}", [n] * 8, new=10) for n in range(4)]
+    for one in first:
+        machine.add(one)
+    step(machine, 64)
+    machine.add(request("late", [9] * 8, new=2))
+    step(machine, 64)
+    assert {one.id for one in machine.running} == {one.id for one in first}
+    assert len(run(machine, tokens=64)) == 5
+
+
+def test_the_less_urgent_gives_its_place_up_to_a_chat_that_has_none() -> None:
+    machine = scheduler(blocks=200, requests=2, tokens=64)
+    for n in range(2):
+        machine.add(request(f"api{n}", [n] * 8, new=30, priority=Priority.API))
+    step(machine, 64)
+    machine.add(request("group", [9] * 8, new=2, priority=Priority.ADDRESSED))
+    assert run(machine, tokens=64)[0].id == "group"
+
+
 def test_what_can_never_fit_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="larger"):
         scheduler(blocks=2, size=4).add(request("r", [1] * 6, new=3))

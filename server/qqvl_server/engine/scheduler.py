@@ -3,12 +3,14 @@
 Decodes first, then prefills in chunks, under one token budget. Waiting requests are picked by priority class and,
 within a class, by deficit round robin over chats weighted by tokens (Shreedhar and Varghese, 1995), so that a chat
 that floods delays a quiet one by no more than a quantum per round. When blocks run out the least urgent, latest
-running request is put back to be computed again; nothing fails and nothing waits for ever. Idle prefill runs in small
-steps when there is nothing else, and is put back at once when there is.
+running request is put back to be computed again; nothing fails and nothing waits for ever. So it is when all places
+are taken and a chat that has none comes: one that has several gives one up, whose work stays in the cache. Idle
+prefill runs in small steps when there is nothing else, and is put back at once when there is.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from qqvl_server.engine.batch import Chosen, Sampled, ScheduledBatch, ScheduledChunk, StepOutput
@@ -64,6 +66,7 @@ class Scheduler:
     def schedule(self) -> ScheduledBatch:
         """The next step's work; empty only when there is none."""
         budget = self._token_budget
+        self._share_places()
         if self.has_urgent:
             for request in [r for r in self.running if r.priority is Priority.IDLE_PREFILL]:
                 self._preempt(request)
@@ -86,6 +89,27 @@ class Scheduler:
             chunks.append(admitted)
             budget -= admitted.count
         return ScheduledBatch(tuple(chunks))
+
+    def _share_places(self) -> None:
+        """When all places are taken, chats that have none get those of crowded chats and of the less urgent."""
+        if len(self.running) < self._request_budget:
+            return
+        held = Counter(request.chat for request in self.running)
+        for request in self.waiting.heads():
+            if held[request.chat]:
+                continue
+            giving = [
+                r
+                for r in reversed(self.running)
+                if r.priority > request.priority or (r.priority == request.priority and held[r.chat] > 1)
+            ]
+            if not giving:
+                return
+            victim = max(giving, key=lambda r: (r.priority, held[r.chat]))
+            held[victim.chat] -= 1
+            held[request.chat] += 1
+            self._preempt(victim)
+            self.waiting.favour(request)
 
     def _make_room(self, request: Request, count: int, protected: list[Request]) -> bool:
         """Give ``request`` blocks for ``count`` more tokens, preempting others, itself last."""

@@ -46,6 +46,18 @@ class WaitingQueue:
                 chats.move_to_end(chat)
         return None
 
+    def heads(self) -> list[Request]:
+        """Who is first of each chat, in the most urgent class that has anybody waiting."""
+        for chats in self._classes.values():
+            if chats:
+                return [queue[0] for queue in chats.values()]
+        return []
+
+    def favour(self, request: Request) -> None:
+        """Let the chat of ``request`` be the next of its class."""
+        self._deficit[(request.priority, request.chat)] = self._quantum
+        self._classes[request.priority].move_to_end(request.chat, last=False)
+
     def pop(self, request: Request, cost: int) -> None:
         """Take ``request``, the head of its chat's queue, and charge its chat ``cost`` tokens."""
         chats = self._classes[request.priority]
