@@ -1,22 +1,15 @@
-"""OpenAI's messages, in every spelling people send, become the voice's.
-
-Two passes: ``read`` checks the whole list before anything costs, ``Reader.messages`` then asks for the pictures.
-"""
+"""OpenAI's messages, in every spelling people send, become drafts of the voice's."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-from qqvl_server.api.desk import PictureIntake
+from qqvl_server.api.drafts import Draft, Pointer, ordered
 from qqvl_server.api.validation import bad
-from qqvl_server.errors import ImageRejected
-from qqvl_server.generation.port import ChatMessage, ImagePart, Part, Role, TextPart, ToolCall
-from qqvl_server.media.image import ImageRef
+from qqvl_server.generation.port import Role, TextPart, ToolCall
 
 _ROLES: Final[dict[str, Role]] = {
     "system": "system",
@@ -28,26 +21,6 @@ _ROLES: Final[dict[str, Role]] = {
 }
 _TEXT_TYPES: Final = ("text", "input_text", "output_text", "refusal")
 _IMAGE_TYPES: Final = ("image_url", "input_image", "image")
-# Long conversations show many pictures; each costs tokens, but looking at it comes first.
-_MESSAGES_OF_PICTURES: Final = 8
-# Far pictures take turns, so that one request cannot open hundreds of connections.
-_FETCHES: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Pointer:
-    """A picture not yet looked at: a ``data:`` URI, an address, or base64; ``where`` it stands in the request."""
-
-    url: str
-    where: str
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    role: Role
-    parts: tuple[TextPart | Pointer, ...]
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
 
 
 def read(items: Sequence[dict[str, Any]], max_images: int) -> tuple[Draft, ...]:
@@ -57,46 +30,7 @@ def read(items: Sequence[dict[str, Any]], max_images: int) -> tuple[Draft, ...]:
         InvalidRequest: an unknown role or part, a wrong type, a picture where the model would not see it, too many.
     """
     drafts = [_draft(item, f"messages[{index}]", max_images) for index, item in enumerate(items)]
-    shown = sum(isinstance(part, Pointer) for draft in drafts for part in draft.parts)
-    if shown > max_images * _MESSAGES_OF_PICTURES:
-        raise bad("messages", f"里的图片太多，最多 {max_images * _MESSAGES_OF_PICTURES} 张（has too many images）")
-    rules = ["".join(part.text for part in d.parts if isinstance(part, TextPart)) for d in drafts if d.role == "system"]
-    rest = tuple(draft for draft in drafts if draft.role != "system")
-    merged = "\n\n".join(text for text in rules if text)
-    return (Draft("system", (TextPart(merged),)), *rest) if merged else rest
-
-
-async def look(drafts: Sequence[Draft], pictures: PictureIntake) -> tuple[ChatMessage, ...]:
-    """The messages with their pictures checked and kept; the same picture is looked at once.
-
-    Raises:
-        ImageRejected: one of the pictures cannot be used.
-    """
-    pointers = {part.url: part for draft in drafts for part in draft.parts if isinstance(part, Pointer)}
-    room = asyncio.Semaphore(_FETCHES)
-
-    async def fetch(pointer: Pointer) -> ImageRef:
-        async with room:
-            try:
-                return await pictures.from_url(pointer.url)
-            except ImageRejected as error:
-                raise ImageRejected(error.message, param=pointer.where) from None
-
-    # All are awaited even when one is bad: none may go on behind the answer's back.
-    found = await asyncio.gather(*map(fetch, pointers.values()), return_exceptions=True)
-    seen: dict[str, ImageRef] = {}
-    for url, image in zip(pointers, found, strict=True):
-        if isinstance(image, BaseException):
-            raise image
-        seen[url] = image
-
-    def part_of(part: TextPart | Pointer) -> Part:
-        return ImagePart(seen[part.url]) if isinstance(part, Pointer) else part
-
-    return tuple(
-        ChatMessage(draft.role, tuple(map(part_of, draft.parts)), draft.tool_calls, draft.tool_call_id)
-        for draft in drafts
-    )
+    return ordered(drafts, "messages", max_images)
 
 
 def _draft(item: dict[str, Any], where: str, max_images: int) -> Draft:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qqvl_server.api.desk import Desk
+from qqvl_server.api.drafts import look
 from qqvl_server.api.openai import constraints, messages, toolset
 from qqvl_server.api.openai.schema import ChatBody, Generate, TokenizeBody
 from qqvl_server.api.openai.toolset import Toolset
@@ -55,7 +56,7 @@ async def chat(body: ChatBody, desk: Desk, who: Asker, context: int) -> tuple[Ge
     wanted = sampling(body, body.max_completion_tokens or body.max_tokens or context, _logprobs(body))
     request = GenerationRequest(
         who.request_id,
-        await messages.look(drafts, desk.pictures),
+        await look(drafts, desk.pictures),
         wanted,
         who.deadline,
         owner=who.owner,
@@ -75,7 +76,7 @@ async def prompt_of(body: TokenizeBody, desk: Desk, who: Asker) -> GenerationReq
     drafts = messages.read(body.messages, desk.max_images)
     return GenerationRequest(
         who.request_id,
-        await messages.look(drafts, desk.pictures),
+        await look(drafts, desk.pictures),
         Sampling(1),
         who.deadline,
         owner=who.owner,
