@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import hypothesis
+import pytest
 import schemathesis
 from hypothesis import strategies
 from schemathesis.generation.modes import GenerationMode
@@ -34,6 +35,7 @@ _SENSIBLE: dict[str, dict[str, Any]] = {
 _LONGEST = 1000
 
 
+@pytest.mark.timeout(300)
 def test_no_request_breaks_the_server(bare: RunningServer) -> None:
     document = bare.http.get("/openapi.json").json()
     schema = schemathesis.openapi.from_dict(_narrowed(document))
