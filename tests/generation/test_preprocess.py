@@ -64,6 +64,14 @@ def test_golden_tokens_of_the_real_tokenizer(assets: Path) -> None:
         assert tokenizer.encode(pair["text"]) == pair["ids"], pair["text"]
 
 
+def test_the_opening_of_a_reply_stands_after_the_assistants_header(preprocessor: Preprocessor) -> None:
+    for opening in ("好的，", *SPECIAL):
+        asked = asking(user("你好"), opening=opening)
+        told = ids(preprocessor, user("你好")) + list(preprocessor.encode(opening))
+        assert preprocessor.prepare(asked).inputs["input_ids"][0].tolist() == told
+        assert list(preprocessor.tokenize(asked)) == told
+
+
 def test_counts_are_exact(preprocessor: Preprocessor, library: ImageLibrary) -> None:
     """The sum of the messages' counts is the prompt's length but for the assistant's header, whatever is in them."""
     small = library.add(encoded(picture(size=(64, 64))))

@@ -23,8 +23,7 @@ class LengthGuard:
         """Raises PromptTooLong: the request's texts have more than twice the tokens that fit."""
         texts = [text for message in request.messages for text in texts_of(message)]
         texts += [text for tool in request.tools for text in (tool.description or "", tool.parameters)]
-        if isinstance(request.raw, str):
-            texts.append(request.raw)
+        texts.append(request.raw if isinstance(request.raw, str) else request.opening)
         found = self.far_too_many(texts)
         if found is not None:
             limit = self._context_tokens

@@ -129,6 +129,7 @@ class GenerationRequest:
     ``owner`` is whose turn it is (a chat, a key): engines share out the machine by it and keep caches apart by it.
     ``raw`` is a prompt that no chat template touches, as text or as token ids; ``messages`` is then empty.
     ``choices`` replies are made of one prompt. ``template`` holds extra arguments for the chat template.
+    ``opening`` is the reply's beginning, said already: what is generated goes on from it and does not repeat it.
     """
 
     request_id: str
@@ -142,6 +143,7 @@ class GenerationRequest:
     choices: int = 1
     raw: str | tuple[int, ...] | None = None
     template: tuple[tuple[str, bool | str], ...] = ()
+    opening: str = ""
 
 
 class FinishReason(StrEnum):

@@ -80,7 +80,7 @@ class Preprocessor:
         return self._remembered(message) if length <= _COUNTED_CHARACTERS else self._count(message)
 
     def prepare(self, request: GenerationRequest) -> Prompt:
-        """Render the whole prompt, the assistant's header included, and preprocess its pictures.
+        """Render the whole prompt, the assistant's header and opening included, and preprocess its pictures.
 
         Raises:
             InvalidRequest: the template refuses the messages, or a token id is outside the vocabulary.
@@ -135,11 +135,15 @@ class Preprocessor:
         )
         extras = self._extras(request)
         ids = self._template(self._tokenizer, messages, return_dict=False, add_generation_prompt=True, **extras)
+        if request.opening:
+            ids = [*ids, *self.encode(request.opening)]
         runs = [self._pictures.tokens(ref) for ref in _images(request.messages) if ref not in lost for _ in ref.frames]
         return _expanded(ids, self._pads[0], runs)
 
     def _by_processor(self, request: GenerationRequest) -> Prompt:
         """For families whose picture arithmetic only their processor knows."""
+        if request.opening:
+            raise InvalidRequest("这个模型不支持续写，最后一条消息不能是助手的")
         opened = {ref: self._pictures.open(ref) for ref in dict.fromkeys(_images(request.messages))}
 
         def shown(ref: ImageRef) -> list[Entry]:

@@ -341,7 +341,20 @@ def answers(content: Any) -> dict[str, Any]:
     return {"messages": [{"role": "assistant", "content": content}, {"role": "user", "content": "x"}]}
 
 
+def asks(opening: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": opening}]}
+
+
 USE = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
+
+
+async def test_a_last_word_of_the_assistants_is_the_beginning_of_the_reply() -> None:
+    async with stage() as door:
+        for opening in ("答案是", [{"type": "text", "text": "答案是"}], ""):
+            asked = await door.asked(**asks(opening))
+            assert [message.role for message in asked.messages] == ["user"]
+            assert asked.opening == ("答案是" if opening else "")
+        assert (await door.message(**asks("答案是")))["content"] == [{"type": "text", "text": "好的"}]
 
 
 @pytest.mark.parametrize(
@@ -360,6 +373,10 @@ USE = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
         ({"system": [picture("a")]}, "system[0].type"),
         (says("x", "SECRET"), "messages[0].role"),
         (says("x", "assistant"), "messages"),
+        (asks(["x"]), "messages[1].content[0]"),
+        (asks([USE]), "messages"),
+        (asks("x") | {"output_config": {"format": {"type": "json_schema", "schema": {}}}}, "messages"),
+        (asks("x") | {"tools": [WEATHER], "tool_choice": {"type": "any"}}, "messages"),
         (says("x", "system"), "messages"),
         (says(None), "messages[0].content"),
         (says(["SECRET"]), "messages[0].content[0]"),

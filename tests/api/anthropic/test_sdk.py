@@ -88,6 +88,17 @@ def test_limits_and_stops(client: Anthropic) -> None:
     assert cut.content[0].text == whole.text[: whole.text.index(stop)]
 
 
+def test_it_goes_on_from_what_it_is_said_to_have_begun(client: Anthropic) -> None:
+    with client.messages.stream(model=MODEL, max_tokens=40, messages=HELLO) as stream:
+        pieces = list(stream.text_stream)
+    begun: Any = [*HELLO, {"role": "assistant", "content": "".join(pieces[:3])}]
+    rest = client.messages.create(model=MODEL, max_tokens=40, messages=begun)
+    assert rest.content[0].type == "text"
+    assert rest.content[0].text == "".join(pieces[3:])
+    counts = [client.messages.count_tokens(model=MODEL, messages=talk).input_tokens for talk in (HELLO, begun)]
+    assert counts[0] < counts[1] == rest.usage.input_tokens + (rest.usage.cache_read_input_tokens or 0)
+
+
 def test_it_sees_what_it_is_shown(client: Anthropic) -> None:
     for name, colour in (("红", (255, 0, 0)), ("蓝", (0, 0, 255))):
         source = {"type": "base64", "media_type": "image/png", "data": base64_picture(colour)}

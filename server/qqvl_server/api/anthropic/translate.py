@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qqvl_server.api.anthropic import content
+from qqvl_server.api.anthropic.content import Draft
 from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody
 from qqvl_server.api.desk import Caller, Desk
 from qqvl_server.api.validation import bad
 from qqvl_server.generation.grammar import tool_grammar
-from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Sampling, Tool, Urgency
+from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Sampling, TextPart, Tool, Urgency
 
 # The template writes names between quotes without escaping them.
 _NAME: Final = re.compile(r"[\w.:/-]{1,128}")
@@ -32,8 +33,6 @@ class Toolset:
 
 async def message(body: MessagesBody, desk: Desk, caller: Caller, request_id: str) -> tuple[GenerationRequest, Toolset]:
     """Raises InvalidRequest, ImageRejected."""
-    if body.messages[-1].get("role") == "assistant":
-        raise bad("messages", "最后一条应是 user 消息，不支持续写（must end with a user message）")
     sampling = Sampling(
         max_new_tokens=body.max_tokens,
         temperature=body.temperature,
@@ -55,7 +54,9 @@ async def _request(
 ) -> tuple[GenerationRequest, Toolset]:
     tools = _toolset(body.tools, body.tool_choice)
     grammar = _grammar(body, tools)
-    drafts = content.read(body.system, body.messages, desk.max_images)
+    drafts, opening = _opening(content.read(body.system, body.messages, desk.max_images))
+    if opening and grammar is not None:
+        raise bad("messages", "回复有约束时不能续写（must end with a user message when the answer has a format）")
     if not any(draft.role != "system" for draft in drafts):
         raise bad("messages", "里没有 user 消息（must hold a user message）")
     deadline = time.monotonic() + desk.timeout_s
@@ -68,8 +69,18 @@ async def _request(
         urgency=Urgency.API,
         tools=tools.shown,
         grammar=grammar,
+        opening=opening,
     )
     return request, tools
+
+
+def _opening(drafts: Sequence[Draft]) -> tuple[Sequence[Draft], str]:
+    """A last message of the assistant's is the beginning of the reply, which the model goes on from."""
+    if not drafts or drafts[-1].role != "assistant":
+        return drafts, ""
+    if drafts[-1].tool_calls:
+        raise bad("messages", "最后一条是工具调用，却没有它的结果（must not end with a tool_use block）")
+    return drafts[:-1], "".join(part.text for part in drafts[-1].parts if isinstance(part, TextPart))
 
 
 def _toolset(tools: Sequence[dict[str, Any]], choice: dict[str, Any] | None) -> Toolset:
