@@ -92,7 +92,7 @@ async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, lis
 
         desk = _desk(settings, checkpoint, library, bare_voice)
         guard = server.build(service, desk, settings.server, metrics, status)
-        web = Server(web_config(guard, settings.server.body_timeout_s))
+        web = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))
         url = _url(settings.server.host, listener)
         load = functools.partial(_load, settings, checkpoint, library, metrics)
         _announce_address(settings, url)

@@ -64,6 +64,10 @@ class ServerSettings(Room):
         (), description="/v1/models 里的模型名，可写多个，用逗号隔开；留空为模型文件夹的名字"
     )
     allowed_hosts: Words = Field((), description="额外允许的 Host 名（域名或容器名）；IP 与 localhost 不用写")
+    allowed_origins: Words = Field(
+        (),
+        description="允许哪些网页在浏览器里直接用（CORS），如 https://网址，可写多个，* 为任何网页；请同时设 api_keys",
+    )
     rate_limit: str = Field(
         "",
         pattern=r"^(\d+/(second|minute|hour|day))?$",

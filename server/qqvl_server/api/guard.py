@@ -170,8 +170,10 @@ class Guard:
 
     def _check_origin(self, headers: Headers) -> None:
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != headers.get("host"):
-            raise errors.Forbidden("不接受来自其他网页的请求")
+        if origin is None or origin.partition("://")[2] == headers.get("host"):
+            return
+        if not {"*", origin} & set(self._settings.allowed_origins):
+            raise errors.Forbidden("不接受来自其他网页的请求；要让某个网页能用，请设置 allowed_origins")
 
     def _caller(self, scope: AsgiScope, headers: Headers) -> Caller:
         needed = _door(scope["path"])[1]

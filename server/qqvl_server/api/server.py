@@ -7,8 +7,10 @@ from collections.abc import Callable
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from qqvl_server import errors
 from qqvl_server.api import faults
@@ -48,6 +50,22 @@ def build(
     app.add_exception_handler(Exception, faults.on_bug)
     posts = frozenset(path for path, methods in app.openapi()["paths"].items() if "post" in methods)
     return Guard(app, posts, settings, metrics)
+
+
+def opened_to_pages(guard: Guard, settings: ServerSettings) -> ASGIApp:
+    """``guard`` behind the CORS headers that let pages of the allowed origins read its answers; alone if none is.
+
+    Outside the guard, because a browser asks first without a key, and reads no refusal that lacks the headers.
+    """
+    if not settings.allowed_origins:
+        return guard
+    return CORSMiddleware(
+        guard,
+        allow_origins=settings.allowed_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("X-Request-ID", "Retry-After"),
+    )
 
 
 async def _on_bad_query(request: Request, _error: Exception) -> Response:
