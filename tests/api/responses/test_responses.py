@@ -357,6 +357,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
     ({"background": True}, "background"),
     ({"conversation": "conv_1"}, "conversation"),
+    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+    ({"max_tokens": 5}, "max_tokens"),
     ({"n": True}, "n"),
     *(({name: [{CANARY: 1}]}, name) for name in (*REFUSED, *MOVED)),
 ]  # fmt: skip
