@@ -16,7 +16,7 @@ import platform
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -54,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=24000, help="drawn pictures to learn from, 150 kB each")
     parser.add_argument("--eye-steps", type=int, default=1800)
     parser.add_argument("--speech-steps", type=int, default=3200)
+    parser.add_argument("--refine-steps", type=int, default=1000)
     parser.add_argument("--each", type=int, default=120, help="exam cases per task")
     parser.add_argument("--resume", action="store_true", help="use the checkpoints in --work")
     parser.add_argument("--evaluate-only", action="store_true")
@@ -69,8 +70,12 @@ def train(args: argparse.Namespace) -> Times:
         speech.unlink(missing_ok=True)
     if not speech.exists():
         write_tokenizer(args.out, args.seed)
-    plans = EyePlan(args.eye_steps), SpeechPlan(args.speech_steps)
-    teach_together(Assignment(args.out, eye, speech, *plans, args.seed, args.workers, args.pictures // args.workers))
+    plan = SpeechPlan(args.speech_steps, refine=args.speech_steps)
+    share = args.pictures // args.workers
+    task = Assignment(args.out, eye, speech, EyePlan(args.eye_steps), plan, args.seed, args.workers, share)
+    teach_together(task)
+    refined = replace(plan, steps=args.speech_steps + args.refine_steps, pictures=56)
+    teach_together(replace(task, plan=refined, seed=args.seed + 50))
     return Times((time.monotonic() - start) / 60, computing(args.workers))
 
 
@@ -84,7 +89,7 @@ def evaluate(args: argparse.Namespace, times: Times | None) -> None:
         machine = f"{platform.machine()} CPU, {args.workers} cores"
         lines = (
             f"eye: {args.eye_steps} steps of 48 pictures",
-            f"speech: {args.speech_steps} steps of about 4,500 tokens",
+            f"speech: {args.speech_steps} + {args.refine_steps} steps of about 4,500 tokens",
             f"minutes: {times.clock:.0f} by the clock, {times.computing:.0f} of computing per core, drawing included",
             f"machine: {machine}",
         )

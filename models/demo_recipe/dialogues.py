@@ -47,13 +47,13 @@ def practise(rng: Random, album: Album) -> Episode:
     kind = rng.random()
     if kind < 0.06:
         return _two_members(rng, album, episode.english)
-    if kind < 0.32:
+    if kind < 0.27:
         memory_turns.tell_name(episode)
         if rng.random() < 0.2:
             small_talk.greet(episode)
         if rng.random() < 0.6:
             memory_turns.ask_name(episode)
-    elif kind < 0.42:
+    elif kind < 0.43:
         memory_turns.tell_fact(episode)
         if rng.random() < 0.7:
             memory_turns.ask_fact(episode)

@@ -28,7 +28,8 @@ class SpeechPlan:
 
     The first `copying` steps only practise copying: names and cities are few of a conversation's tokens, and without
     practice the network begins to copy them very late. From step `thaw` on the tower learns along at `eye_share` of the
-    rate, with its helper heads kept on and at least `pictures` pictures a step, so that it forgets nothing.
+    rate, with its helper heads kept on and at least `pictures` pictures a step, so that it forgets nothing. The steps
+    from `refine` on are a second, gentler round: mostly copying and choosing, on pictures drawn anew.
     """
 
     steps: int
@@ -39,12 +40,22 @@ class SpeechPlan:
     thaw: int = 1300
     eye_share: float = 0.6
     pictures: int = 40
+    refine: int = 3200
+    gentle: float = 0.5
+
+    def heat(self, step: int) -> float:
+        """Share of `rate` at a step."""
+        if step < self.refine:
+            return schedule(step, min(self.steps, self.refine))
+        return self.gentle * schedule(step - self.refine, self.steps - self.refine, warm_up=20)
 
     def practice(self, step: int) -> float:
         """Share of copying practice among the conversations of a step."""
         if step < self.copying:
             return 1.0
-        return 0.35 if step < 0.8 * self.steps else 0.15
+        round_start, round_end = (self.refine, self.steps) if step >= self.refine else (0, self.refine)
+        late = step - round_start >= 0.8 * (round_end - round_start)
+        return 0.15 if late else 0.45 if step >= self.refine else 0.35
 
     def shared(self, workers: int) -> SpeechPlan:
         """One worker's part of every step."""
@@ -129,7 +140,7 @@ def train_speech(
         thawed = step >= plan.thaw
         with torch.autocast("cpu", torch.bfloat16):
             loss, note = teacher.loss(batch, thawed)
-        teacher.update(loss, plan.rate * schedule(step, plan.steps), thawed)
+        teacher.update(loss, plan.rate * plan.heat(step), thawed)
         if step % 50 == 0:
             bar.write(f"speech {step}: loss {float(loss.detach()):.3f} {note}")
         if (step + 1) % 250 == 0 or step + 1 == plan.steps:
@@ -142,6 +153,11 @@ def save_state(teacher: Teacher, step: int, path: Path) -> None:
     part = path.with_suffix(".part")
     torch.save({"network": teacher.network.state_dict(), "heads": teacher.heads.state_dict(), "step": step}, part)
     part.replace(path)
+
+
+def steps_done(path: Path) -> int:
+    """Steps of the state in a file, 0 without one."""
+    return int(torch.load(path, weights_only=True)["step"]) if path.exists() else 0
 
 
 def load_state(teacher: Teacher, path: Path) -> int:

@@ -19,7 +19,7 @@ from .episode import Album
 from .eye_training import EyePlan, load_eye, train_eye
 from .network import CONTEXT, new_network
 from .pictures import make_pool
-from .speech_training import SpeechPlan, Teacher, load_state, save_state, train_speech
+from .speech_training import SpeechPlan, Teacher, load_state, save_state, steps_done, train_speech
 
 CONVERSATIONS = 4000
 EXAM = 480
@@ -81,6 +81,8 @@ def _work(rank: int, task: Assignment, meeting: str) -> None:
 def teach_together(task: Assignment) -> None:
     """Start the team and wait for it; the finished folder is in task.out."""
     task.eye.parent.mkdir(parents=True, exist_ok=True)
+    if steps_done(task.speech) >= task.plan.steps:
+        return
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
         spawn(_work, (task, meeting), nprocs=task.workers)  # type: ignore[no-untyped-call]
