@@ -233,12 +233,18 @@ async def test_conversations_in_every_spelling() -> None:
             {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "https://a/b.png"}}]},
             system=[billing, {"type": "text", "text": "一"}, cached],
         ) == [
-            ("system", "一\n\n二\n\n四"),
+            ("system", "一\n\n二"),
             ("user", "二\n三", "<image>", "二"),
             ("assistant", "二"),
+            ("user", "<system-reminder>\n四\n</system-reminder>"),
             ("user", "<image>"),
         ]
         assert door.shelf.asked == ["a", "https://a/b.png"]
+        early, late = {"role": "system", "content": "先"}, {"role": "system", "content": [cached]}
+        assert await door.read(early, {"role": "user", "content": "好"}, late) == [
+            ("system", "先"),
+            ("user", "好\n<system-reminder>\n二\n</system-reminder>"),
+        ]
         document = {"type": "document", "title": "甲", "source": {"type": "text", "data": "乙"}}
         assert await door.read({"role": "user", "content": [document]}) == [("user", "甲\n乙")]
 

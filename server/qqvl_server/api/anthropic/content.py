@@ -41,7 +41,7 @@ class Draft:
 
 
 def read(system: Any, messages: Sequence[dict[str, Any]], max_images: int) -> tuple[Draft, ...]:
-    """All system texts as one message at the front, then the rest in order.
+    """The system texts as one message at the front, then the rest in order, with late ones told where they stand.
 
     Raises:
         InvalidRequest: an unknown role or block, a wrong type, too many pictures.
@@ -55,6 +55,8 @@ def read(system: Any, messages: Sequence[dict[str, Any]], max_images: int) -> tu
                 drafts += _user(message.get("content"), f"{where}.content")
             case "assistant":
                 drafts.append(_assistant(message.get("content"), f"{where}.content"))
+            case "system" if drafts:
+                _remind(drafts, _rules(message.get("content"), f"{where}.content"))
             case "system":
                 rules += _rules(message.get("content"), f"{where}.content")
             case _:
@@ -100,6 +102,18 @@ async def look(drafts: Sequence[Draft], pictures: PictureIntake) -> tuple[ChatMe
 def _rules(content: Any, where: str) -> list[str]:
     texts = [] if content is None else [_text(block, at) for block, at in _blocks(content, where)]
     return [text for text in texts if text and not text.startswith(_BILLING)]
+
+
+def _remind(drafts: list[Draft], rules: list[str]) -> None:
+    """Late rules stay in their place: moved to the front, they would make every prompt's beginning a new one.
+
+    The template has no system messages there, so they are told as Claude Code tells them where there are none.
+    """
+    if not rules:
+        return
+    said = (*drafts.pop().parts, TextPart("\n")) if drafts[-1].role == "user" else ()
+    text = "\n\n".join(rules)
+    drafts.append(Draft("user", (*said, TextPart(f"<system-reminder>\n{text}\n</system-reminder>"))))
 
 
 def _user(content: Any, where: str) -> Iterator[Draft]:
