@@ -43,7 +43,7 @@ class Rambler:
         self.ends = frozenset(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
         self.compiler = GrammarCompiler(self.tokenizer, self.ends)
 
-    async def write(self, grammar: Grammar, budget: int, seed: int) -> str:
+    async def write(self, grammar: Grammar, budget: int, seed: int, fond_of: str = "") -> str:
         mask = (await self.compiler.compile(grammar))(budget)
         draw = random.Random(seed)
         said: list[int] = []
@@ -53,7 +53,8 @@ class Rambler:
             if self.ends.issuperset(ids):
                 break
             wordy = [i for i in ids if i not in self.ends and not set(self.tokenizer.decode([i])) & set('"}]')]
-            said.append(draw.choice(wordy or [i for i in ids if i not in self.ends]))
+            favourite = [i for i in ids if fond_of and self.tokenizer.decode([i]) == fond_of]
+            said.append(draw.choice(favourite or wordy or [i for i in ids if i not in self.ends]))
             mask.accept(said[-1])
         return str(self.tokenizer.decode(said))
 
@@ -76,6 +77,13 @@ async def test_an_object_is_whole_at_its_token_limit(rambler: Rambler, seed: int
 async def test_any_object_is_whole_at_its_token_limit(rambler: Rambler) -> None:
     text = await rambler.write(Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}'), 120, 1)
     assert isinstance(json.loads(text), dict)
+
+
+@pytest.mark.parametrize("bracket", ["]", "}"])
+async def test_brackets_do_not_end_a_text(rambler: Rambler, bracket: str) -> None:
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    grammar = Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))
+    assert json.loads(await rambler.write(grammar, 120, 5, bracket))["name"].endswith(bracket)
 
 
 async def test_a_forced_call_is_whole_at_its_token_limit(rambler: Rambler) -> None:

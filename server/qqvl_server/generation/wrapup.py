@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -23,14 +24,34 @@ _MARGIN: Final = 24
 _PER_KEY: Final = 16
 
 
-def closing_tokens(vocabulary: Mapping[str, int], ends: Iterable[int], width: int) -> NDArray[np.int32]:
-    """The mask (words of 32, as in ``TokenMask``) of end tokens and of tokens that only close something."""
-    bits = np.zeros(-(-width // 32) * 32, dtype=np.uint8)
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Masks (words of 32, as in ``TokenMask``): ``every`` of end tokens and of tokens that only close something,
+    ``quotes`` of those among them that begin with a quote; ``brackets`` are the tokens ``]`` and ``}``."""
+
+    every: NDArray[np.int32]
+    quotes: NDArray[np.int32]
+    brackets: tuple[int, ...]
+
+    def of(self, allowed: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Which of ``allowed`` bring the reply nearer to its end; empty if none does."""
+        closing = allowed & self.every
+        # Where either bracket may come they are letters of a text, which only its quote ends.
+        in_text = bool(self.brackets) and all(allowed[token >> 5] >> (token & 31) & 1 for token in self.brackets)
+        quotes = closing & self.quotes
+        return quotes if in_text and quotes.any() else closing
+
+
+def closing_tokens(vocabulary: Mapping[str, int], ends: Iterable[int], width: int) -> Closing:
+    """``ends`` are the end tokens, ``width`` how many tokens a mask is over."""
+    bits = np.zeros((2, -(-width // 32) * 32), dtype=np.uint8)
     for piece, token in vocabulary.items():
         text = piece.strip(_BLANK)
-        bits[token] = text == "</tool_call>" or (bool(text) and _CLOSING.issuperset(text))
-    bits[list(ends)] = 1
-    return np.packbits(bits, bitorder="little").view(np.int32)
+        bits[0, token] = text == "</tool_call>" or (bool(text) and _CLOSING.issuperset(text))
+        bits[1, token] = bits[0, token] and piece.startswith('"')
+    bits[0, list(ends)] = 1
+    every, quotes = np.packbits(bits, axis=1, bitorder="little").view(np.int32)
+    return Closing(every, quotes, tuple(vocabulary[bracket] for bracket in "]}" if bracket in vocabulary))
 
 
 def margin(schema: str) -> int:
@@ -56,7 +77,7 @@ def _required(text: str) -> Iterable[list[Any]]:
 class WrappingUp:
     """``TokenMask`` that lets only closing tokens through, where any may come, once ``room`` tokens are left."""
 
-    def __init__(self, inner: TokenMask, closing: NDArray[np.int32], budget: int, room: int) -> None:
+    def __init__(self, inner: TokenMask, closing: Closing, budget: int, room: int) -> None:
         self._inner = inner
         self._closing = closing
         self._left = budget
@@ -67,8 +88,8 @@ class WrappingUp:
         words = self._inner.allowed()
         if self._left > self._room:
             return words
-        closing = np.frombuffer(words, dtype=np.int32) & self._closing  # type: ignore[call-overload]
-        return memoryview(closing) if closing.any() else words
+        closing = self._closing.of(np.frombuffer(words, dtype=np.int32))  # type: ignore[call-overload]
+        return closing.data if closing.any() else words
 
     def accept(self, token: int) -> None:
         self._left -= 1
