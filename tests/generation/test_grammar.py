@@ -87,6 +87,7 @@ async def test_each_kind_takes_what_it_describes_and_nothing_else(demo_compiler:
         (K.JSON_SCHEMA, '{"type": "object"}', '{"a": 1, "b": "北京"}', "[]"),
         (K.JSON_SCHEMA, "true", "[1, null]", "x"),
         (K.REGEX, r"^\d{3}-(红|蓝)$", "123-红", "12-红"),
+        (K.REGEX, r"[\da]\d\\d?", "a0\\d", "a٣\\d"),
         (K.CHOICE, '["红 色", "a|b", "<tool_call>"]', "a|b", "a"),
         (K.CHOICE, '["红 色", "a|b"]', "红 色", "红"),
         (K.LARK, 'start: "a" n\nn: /[0-9]+/', "a12", "b"),

@@ -20,6 +20,7 @@ TOO_COMPLEX: Final = "约束输出的 schema 或文法太大或太复杂"
 _RULE: Final = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 # The name, but not the word inside a text or a set of characters.
 _START: Final = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|(?<![\w-])start(?![\w-])')
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _INLINE_SCHEMA: Final = re.compile(r"%json\s*")
 _KEYWORDS: Final = (
     "not", "if", "then", "else", "uniqueItems", "contains", "minContains", "maxContains", "dependentRequired",
@@ -38,6 +39,11 @@ def source_of(grammar: Grammar) -> str:
 
 def _schema_source(text: str) -> str:
     return LLMatcher.grammar_from_json_schema(tightened(text))
+
+
+def _regex_source(text: str) -> str:
+    """``\\d`` as JSON schemas and other servers have it: ten digits, not every script's."""
+    return LLMatcher.grammar_from_regex(_ESCAPED.sub(lambda found: "[0-9]" if found[1] == "d" else found[0], text))
 
 
 def _choice_source(text: str) -> str:
@@ -76,7 +82,7 @@ def _grammar_source(text: str) -> str:
 
 _SOURCES: Final[dict[GrammarKind, Callable[[str], str]]] = {
     GrammarKind.JSON_SCHEMA: _schema_source,
-    GrammarKind.REGEX: LLMatcher.grammar_from_regex,
+    GrammarKind.REGEX: _regex_source,
     GrammarKind.CHOICE: _choice_source,
     GrammarKind.LARK: _grammar_source,
 }
