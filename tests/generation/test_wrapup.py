@@ -86,6 +86,13 @@ async def test_brackets_do_not_end_a_text(rambler: Rambler, bracket: str) -> Non
     assert json.loads(await rambler.write(grammar, 120, 5, bracket))["name"].endswith(bracket)
 
 
+async def test_a_number_ends_before_the_key_that_must_follow(rambler: Rambler) -> None:
+    keys = {"x": {"type": "number"}, "y": {"type": "boolean"}}
+    schema = {"type": "object", "properties": keys, "required": ["x", "y"]}
+    text = await rambler.write(Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema)), 120, 6, "1")
+    assert set(json.loads(text)) == {"x", "y"}
+
+
 async def test_a_forced_call_is_whole_at_its_token_limit(rambler: Rambler) -> None:
     tool = Tool("save", None, json.dumps(PERSON))
     text = await rambler.write(tool_grammar([tool], None, parallel=True), 300, 3)

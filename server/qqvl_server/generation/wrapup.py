@@ -19,6 +19,7 @@ from qqvl_server.engine.request import TokenMask
 # break are spelt as byte-level vocabularies do.
 _CLOSING: Final = frozenset('"}]')
 _BLANK: Final = "ĠĊ"
+_PUNCTUATION: Final = ',"[{' + _BLANK
 # Tokens that the rest of an object takes at least: its brackets and, for each required key, its name and quotes.
 _MARGIN: Final = 24
 _PER_KEY: Final = 16
@@ -26,32 +27,40 @@ _PER_KEY: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """Masks (words of 32, as in ``TokenMask``): ``every`` of end tokens and of tokens that only close something,
-    ``quotes`` of those among them that begin with a quote; ``brackets`` are the tokens ``]`` and ``}``."""
+    """Masks (words of 32, as in ``TokenMask``) of tokens that bring JSON nearer to its end.
+
+    ``every`` end token and token that only closes something, ``quotes`` those of them that begin with one, ``commas``
+    those that begin with a comma and hold no value; ``brackets`` are the tokens ``]`` and ``}``.
+    """
 
     every: NDArray[np.int32]
     quotes: NDArray[np.int32]
+    commas: NDArray[np.int32]
     brackets: tuple[int, ...]
 
     def of(self, allowed: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Which of ``allowed`` bring the reply nearer to its end; empty if none does."""
+        """Which of ``allowed`` to choose from; empty if none of them helps."""
         closing = allowed & self.every
         # Where either bracket may come they are letters of a text, which only its quote ends.
-        in_text = bool(self.brackets) and all(allowed[token >> 5] >> (token & 31) & 1 for token in self.brackets)
-        quotes = closing & self.quotes
-        return quotes if in_text and quotes.any() else closing
+        if self.brackets and all(allowed[token >> 5] >> (token & 31) & 1 for token in self.brackets):
+            quotes = closing & self.quotes
+            return quotes if quotes.any() else closing
+        # A number before a key that must come ends with the comma alone.
+        return closing if closing.any() else allowed & self.commas
 
 
 def closing_tokens(vocabulary: Mapping[str, int], ends: Iterable[int], width: int) -> Closing:
     """``ends`` are the end tokens, ``width`` how many tokens a mask is over."""
-    bits = np.zeros((2, -(-width // 32) * 32), dtype=np.uint8)
+    bits = np.zeros((3, -(-width // 32) * 32), dtype=np.uint8)
     for piece, token in vocabulary.items():
         text = piece.strip(_BLANK)
         bits[0, token] = text == "</tool_call>" or (bool(text) and _CLOSING.issuperset(text))
         bits[1, token] = bits[0, token] and piece.startswith('"')
+        bits[2, token] = piece.startswith(",") and not text.strip(_PUNCTUATION)
     bits[0, list(ends)] = 1
-    every, quotes = np.packbits(bits, axis=1, bitorder="little").view(np.int32)
-    return Closing(every, quotes, tuple(vocabulary[bracket] for bracket in "]}" if bracket in vocabulary))
+    every, quotes, commas = np.packbits(bits, axis=1, bitorder="little").view(np.int32)
+    brackets = tuple(vocabulary[bracket] for bracket in "]}" if bracket in vocabulary)
+    return Closing(every, quotes, commas, brackets)
 
 
 def margin(schema: str) -> int:
