@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import re
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,14 @@ async def test_each_kind_takes_what_it_describes_and_nothing_else(demo_compiler:
 async def test_json_has_no_room_for_endless_white_space(demo_compiler: Compiler) -> None:
     for text in ('{"a":  1}', '{ "a": 1}', '{"a": 1 }', '{"a": 1\n}', '\n{"a": 1}', '{"a": 1}\n'):
         assert not demo_compiler.takes(await demo_compiler.mask(K.JSON_SCHEMA, '{"type": "object"}'), text)
+
+
+async def test_a_grammar_too_complex_only_on_the_way_is_the_callers_fault(demo_compiler: Compiler) -> None:
+    schema = json.dumps({"type": "object", "properties": {str(key): {"type": "string"} for key in range(3000)}})
+    mask = await demo_compiler.mask(K.JSON_SCHEMA, schema)
+    tokens = demo_compiler.tokenizer.encode('{"1": "a", "5": "b"}')
+    with pytest.raises(InvalidRequest, match="复杂"):
+        deque(map(mask.accept, tokens))
 
 
 async def test_once_complete_only_the_end_may_come(demo_compiler: Compiler) -> None:

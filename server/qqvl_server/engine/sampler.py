@@ -225,8 +225,6 @@ def _accepted(request: Request, chosen: Chosen) -> Chosen | QqvlError:
 def _grammar_failed(error: Exception) -> QqvlError:
     if isinstance(error, QqvlError):
         return error
-    if isinstance(error, QqvlError):
-        return error
     logger().warning("约束解码失败", kind=type(error).__name__, exc_info=error)
     return GenerationFailed(_GRAMMAR_FAILED)
 

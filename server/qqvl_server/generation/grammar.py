@@ -21,7 +21,7 @@ from qqvl_server.engine.request import TokenMask
 from qqvl_server.errors import Busy, InvalidRequest
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
 from qqvl_server.generation.schema import tightened
-from qqvl_server.generation.sources import TOO_COMPLEX, reason, source_of
+from qqvl_server.generation.sources import TOO_COMPLEX, is_too_complex, reason, source_of
 from qqvl_server.generation.wrapup import WrappingUp, closing_tokens, margin
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class MatcherMask:
 
     def _check(self) -> None:
         if self._matcher.is_error():
+            if is_too_complex(self._matcher.get_error()):
+                raise InvalidRequest(TOO_COMPLEX)
             raise ValueError("the grammar cannot go on")
 
 

@@ -99,10 +99,15 @@ def reason(kind: GrammarKind, error: str) -> str:
         return "JSON schema 的 $ref 只能指向它自己里面的定义"
     if "nsatisfiable" in error:
         return "没有任何值能满足这个 JSON schema"
-    if "too large" in error or "too many" in error or "limit" in error:
+    if is_too_complex(error):
         return TOO_COMPLEX
     if kind is GrammarKind.REGEX or "regex" in error:
         return "正则表达式不对，或用了不支持的写法（环视、反向引用、\\b）"
     if kind is GrammarKind.JSON_SCHEMA:
         return "JSON schema 不对，或用了不支持的写法"
     return "文法或工具的 parameters 不对，或用了不支持的写法"
+
+
+def is_too_complex(error: str) -> bool:
+    """Whether one of the library's limits was met, at the start or on the way."""
+    return any(words in error for words in ("too large", "too many", "limit", "max is", "fuel"))
