@@ -239,3 +239,6 @@ def test_a_wrong_method_or_path_is_told_as_such_whatever_is_sent_with_it(server:
         for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/json"}):
             answer = server.http.post(path, content=b"x", headers=headers)
             assert answer.status_code == status, (path, headers)
+    for method in ("PUT", "PATCH", "DELETE"):
+        answer = server.http.request(method, "/v1/chat/completions", content=b"x")
+        assert answer.status_code == 405, method

@@ -116,7 +116,7 @@ class Guard:
         self._check_host(headers)
         self._check_origin(headers)
         scope["qqvl.caller"] = self._caller(scope, headers)
-        if scope["method"] not in _WITH_BODY or scope["path"] not in self._posts:
+        if scope["method"] != "POST" or scope["path"] not in self._posts:
             await self._app(scope, receive, send)
             return
         self._rate.count(scope["qqvl.caller"], (scope.get("client") or ("",))[0])
