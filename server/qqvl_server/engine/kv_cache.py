@@ -47,8 +47,8 @@ class KVCache:
         self.dtype = dtype
         self.device = torch.device(device)
         size = (blocks, block_size, shape.kv_heads, shape.head_dim)
-        self.keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.layers)]
-        self.values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.layers)]
+        self.keys = [_zeros(size, dtype, self.device) for _ in range(shape.layers)]
+        self.values = [_zeros(size, dtype, self.device) for _ in range(shape.layers)]
         self._slots = [
             (keys.flatten(0, 1), values.flatten(0, 1)) for keys, values in zip(self.keys, self.values, strict=True)
         ]
