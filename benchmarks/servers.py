@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -43,6 +44,8 @@ class Process:
         self.ready_s = 0.0
 
     def __enter__(self) -> Self:
+        # A benchmark that is told to stop must not leave servers behind.
+        signal.signal(signal.SIGTERM, _leave)
         started = time.monotonic()
         log = (self.folder / "log").open("wb")
         self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._env, cwd=self.folder)
@@ -80,6 +83,10 @@ class Process:
                     return
             time.sleep(0.1)
         raise NotStarted(self.log()[-600:])
+
+
+def _leave(_number: int, _frame: object) -> None:
+    raise SystemExit(143)
 
 
 class Qqvl(Process):
