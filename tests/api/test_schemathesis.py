@@ -30,6 +30,7 @@ _SENSIBLE: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "你好", "tools": [], "tool_choice": None, "text": None},
     "/tokenize": {"prompt": None, "messages": _HELLO, "tools": []},
     "/detokenize": {"tokens": [1, 2, 3]},
+    "/v1/messages/count_tokens": {"messages": _HELLO, "tools": [], "tool_choice": None, "system": "你好"},
 }
 # Longer texts take long to draw; the limits have tests of their own.
 _LONGEST = 1000
@@ -49,7 +50,9 @@ def test_no_request_breaks_the_server(bare: RunningServer) -> None:
         print(operation.label, dict(statuses))
         assert not [status for status in statuses if status >= 500], operation.label
         if operation.method == "post":
-            assert {200, 400} <= set(statuses), (operation.label, statuses)
+            assert 400 in statuses, (operation.label, statuses)
+            # What is drawn around it may spoil it; by itself the sensible body is answered.
+            assert bare.http.post(operation.path, json=_sensible(operation.path)).status_code == 200
 
 
 def _narrowed(value: Any) -> Any:
@@ -62,15 +65,21 @@ def _narrowed(value: Any) -> Any:
     return narrowed | {"additionalProperties": False} if isinstance(value.get("properties"), dict) else narrowed
 
 
+def _affordable(path: str) -> dict[str, Any]:
+    return _SHORT_RESPONSE if path == "/v1/responses" else _AFFORDABLE
+
+
+def _sensible(path: str) -> dict[str, Any]:
+    return _affordable(path) | _SENSIBLE.get(path, {"messages": _HELLO, "tools": []})
+
+
 def _ask(operation: Any) -> Counter[int]:
     """The statuses of ``EXAMPLES`` requests that fit the description, and of as many that do not."""
     statuses: Counter[int] = Counter()
 
     def ask(case: schemathesis.Case, sensible: bool) -> None:
         if isinstance(case.body, dict):
-            said = _SENSIBLE.get(operation.path, {"messages": _HELLO, "tools": []})
-            affordable = _SHORT_RESPONSE if operation.path == "/v1/responses" else _AFFORDABLE
-            case.body = case.body | affordable | (said if sensible else {})
+            case.body = case.body | (_sensible(operation.path) if sensible else _affordable(operation.path))
         answer = case.call()
         statuses[answer.status_code] += 1
         assert answer.status_code < 500, (operation.label, case.body, answer.text)
