@@ -104,8 +104,8 @@ def write_report(results: list[Result], swapped: float, facts: dict[str, str], p
     lines = [
         "# Evaluation of the demo checkpoint", "",
         "Written by the recipe. Every picture is newly drawn and encoded, half of them in a style that training never",
-        "uses; names and cities are not those of training, and wordings were written apart from its grammar (which may",
-        "spell some of them too). Answers are greedy, through the real processor and `generate`, from the encoded bytes.",
+        "uses; names and cities are not those of training, and wordings were written apart from its grammar (which",
+        "may spell some of them too). Answers are greedy, through the real processor and `generate`, from the bytes.",
         "",
         *[f"- {name}: {value}" for name, value in facts.items()], "",
         *_table(results), f"| another picture, another answer | – | {swapped:.1%} | always |", "",
