@@ -21,10 +21,14 @@ _FETCHES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """A picture not yet looked at: a ``data:`` URI, an address, or base64; ``where`` it stands in the request."""
+    """A picture not yet looked at: a ``data:`` URI, an address, or base64; ``where`` it stands in the request.
+
+    ``is_base64`` says that it may be nothing else: an address in its place is not fetched.
+    """
 
     url: str
     where: str
+    is_base64: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ async def look(drafts: Sequence[Draft], pictures: PictureIntake) -> tuple[ChatMe
     async def fetch(pointer: Pointer) -> ImageRef:
         async with room:
             try:
-                return await pictures.from_url(pointer.url)
+                return await (pictures.from_base64 if pointer.is_base64 else pictures.from_url)(pointer.url)
             except ImageRejected as error:
                 raise ImageRejected(error.message, param=pointer.where) from None
 

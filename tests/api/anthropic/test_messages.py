@@ -419,6 +419,7 @@ async def test_what_does_not_fit_is_refused_by_name_before_anything_runs(fields:
 async def test_a_bad_picture_is_refused() -> None:
     async with stage() as door:
         refused(await door.post(**says([picture("good"), picture("bad")])), "picture")
+        refused(await door.post(**says([picture("https://a/b.png")])), "an address where base64 belongs")
         assert door.voice.asked == []
 
 

@@ -90,7 +90,7 @@ def spoken(text: str, choices: int = 1, reason: FinishReason = FinishReason.STOP
 
 
 class Shelf:
-    """Takes any address but one with ``bad`` in it."""
+    """Takes any address but one with ``bad`` in it, and no address where only base64 will do."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -103,6 +103,8 @@ class Shelf:
         return ImageRef(hashlib.sha256(url.encode()).hexdigest(), "png", 64, 64, (0,), len(url))
 
     async def from_base64(self, data: str) -> ImageRef:
+        if "://" in data:
+            raise ImageRejected("图片不是有效的 base64")
         return await self.from_url(data)
 
 

@@ -1,43 +1,19 @@
-"""Anthropic's messages and their blocks become the voice's.
-
-Two passes: ``read`` checks everything before anything costs, ``look`` then asks for the pictures.
-"""
+"""Anthropic's messages and their blocks become drafts of the voice's."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-from qqvl_server.api.desk import PictureIntake
+from qqvl_server.api.drafts import Draft, Pointer, ordered
 from qqvl_server.api.validation import bad
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation.port import ChatMessage, ImagePart, Part, Role, TextPart, ToolCall
-from qqvl_server.media.image import ImageRef
+from qqvl_server.generation.port import TextPart, ToolCall
 
 # A new number in each request: were it read, no prompt of Claude Code would begin like its last one.
 _BILLING: Final = "x-anthropic-billing-header:"
 _THOUGHTS: Final = ("thinking", "redacted_thinking")
-_MESSAGES_OF_PICTURES: Final = 8
-_FETCHES: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Pointer:
-    """A picture not yet looked at: an address, or base64."""
-
-    text: str
-    is_url: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    role: Role
-    parts: tuple[TextPart | Pointer, ...]
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
 
 
 def read(system: Any, messages: Sequence[dict[str, Any]], max_images: int) -> tuple[Draft, ...]:
@@ -61,42 +37,9 @@ def read(system: Any, messages: Sequence[dict[str, Any]], max_images: int) -> tu
                 rules += _rules(message.get("content"), f"{where}.content")
             case _:
                 raise bad(f"{where}.role", "应是 user 或 assistant（must be user or assistant）")
-    for draft in drafts:
-        if sum(isinstance(part, Pointer) for part in draft.parts) > max_images:
-            raise bad("messages", f"里一条消息的图片太多，最多 {max_images} 张（has too many images in one message）")
-    if sum(isinstance(part, Pointer) for draft in drafts for part in draft.parts) > max_images * _MESSAGES_OF_PICTURES:
-        raise bad("messages", f"里的图片太多，最多 {max_images * _MESSAGES_OF_PICTURES} 张（has too many images）")
-    return (Draft("system", (TextPart("\n\n".join(rules)),)), *drafts) if rules else tuple(drafts)
-
-
-async def look(drafts: Sequence[Draft], pictures: PictureIntake) -> tuple[ChatMessage, ...]:
-    """The messages with their pictures checked and kept; the same picture is looked at once.
-
-    Raises:
-        ImageRejected: one of the pictures cannot be used.
-    """
-    pointers = list(dict.fromkeys(part for draft in drafts for part in draft.parts if isinstance(part, Pointer)))
-    room = asyncio.Semaphore(_FETCHES)
-
-    async def fetch(pointer: Pointer) -> ImageRef:
-        async with room:
-            return await (pictures.from_url if pointer.is_url else pictures.from_base64)(pointer.text)
-
-    # All are awaited even when one is bad: none may go on behind the answer's back.
-    found = await asyncio.gather(*map(fetch, pointers), return_exceptions=True)
-    seen: dict[Pointer, ImageRef] = {}
-    for pointer, image in zip(pointers, found, strict=True):
-        if isinstance(image, BaseException):
-            raise image
-        seen[pointer] = image
-
-    def part_of(part: TextPart | Pointer) -> Part:
-        return ImagePart(seen[part]) if isinstance(part, Pointer) else part
-
-    return tuple(
-        ChatMessage(draft.role, tuple(map(part_of, draft.parts)), draft.tool_calls, draft.tool_call_id)
-        for draft in drafts
-    )
+    if any(draft.shown > max_images for draft in drafts):
+        raise bad("messages", f"里一条消息的图片太多，最多 {max_images} 张（has too many images in one message）")
+    return ordered((Draft("system", (TextPart("\n\n".join(rules)),)), *drafts), "messages", max_images)
 
 
 def _rules(content: Any, where: str) -> list[str]:
@@ -186,9 +129,9 @@ def _picture(source: Any, where: str) -> Pointer:
         raise bad(where, "应是对象（must be an object）")
     kind = source.get("type")
     if kind == "base64":
-        return Pointer(_string(source, "data", where), is_url=False)
+        return Pointer(_string(source, "data", where), where, is_base64=True)
     if kind == "url":
-        return Pointer(_string(source, "url", where), is_url=True)
+        return Pointer(_string(source, "url", where), where)
     raise bad(f"{where}.type", "只支持 base64 和 url（only base64 and url are supported）")
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qqvl_server.api.anthropic import content
-from qqvl_server.api.anthropic.content import Draft
 from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody
 from qqvl_server.api.desk import Caller, Desk
+from qqvl_server.api.drafts import Draft, look
 from qqvl_server.api.validation import bad
 from qqvl_server.generation.grammar import tool_grammar
-from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Sampling, TextPart, Tool, Urgency
+from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Sampling, Tool, Urgency
 
 # The template writes names between quotes without escaping them.
 _NAME: Final = re.compile(r"[\w.:/-]{1,128}")
@@ -62,7 +62,7 @@ async def _request(
     deadline = time.monotonic() + desk.timeout_s
     request = GenerationRequest(
         request_id,
-        await content.look(drafts, desk.pictures),
+        await look(drafts, desk.pictures),
         sampling,
         deadline,
         owner=f"api:{caller.name}",
@@ -80,7 +80,7 @@ def _opening(drafts: Sequence[Draft]) -> tuple[Sequence[Draft], str]:
         return drafts, ""
     if drafts[-1].tool_calls:
         raise bad("messages", "最后一条是工具调用，却没有它的结果（must not end with a tool_use block）")
-    return drafts[:-1], "".join(part.text for part in drafts[-1].parts if isinstance(part, TextPart))
+    return drafts[:-1], drafts[-1].text
 
 
 def _toolset(tools: Sequence[dict[str, Any]], choice: dict[str, Any] | None) -> Toolset:
