@@ -18,14 +18,13 @@ from qqvl_server.api import sse
 from qqvl_server.api.anthropic import render, translate
 from qqvl_server.api.anthropic.reply import MessageFold, MessageReply, new_call_id
 from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody, refuse_unsupported
-from qqvl_server.api.anthropic.translate import Toolset
 from qqvl_server.api.body import read_object
 from qqvl_server.api.desk import Caller, Desk
 from qqvl_server.api.document import request_body
 from qqvl_server.api.faults import request_id_of
+from qqvl_server.api.tools import Toolset
 from qqvl_server.api.validation import validated
 from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Voice
-from qqvl_server.generation.tools import ToolCallParser
 
 
 def build(desk: Desk) -> APIRouter:
@@ -90,8 +89,7 @@ async def _stream(voice: Voice, asked: GenerationRequest, tools: Toolset, model:
 
 
 def _reply(tools: Toolset) -> MessageReply:
-    names = [tool.name for tool in tools.shown]
-    return MessageReply(ToolCallParser(names, new_call_id) if names else None, parallel=tools.parallel)
+    return MessageReply(tools.parser(new_call_id), parallel=tools.parallel)
 
 
 def _told(reply: MessageReply, event: TextEvent) -> Iterator[dict[str, Any]]:

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from qqvl_server.api.anthropic import content
 from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody
 from qqvl_server.api.desk import Caller, Desk
 from qqvl_server.api.drafts import Draft, look
+from qqvl_server.api.tools import NAME, Toolset
 from qqvl_server.api.validation import bad
-from qqvl_server.generation.grammar import tool_grammar
 from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Sampling, Tool, Urgency
-
-# The template writes names between quotes without escaping them.
-_NAME: Final = re.compile(r"[\w.:/-]{1,128}")
-
-
-@dataclass(frozen=True, slots=True)
-class Toolset:
-    """``shown`` are what the model reads of. ``must_call``: it may say nothing but calls, of ``named`` if given."""
-
-    shown: tuple[Tool, ...] = ()
-    must_call: bool = False
-    named: str | None = None
-    parallel: bool = True
 
 
 async def message(body: MessagesBody, desk: Desk, caller: Caller, request_id: str) -> tuple[GenerationRequest, Toolset]:
@@ -109,7 +94,7 @@ def _tool(item: dict[str, Any], where: str) -> Tool:
         # Anthropic's own tools run on Anthropic's servers, or have schemas that only its models know.
         raise bad(f"{where}.type", "只支持 custom 工具，不支持 Anthropic 自带的工具（only custom tools are supported）")
     name, description, schema = item.get("name"), item.get("description"), item.get("input_schema")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise bad(f"{where}.name", "应是 1 到 128 个字母、数字、下划线或短横（is not a valid name）")
     if not isinstance(description, str | None):
         raise bad(f"{where}.description", "应是字符串（must be a string）")
@@ -121,11 +106,10 @@ def _tool(item: dict[str, Any], where: str) -> Tool:
 def _grammar(body: PromptBody, tools: Toolset) -> Grammar | None:
     wanted = (body.output_config or {}).get("format") or body.output_format
     if wanted is None:
-        return tool_grammar(tools.shown, tools.named, tools.parallel) if tools.must_call else None
+        return tools.grammar(None)
     schema = wanted.get("schema") if isinstance(wanted, dict) else None
     if not isinstance(wanted, dict) or wanted.get("type") != "json_schema" or not isinstance(schema, dict):
         raise bad("output_config.format", '应是 {"type": "json_schema", "schema": {…}}（must be a JSON schema）')
     if tools.must_call:
         raise bad("tool_choice", "要求调用工具时不能再约束回复（cannot be combined with output_config.format）")
-    answer = Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False))
-    return tool_grammar(tools.shown, None, tools.parallel, answer) if tools.shown else answer
+    return tools.grammar(Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False)))

@@ -10,10 +10,9 @@ from qqvl_server.api.desk import Desk
 from qqvl_server.api.drafts import look
 from qqvl_server.api.openai import constraints, messages, toolset
 from qqvl_server.api.openai.schema import ChatBody, Generate, TokenizeBody
-from qqvl_server.api.openai.toolset import Toolset
+from qqvl_server.api.tools import Toolset
 from qqvl_server.api.validation import bad
 from qqvl_server.errors import ModelNotFound
-from qqvl_server.generation.grammar import tool_grammar
 from qqvl_server.generation.port import GenerationRequest, Grammar, Sampling, Urgency
 
 # Arguments of the chat template that change nothing but what the caller's own prompt looks like.
@@ -123,12 +122,9 @@ def _logprobs(body: ChatBody) -> int | None:
 
 
 def _grammar(asked: Grammar | None, tools: Toolset) -> Grammar | None:
-    """``must_call``: nothing but calls; else what was asked for, or calls in its place."""
     if tools.must_call and asked is not None:
         raise bad("tool_choice", "要求调用函数时不能再约束回复（cannot be combined with a response format）")
-    if tools.must_call or (tools.shown and asked is not None):
-        return tool_grammar(tools.shown, tools.named, tools.parallel, asked)
-    return asked
+    return tools.grammar(asked)
 
 
 def _template(given: dict[str, Any] | None) -> tuple[tuple[str, bool | str], ...]:

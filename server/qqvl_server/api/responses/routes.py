@@ -22,7 +22,6 @@ from qqvl_server.api.responses.reply import ResponseReply
 from qqvl_server.api.responses.schema import ResponseBody, refuse_unsupported
 from qqvl_server.api.validation import validated
 from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Voice
-from qqvl_server.generation.tools import ToolCallParser
 
 
 def build(desk: Desk) -> APIRouter:
@@ -43,9 +42,7 @@ async def _respond(desk: Desk, body: ResponseBody, caller: Caller, request_id: s
     model = translate.served_name(desk, body.model)
     voice = desk.voice()
     asked, tools = await translate.response(body, desk, caller, request_id, voice.context_tokens)
-    names = [tool.name for tool in tools.shown]
-    parser = ToolCallParser(names) if names else None
-    reply = ResponseReply(render.frame(body, model), parser, parallel=tools.parallel)
+    reply = ResponseReply(render.frame(body, model), tools.parser(), parallel=tools.parallel)
     events = _events(voice, asked, reply)
     if body.stream:
         return sse.EventStream(await sse.begun(_written(events)), reply.failure)

@@ -10,10 +10,9 @@ from qqvl_server.api import drafts
 from qqvl_server.api.desk import Caller, Desk
 from qqvl_server.api.responses import items, toolset
 from qqvl_server.api.responses.schema import LOGPROBS, ResponseBody
-from qqvl_server.api.responses.toolset import Toolset
+from qqvl_server.api.tools import Toolset
 from qqvl_server.api.validation import bad
 from qqvl_server.errors import ModelNotFound
-from qqvl_server.generation.grammar import tool_grammar
 from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Sampling, Urgency
 
 _ANY_OBJECT: Final = Grammar(GrammarKind.JSON_SCHEMA, '{"type":"object"}')
@@ -87,9 +86,6 @@ def _format(body: ResponseBody) -> Grammar | None:
 
 
 def _grammar(asked: Grammar | None, tools: Toolset) -> Grammar | None:
-    """``must_call``: nothing but calls; else what was asked for, or calls in its place."""
     if tools.must_call and asked is not None:
         raise bad("tool_choice", "要求调用函数时不能再约束回复（cannot be combined with text.format）")
-    if tools.must_call or (tools.shown and asked is not None):
-        return tool_grammar(tools.shown, tools.named, tools.parallel, asked)
-    return asked
+    return tools.grammar(asked)

@@ -1,0 +1,80 @@
+"""Functions that callers offer the model, and which of them must, may or may not be called, whatever the door."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qqvl_server.api.validation import bad
+from qqvl_server.generation.grammar import tool_grammar
+from qqvl_server.generation.port import Grammar, Tool
+from qqvl_server.generation.tools import ToolCallParser, new_call_id
+
+# The template writes names between quotes without escaping them.
+NAME: Final = re.compile(r"[\w.:/-]{1,128}")
+_NO_PARAMETERS: Final = {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class Toolset:
+    """``shown`` are what the model reads of. ``must_call``: it may say nothing but calls, of ``named`` if given."""
+
+    shown: tuple[Tool, ...] = ()
+    must_call: bool = False
+    named: str | None = None
+    parallel: bool = True
+
+    def grammar(self, answer: Grammar | None) -> Grammar | None:
+        """Nothing but calls where one must come; else ``answer``, or calls in its place.
+
+        Raises:
+            InvalidRequest: a schema that cannot be kept to, or an ``answer`` that leaves no room for calls.
+        """
+        if self.must_call or (self.shown and answer is not None):
+            return tool_grammar(self.shown, self.named, self.parallel, answer)
+        return answer
+
+    def parser(self, ids: Callable[[], str] = new_call_id) -> ToolCallParser | None:
+        """Finds the calls in one reply; None where there is nothing to call."""
+        return ToolCallParser([tool.name for tool in self.shown], ids) if self.shown else None
+
+
+def function(fields: dict[str, Any], where: str) -> Tool:
+    """A function as OpenAI describes it, whose fields stand at ``where``.
+
+    Raises:
+        InvalidRequest: a bad name, description or schema.
+    """
+    name, description, parameters = fields.get("name"), fields.get("description"), fields.get("parameters")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise bad(f"{where}.name", "应是 1 到 128 个字母、数字、下划线、点或短横（is not a valid name）")
+    if not isinstance(description, str | None):
+        raise bad(f"{where}.description", "应是字符串（must be a string）")
+    if not isinstance(parameters, dict | None):
+        raise bad(f"{where}.parameters", "应是对象（must be an object）")
+    return Tool(name, description, json.dumps(_NO_PARAMETERS if parameters is None else parameters, ensure_ascii=False))
+
+
+def chosen(known: Sequence[Tool], choice: Any, named: str | None, parallel: bool | None) -> Toolset:
+    """OpenAI's ``tool_choice`` among ``known``; ``named`` is the function it names, which each door spells its way.
+
+    Raises:
+        InvalidRequest: two functions of one name, or a choice that is none of them.
+    """
+    names = [tool.name for tool in known]
+    if len(set(names)) < len(names):
+        raise bad("tools", "里有重名的函数（has two functions of one name）")
+    if named is None and choice not in (None, "auto", "none", "required"):
+        raise bad("tool_choice", "应是 auto、none、required 或一个函数（must be auto, none, required or a function）")
+    if choice == "none":
+        return Toolset()
+    if choice in (None, "auto"):
+        return Toolset(tuple(known), parallel=parallel is not False)
+    if not known:
+        raise bad("tools", "没有填，tool_choice 却要求调用（is required by tool_choice）")
+    if named is not None and named not in names:
+        raise bad("tool_choice", "指定的函数不在 tools 里（names no function of tools）")
+    return Toolset(tuple(known), True, named, parallel is not False)
