@@ -46,6 +46,7 @@ class Compiler:
 
     def ids(self, mask: TokenMask) -> list[int]:
         words = mask.allowed()
+        assert words is not None
         assert len(words) * 32 >= self.vocab_size
         return [32 * at + bit for at, word in enumerate(words) if word for bit in range(32) if word >> bit & 1]
 
@@ -132,6 +133,49 @@ async def test_a_token_that_may_not_come_is_an_error_of_this_mask_alone(demo_com
 async def test_ids_beyond_the_tokenizer_are_never_allowed(demo_compiler: Compiler) -> None:
     mask = await demo_compiler.mask(K.REGEX, r"(?s:.)+")
     assert max(demo_compiler.ids(mask)) < len(demo_compiler.tokenizer)
+
+
+@pytest.mark.parametrize("tools", ["demo", "assets"])
+async def test_who_may_call_is_free_but_for_the_call_itself(tools: str, request: pytest.FixtureRequest) -> None:
+    made = Compiler(request.getfixturevalue(tools))
+    fresh = await made.compiler.while_calling([WEATHER, CLOCK])
+    assert fresh is not None
+    mask = fresh(1000)
+    for token in made.tokenizer.encode('好的，我查一下 {"name": '):
+        assert mask.allowed() is None
+        mask.accept(token)
+    opening, closing = made.tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
+    for _ in range(2):
+        assert mask.allowed() is None
+        mask.accept(opening)
+        for token in made.tokenizer.encode('\n{"name": "clock", "arguments": {}}\n'):
+            assert token in made.ids(mask)
+            assert closing not in made.ids(mask)
+            mask.accept(token)
+        assert made.ids(mask) == [closing]
+        mask.accept(closing)
+    other = fresh(1000)
+    other.accept(opening)
+    for token in made.tokenizer.encode('\n{"name": "'):
+        other.accept(token)
+    assert made.tokenizer.encode("x")[0] not in made.ids(other)
+    made.compiler.close()
+
+
+async def test_tools_that_cannot_be_compiled_leave_the_reply_free(demo_compiler: Compiler) -> None:
+    endless = Tool("f", None, json.dumps({"type": "object", "properties": {"a": {"multipleOf": 1e-9}}}))
+    assert await demo_compiler.compiler.while_calling([endless]) is None
+    # Too complex only on the way: the call goes on without a mask.
+    wide = {"type": "object", "properties": {str(key): {"type": "string"} for key in range(1300)}}
+    fresh = await demo_compiler.compiler.while_calling([Tool("f", None, json.dumps(wide))])
+    while fresh is None:
+        await asyncio.sleep(0.1)
+        fresh = await demo_compiler.compiler.while_calling([Tool("f", None, json.dumps(wide))])
+    mask = fresh(1000)
+    spelt = '<tool_call>\n{"name": "f", "arguments": {"1": "a", "5": "b"}}\n</tool_call>'
+    for token in demo_compiler.tokenizer.encode(spelt):
+        mask.accept(token)
+    assert mask.allowed() is None
 
 
 @pytest.mark.parametrize("tools", ["demo", "assets"])

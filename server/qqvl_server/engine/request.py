@@ -49,8 +49,11 @@ class ImageSpan:
 class TokenMask(Protocol):
     """What constrained decoding asks of a request's next token. Called on the engine's thread only."""
 
-    def allowed(self) -> Sequence[int]:
-        """Bit i of word i // 32 (int32, as llguidance and xgrammar write them) says whether token i may come next."""
+    def allowed(self) -> Sequence[int] | None:
+        """Bit i of word i // 32 (int32, as llguidance and xgrammar write them) says whether token i may come next.
+
+        None lets every token come.
+        """
         ...
 
     def accept(self, token: int) -> None:

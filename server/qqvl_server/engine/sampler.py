@@ -8,7 +8,7 @@ Log-probabilities are those of the model itself: natural, before temperature, pe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import torch
@@ -75,7 +75,7 @@ class Sampler:
         return torch.tensor(values, dtype=torch.float32, device=self._device).unsqueeze(1)
 
     def _shaped(self, scores: torch.Tensor, requests: Sequence[Request], failed: dict[int, QqvlError]) -> torch.Tensor:
-        scores = self._masked(scores, requests, failed)
+        scores, masked = self._masked(scores, requests, failed)
         scores = self._penalised(scores, requests)
         places, biases = [], []
         for n, request in enumerate(requests):
@@ -83,7 +83,7 @@ class Sampler:
             places += [(n, token) for token, _ in wanted.logit_bias]
             biases += [bias for _, bias in wanted.logit_bias]
             # A grammar that must end here ends here, however short.
-            if request.made < wanted.min_new_tokens and request.mask is None:
+            if request.made < wanted.min_new_tokens and n not in masked:
                 stops = sorted(wanted.end_token_ids | wanted.stop_token_ids)
                 places += [(n, token) for token in stops]
                 biases += [-torch.inf] * len(stops)
@@ -92,14 +92,20 @@ class Sampler:
             scores = scores.index_put(at, self._column(biases).squeeze(1), accumulate=True)
         return scores
 
-    def _masked(self, scores: torch.Tensor, requests: Sequence[Request], failed: dict[int, QqvlError]) -> torch.Tensor:
+    def _masked(
+        self, scores: torch.Tensor, requests: Sequence[Request], failed: dict[int, QqvlError]
+    ) -> tuple[torch.Tensor, Collection[int]]:
+        """The scores, and which of their rows a grammar holds."""
         rows: list[int] = []
         words: list[torch.Tensor] = []
         for n, request in enumerate(requests):
             if request.mask is None:
                 continue
             try:
-                row = torch.asarray(request.mask.allowed(), dtype=torch.int32)
+                allowed_words = request.mask.allowed()
+                if allowed_words is None:
+                    continue
+                row = torch.asarray(allowed_words, dtype=torch.int32)
                 if not row.any():
                     raise ValueError("nothing may come next")
             except Exception as error:
@@ -109,14 +115,14 @@ class Sampler:
             rows.append(n)
             words.append(row)
         if not rows:
-            return scores
+            return scores, failed
         packed = torch.nn.utils.rnn.pad_sequence(words, batch_first=True).to(self._device)
         bits = (packed.unsqueeze(-1) >> torch.arange(32, device=self._device, dtype=torch.int32)) & 1
         allowed = bits.flatten(1).bool()[:, : scores.shape[1]]
         # Ids above the grammar's vocabulary are padding of the model's.
         allowed = torch.nn.functional.pad(allowed, (0, scores.shape[1] - allowed.shape[1]))
         at = self._index(rows)
-        return scores.index_copy(0, at, scores[at].masked_fill(~allowed, -torch.inf))
+        return scores.index_copy(0, at, scores[at].masked_fill(~allowed, -torch.inf)), {*rows, *failed}
 
     def _penalised(self, scores: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
         """CTRL (Keskar 2019) divides the score of a token seen in prompt or reply, below zero multiplies it;

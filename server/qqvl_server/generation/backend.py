@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from qqvl_server.engine.request import TokenMask
 from qqvl_server.generation.channel import TokenChannel
 from qqvl_server.generation.detokenize import TokenDecoder
-from qqvl_server.generation.port import ChatMessage, GenerationRequest, Grammar
+from qqvl_server.generation.port import ChatMessage, GenerationRequest, Grammar, Tool
 
 
 class PreparedPrompt(Protocol):
@@ -66,4 +66,8 @@ class Engine(Protocol[PIn]):
 class GrammarCompiler(Protocol):
     async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
         """Makes a fresh mask on each call, one per choice. Raises InvalidRequest: the grammar cannot be compiled."""
+        ...
+
+    async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
+        """Masks for replies that may call these tools; None where there are none."""
         ...

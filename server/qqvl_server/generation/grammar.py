@@ -19,10 +19,13 @@ from llguidance import LLMatcher, LLParserLimits
 
 from qqvl_server.engine.request import TokenMask
 from qqvl_server.errors import Busy, InvalidRequest
+from qqvl_server.generation.calling import WhileCalling
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
 from qqvl_server.generation.schema import tightened
 from qqvl_server.generation.sources import TOO_COMPLEX, is_too_complex, reason, source_of
+from qqvl_server.generation.tools import CLOSING, OPENING
 from qqvl_server.generation.wrapup import WrappingUp, closing_tokens, margin
+from qqvl_server.observe.logs import logger
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS: Final = 256_000
 COMPILE_S: Final = 5.0
+# Tools that need not be called are not worth more of a wait; the compile goes on, and the next request finds it done.
+_FAVOUR_S: Final = 0.5
 # A native compile cannot be interrupted: two that run for long leave the rest of the server its cores.
 _THREADS: Final = 2
 # Reserved, not used: a chain of thousands of rules overflows the usual 8 MB, which ends the process.
@@ -99,7 +104,10 @@ class GrammarCompiler:
 
         width = max(len(tokenizer), vocab_size or 0)
         self._tokenizer: LLTokenizer = hf.from_tokenizer(tokenizer, n_vocab=width, eos_token=sorted(end_tokens))
-        self._closing = closing_tokens(tokenizer.get_vocab(), end_tokens, width)
+        vocabulary = tokenizer.get_vocab()
+        self._closing = closing_tokens(vocabulary, end_tokens, width)
+        marked = OPENING in vocabulary and CLOSING in vocabulary
+        self._frame = (vocabulary[OPENING], vocabulary[CLOSING]) if marked else None
         self._limits = LLParserLimits(**_LIMITS)
         self._pool = _deep_threads()
         self._compiled: OrderedDict[Grammar, Future[LLMatcher | InvalidRequest]] = OrderedDict()
@@ -111,20 +119,35 @@ class GrammarCompiler:
             InvalidRequest: the grammar is malformed, unsatisfiable, too large, or takes too long.
             Busy: others' grammars hold the compiler.
         """
+        return functools.partial(self._mask, await self._matcher(grammar, COMPILE_S), grammar)
+
+    async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
+        """The same for replies that may call these tools; None where they cannot be compiled, or not at once."""
+        if self._frame is None:
+            return None
+        try:
+            matcher = await self._matcher(tool_grammar(tools, None, parallel=False), _FAVOUR_S)
+        except (InvalidRequest, Busy) as error:
+            logger().debug("工具调用不受约束", reason=error.message)
+            return None
+        opening, closing = self._frame
+        return lambda _budget: WhileCalling(lambda: MatcherMask(matcher.deep_copy()), opening, closing)
+
+    async def _matcher(self, grammar: Grammar, patience_s: float) -> LLMatcher:
         if len(grammar.text) > MAX_CHARACTERS:
             raise InvalidRequest(f"约束输出的 schema 或文法太长，最多 {MAX_CHARACTERS} 个字符")
         future = self._future(grammar)
         waiting = asyncio.wrap_future(future)
-        done, _ = await asyncio.wait([waiting], timeout=COMPILE_S)
+        done, _ = await asyncio.wait([waiting], timeout=patience_s)
         if not done:
             if future.running():
-                raise InvalidRequest(f"约束输出的 schema 或文法太复杂，{COMPILE_S:.0f} 秒内没有编译完")
+                raise InvalidRequest(f"约束输出的 schema 或文法太复杂，{patience_s:g} 秒内没有编译完")
             raise Busy("正在编译的约束太多，请稍后再试", retry_after=5)
         outcome = waiting.result()
         if isinstance(outcome, InvalidRequest):
             # A new one each time: a remembered exception would gather every caller's traceback.
             raise InvalidRequest(outcome.message)
-        return functools.partial(self._mask, outcome, grammar)
+        return outcome
 
     def _mask(self, matcher: LLMatcher, grammar: Grammar, budget: int) -> TokenMask:
         mask = MatcherMask(matcher.deep_copy())

@@ -96,7 +96,9 @@ class _Wishes(LogitsProcessor):
             for token in reply[self._accepted :].tolist():
                 self._mask.accept(token)
             self._accepted = len(reply)
-            scores = scores.masked_fill(~_bits(self._mask.allowed(), scores.shape[1]).to(scores.device), -torch.inf)
+            words = self._mask.allowed()
+            if words is not None:
+                scores = scores.masked_fill(~_bits(words, scores.shape[1]).to(scores.device), -torch.inf)
         return scores
 
     def likely(self, token: int, count: int) -> LikelyToken:

@@ -93,9 +93,9 @@ class WrappingUp:
         # A small budget is not all for the end.
         self._room = min(room, budget // 2)
 
-    def allowed(self) -> Sequence[int]:
+    def allowed(self) -> Sequence[int] | None:
         words = self._inner.allowed()
-        if self._left > self._room:
+        if words is None or self._left > self._room:
             return words
         closing = self._closing.of(np.frombuffer(words, dtype=np.int32))  # type: ignore[call-overload]
         return closing.data if closing.any() else words
