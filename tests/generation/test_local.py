@@ -26,7 +26,9 @@ from qqvl_server.generation.port import (
     ImagePart,
     Sampling,
     TextDelta,
+    TextEvent,
     TextPart,
+    Tool,
     Usage,
 )
 from qqvl_server.generation.serial import SerialEngine
@@ -131,6 +133,9 @@ class Grammars:
     async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
         if grammar.text == "(":
             raise InvalidRequest("正则表达式写错了")
+        return lambda _budget: AnyToken()
+
+    async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
         return lambda _budget: AnyToken()
 
 
@@ -302,6 +307,34 @@ async def test_each_choice_has_a_mask_of_its_own() -> None:
     with pytest.raises(InvalidRequest):
         await said(plain, ask("ab", grammar=Grammar(GrammarKind.REGEX, "a")))
     await plain.aclose()
+
+
+async def test_tools_on_offer_bring_a_mask_and_no_grammar() -> None:
+    engine = StepEngine()
+    voice = voice_of(engine, grammars=Grammars())
+    assert await said(voice, ask("ab", tools=(Tool("f", None, "{}"),))) == "ab"
+    assert [type(mask) for mask in engine.masks] == [AnyToken]
+    await voice.aclose()
+
+
+async def test_many_streams_at_once_are_told_less_often_and_lose_nothing() -> None:
+    voice = voice_of(StepEngine())
+    text = "一二三四五六七八九十" * 5
+
+    async def events() -> list[TextEvent]:
+        return [event async for event in voice.generate(ask(text, choices=2))]
+
+    deltas_told = 0
+    for told in await asyncio.gather(*(events() for _ in range(16))):
+        for choice in range(2):
+            deltas = [event for event in told if isinstance(event, TextDelta) and event.choice == choice]
+            assert "".join(delta.text for delta in deltas) == text
+            deltas_told += len(deltas)
+            ends = [event for event in told if isinstance(event, Finished) and event.choice == choice]
+            assert [end.usage.completion_tokens for end in ends] == [len(text)]
+    # The last few, once the others have ended, are told token by token.
+    assert deltas_told < 0.6 * 16 * 2 * len(text)
+    await voice.aclose()
 
 
 async def test_pictures_do_not_hold_up_words() -> None:

@@ -25,16 +25,20 @@ from qqvl_server.generation.channel import Item, Scores, TokenChannel
 from qqvl_server.generation.port import (
     ChatMessage,
     GenerationRequest,
-    Grammar,
     ImagePart,
     TextEvent,
     VoiceStatus,
 )
-from qqvl_server.generation.reply import Reply
+from qqvl_server.generation.reply import Choices, Reply
 from qqvl_server.observe.metrics import Metrics
 
 _RETRY_AFTER_S = 5
 _PICTURE_THREADS = 2
+# Waking up for a token costs more than its text: with more streams than these each looks less often and tells what it
+# finds as one delta. No eye sees such pauses.
+_FEW_STREAMS = 4
+_PAUSE_S = 0.001
+_LONGEST_PAUSE_S = 0.03
 
 
 P = TypeVar("P", bound=PreparedPrompt)
@@ -63,6 +67,7 @@ class LocalVoice(Generic[P]):
         self._max_pending = max_pending
         self._grammars = grammars
         self._pending: set[object] = set()
+        self._streams = 0
         self._closed = False
         # Apart, so that one chat's many pictures do not hold up another's words.
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="qqvl-prompt")
@@ -84,7 +89,7 @@ class LocalVoice(Generic[P]):
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
         with self._waiting() as seat:
             prompt = await self._prepared(request)
-            fresh_mask = await _in_time(self._compiled(request.grammar), request.deadline)
+            fresh_mask = await _in_time(self._compiled(request), request.deadline)
             room = self._context_tokens - prompt.tokens
             sampling = replace(request.sampling, max_new_tokens=min(request.sampling.max_new_tokens, room))
             self._metrics.prompt_tokens.inc(prompt.tokens)
@@ -141,12 +146,12 @@ class LocalVoice(Generic[P]):
     ) -> AsyncGenerator[TextEvent, None]:
         inbox: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
         channels = [TokenChannel(choice, inbox) for choice in range(request.choices)]
-        replies = [self._reply(choice, prompt, request) for choice in range(request.choices)]
+        choices = Choices([self._reply(choice, prompt, request) for choice in range(request.choices)], channels)
         # The others wait for the first one's first token: by then the prompt is in the engine's cache for all.
         later = iter(range(1, request.choices))
 
-        def submit(choices: Sequence[int]) -> None:
-            for choice in choices:
+        def submit(numbers: Sequence[int]) -> None:
+            for choice in numbers:
                 mask = fresh_mask and fresh_mask(request.sampling.max_new_tokens)
                 self._engine.submit(prompt, _one_choice(request, choice), channels[choice], mask)
 
@@ -154,19 +159,22 @@ class LocalVoice(Generic[P]):
         late = _too_late()
         left = max(request.deadline - time.monotonic(), 0)
         alarm = asyncio.get_running_loop().call_later(left, inbox.put_nowait, (0, late))
+        self._streams += 1
         try:
             await self._aside(self._pool(request), lambda: submit([0]))
-            while not all(reply.finished for reply in replies):
-                choice, item = await inbox.get()
-                if item is late:
+            while not choices.finished:
+                crowded = self._streams > _FEW_STREAMS
+                items = [await inbox.get(), *(_waiting_in(inbox) if crowded else ())]
+                if (0, late) in items:
                     raise late
                 if rest := list(later):
                     await self._aside(self._pool(request), lambda rest=rest: submit(rest))  # type: ignore[misc]
-                # A stop text may have ended a reply while the engine was a token further.
-                if not replies[choice].finished:
-                    for event in _told(replies[choice], channels[choice], item):
-                        yield event
+                for event in choices.take(items):
+                    yield event
+                if crowded and not choices.finished:
+                    await asyncio.sleep(min(self._streams * _PAUSE_S, _LONGEST_PAUSE_S))
         finally:
+            self._streams -= 1
             alarm.cancel()
             for channel in channels:
                 channel.abandon()
@@ -182,12 +190,12 @@ class LocalVoice(Generic[P]):
             raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {limit}", limit=limit)
         return prompt
 
-    async def _compiled(self, grammar: Grammar | None) -> Callable[[int], TokenMask] | None:
-        if grammar is None:
-            return None
+    async def _compiled(self, request: GenerationRequest) -> Callable[[int], TokenMask] | None:
+        if request.grammar is None:
+            return await self._grammars.while_calling(request.tools) if request.tools and self._grammars else None
         if self._grammars is None:
             raise InvalidRequest("这个模型不支持规定回答的格式")
-        return await self._grammars.compile(grammar)
+        return await self._grammars.compile(request.grammar)
 
     @contextmanager
     def _waiting(self) -> Iterator[object]:
@@ -211,24 +219,17 @@ class LocalVoice(Generic[P]):
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
-def _told(reply: Reply, channel: TokenChannel, item: Item) -> Iterator[TextEvent]:
-    """What ``item`` says to the listener; a reply that has ended needs its channel no more."""
-    if isinstance(item, QqvlError):
-        raise item
-    if isinstance(item, Scores):
-        raise GenerationFailed("模型出错，这条消息没能回答，请重试")
-    reply.cached_tokens = channel.cached_tokens
-    yield from reply.take(item)
-    if reply.finished:
-        channel.abandon()
-
-
 def _one_choice(request: GenerationRequest, choice: int) -> GenerationRequest:
     if request.choices == 1:
         return request
     seed = request.sampling.seed
     sampling = replace(request.sampling, seed=None if seed is None else seed + choice)
     return replace(request, request_id=f"{request.request_id}-{choice}", sampling=sampling, choices=1)
+
+
+def _waiting_in(inbox: asyncio.Queue[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
+    while not inbox.empty():
+        yield inbox.get_nowait()
 
 
 async def _in_time(work: Awaitable[T], deadline: float) -> T:

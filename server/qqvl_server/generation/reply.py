@@ -1,11 +1,12 @@
-"""One choice of an answer, from the engine's items to text events. Knows ids and text; no threads, no clock."""
+"""An answer's choices, from the engine's items to text events. Knows ids and text; no threads, no clock."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from qqvl_server.generation.channel import End, LikelyToken
+from qqvl_server.errors import GenerationFailed, QqvlError
+from qqvl_server.generation.channel import End, Item, LikelyToken, Scores, TokenChannel
 from qqvl_server.generation.detokenize import TokenDecoder
 from qqvl_server.generation.port import Finished, FinishReason, Sampling, TextDelta, TextEvent, TokenLogprob, Usage
 from qqvl_server.generation.stops import StopTexts
@@ -77,3 +78,47 @@ class Reply:
     def _logprob(self, item: LikelyToken) -> TokenLogprob:
         top = tuple(TokenLogprob(token, self._spell(token), logprob) for token, logprob in item.top)
         return TokenLogprob(item.token, self._spell(item.token), item.logprob, top)
+
+
+class Choices:
+    """All choices of one answer, each fed by its own channel, which is given up once its reply has ended."""
+
+    def __init__(self, replies: Sequence[Reply], channels: Sequence[TokenChannel]) -> None:
+        self._replies = replies
+        self._channels = channels
+
+    @property
+    def finished(self) -> bool:
+        return all(reply.finished for reply in self._replies)
+
+    def take(self, items: Iterable[tuple[int, Item]]) -> Iterator[TextEvent]:
+        """What came at once, told at once: tokens of one choice that are next to each other make one delta.
+
+        Raises:
+            QqvlError: the engine's, in place of an item.
+        """
+        delta: TextDelta | None = None
+        for choice, item in items:
+            # A stop text may have ended a reply while the engine was a token further.
+            for event in () if self._replies[choice].finished else self._told(choice, item):
+                if delta is not None and isinstance(event, TextDelta) and event.choice == delta.choice:
+                    delta = TextDelta(delta.text + event.text, choice, delta.tokens + event.tokens)
+                    continue
+                if delta is not None:
+                    yield delta
+                delta = event if isinstance(event, TextDelta) else None
+                if delta is None:
+                    yield event
+        if delta is not None:
+            yield delta
+
+    def _told(self, choice: int, item: Item) -> Iterator[TextEvent]:
+        reply, channel = self._replies[choice], self._channels[choice]
+        if isinstance(item, QqvlError):
+            raise item
+        if isinstance(item, Scores):
+            raise GenerationFailed("模型出错，这条消息没能回答，请重试")
+        reply.cached_tokens = channel.cached_tokens
+        yield from reply.take(item)
+        if reply.finished:
+            channel.abandon()
