@@ -92,14 +92,17 @@ class PagedEngine:
 
     def _deliver(self, items: Sequence[tuple[Sink, Item]]) -> None:
         told = []
+        chosen = cached = 0
         for sink, item in items:
             if isinstance(item, Chosen):
-                self._metrics.generation_tokens.inc()
+                chosen += 1
             elif isinstance(item, Ended):
-                self._metrics.prefix_cached_tokens.inc(item.cached)
+                cached += item.cached
             delivery = cast(EngineSink, sink).take(item)
             if delivery is not None:
                 told.append(delivery)
+        self._metrics.generation_tokens.inc(chosen)
+        self._metrics.prefix_cached_tokens.inc(cached)
         scatter(told)
 
     def _request(
