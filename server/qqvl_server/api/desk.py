@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from qqvl_server.errors import ModelNotFound
 from qqvl_server.generation.port import Voice
 from qqvl_server.media.image import ImageRef
 
@@ -43,3 +44,16 @@ class Desk:
     created: int
     timeout_s: float
     max_images: int
+
+
+def served_name(desk: Desk, asked: str | None) -> str:
+    """The name to answer under: the one asked for, or the model's own where none was.
+
+    Raises:
+        ModelNotFound: it is none of the served names.
+    """
+    if not asked:
+        return desk.names[0]
+    if asked not in desk.names:
+        raise ModelNotFound("没有这个模型，可用的模型见 GET /v1/models（the model does not exist）", param="model")
+    return asked

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from qqvl_server.api.validation import bad
+from qqvl_server.api.fields import Model, Name, Objects, Word, refuse, words
 
 # Fields that ask for something this server cannot do, and the values of each that ask for nothing.
 REFUSED: Final[dict[str, tuple[Any, ...]]] = {
@@ -38,34 +38,16 @@ def refuse_unsupported(body: dict[str, Any]) -> None:
     Raises:
         InvalidRequest: a field that would have to be ignored.
     """
-    for name, harmless in REFUSED.items():
-        value = body.get(name)
-        if value is not None and value not in harmless:
-            raise bad(name, "不支持（is not supported）")
+    refuse(body, REFUSED)
 
 
-def _tuple(value: Any) -> Any:
-    return () if value is None else tuple(value) if isinstance(value, list) else value
-
-
-def _stops(value: Any) -> Any:
-    """An empty word would stop at once and is nobody's wish."""
-    value = _tuple(value)
-    return tuple(word for word in value if word != "") if isinstance(value, tuple) else value
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
-
-
-Objects = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_tuple)]
-Stops = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], BeforeValidator(_stops), Field(max_length=64)]
+Stops = Annotated[tuple[Word, ...], BeforeValidator(words), Field(max_length=64)]
 
 
 class PromptBody(Model):
     """What ``/count_tokens`` takes. Messages and tools are read by hand, in ``content`` and ``translate``."""
 
-    model: Annotated[str, Field(max_length=256)] | None = None
+    model: Name | None = None
     messages: Annotated[Objects, Field(min_length=1, max_length=100_000)]
     system: Any = None
     tools: Annotated[Objects, Field(max_length=512)] = ()

@@ -37,9 +37,6 @@ TOOLS: Final[dict[str, Any]] = {
         },
     },
 }
-STOP: Final[dict[str, Any]] = {
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 16}]
-}
 TOKEN_IDS: Final[dict[str, Any]] = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 LOGIT_BIAS: Final[dict[str, Any]] = {
     "type": "object",

@@ -6,8 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from qqvl_server.api.desk import Desk
-from qqvl_server.api.openai.translate import served_name
+from qqvl_server.api.desk import Desk, served_name
 
 
 def build(desk: Desk) -> APIRouter:

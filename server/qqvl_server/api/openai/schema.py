@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from qqvl_server.api.fields import Model, Name, Objects, SamplingFields, listed, refuse
 from qqvl_server.api.openai import documented
 from qqvl_server.api.validation import bad, unfit
 
 MAX_CHOICES: Final = 16
-MAX_STOPS: Final = 16
 MAX_TOKEN_ID: Final = 2**31 - 1
 
 # Fields that this server knows and cannot honour, and the values of each that ask for nothing.
@@ -62,28 +62,10 @@ def refuse_unsupported(body: dict[str, Any], *known: str) -> None:
     Raises:
         InvalidRequest: a field that would have to be ignored.
     """
-    for name, harmless in REFUSED.items():
-        value = body.get(name)
-        # ``1 == True``: a number must not pass for a switch.
-        if value is None or name in known or any(value == ok and type(value) is type(ok) for ok in harmless):
-            continue
-        raise bad(name, "不支持（is not supported）")
+    refuse(body, {name: harmless for name, harmless in REFUSED.items() if name not in known})
     modalities = body.get("modalities")
     if modalities not in (None, ["text"]):
         raise bad("modalities", "只支持 text（only text is supported）")
-
-
-def _listed(value: Any) -> Any:
-    """``stop`` is a word or a list of words; an empty word would stop at once and is nobody's wish."""
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        value = [value]
-    return tuple(item for item in value if item != "") if isinstance(value, list) else value
-
-
-def _tuple(value: Any) -> Any:
-    return () if value is None else tuple(value) if isinstance(value, list) else value
 
 
 def _biases(value: Any) -> Any:
@@ -104,23 +86,10 @@ def _biases(value: Any) -> Any:
     return tuple(pairs)
 
 
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
-
-
-Name = Annotated[str, Field(max_length=256)]
 Positive = Annotated[int, Field(ge=1)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
-TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_tuple), WithJsonSchema(documented.TOKEN_IDS)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-Stops = Annotated[
-    tuple[Annotated[str, Field(max_length=1000)], ...],
-    BeforeValidator(_listed),
-    Field(max_length=MAX_STOPS),
-    WithJsonSchema(documented.STOP),
-]
+TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(listed), WithJsonSchema(documented.TOKEN_IDS)]
 Biases = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_biases), WithJsonSchema(documented.LOGIT_BIAS)]
-Objects = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_tuple)]
 # Parsed by hand in ``messages.py`` and ``toolset.py``, which take more spellings than the document says.
 Messages = Annotated[Objects, Field(max_length=10_000), WithJsonSchema(documented.MESSAGES)]
 Tools = Annotated[Objects, Field(max_length=128), WithJsonSchema(documented.TOOLS)]
@@ -131,7 +100,7 @@ class StreamOptions(Model):
     continuous_usage_stats: bool | None = None
 
 
-class Generate(Model):
+class Generate(SamplingFields):
     """What chat and plain completions share."""
 
     model: Name | None = None
@@ -140,16 +109,7 @@ class Generate(Model):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Positive | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=MAX_TOKEN_ID)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     logit_bias: Biases = ()
-    seed: int | None = None
-    stop: Stops = ()
     stop_token_ids: Annotated[TokenIds, Field(max_length=128)] = ()
     ignore_eos: bool | None = None
     priority: int | None = None
@@ -158,7 +118,7 @@ class Generate(Model):
     structured_outputs: dict[str, Any] | None = None
     guided_json: Any = None
     guided_regex: str | None = None
-    guided_choice: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: v if v is None else _tuple(v))] = None
+    guided_choice: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: v if v is None else listed(v))] = None
     guided_grammar: str | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qqvl_server.api.desk import Desk
+from qqvl_server.api.desk import Desk, served_name
 from qqvl_server.api.openai import translate
 from qqvl_server.api.openai.schema import DetokenizeBody, TokenizeBody
 from qqvl_server.api.openai.translate import Asker
@@ -12,7 +12,7 @@ from qqvl_server.api.openai.translate import Asker
 
 async def tokenize(body: TokenizeBody, desk: Desk, who: Asker) -> dict[str, Any]:
     """Raises InvalidRequest, ImageRejected, ModelNotFound."""
-    translate.served_name(desk, body.model)
+    served_name(desk, body.model)
     voice = desk.voice()
     ids = await voice.tokenize(await translate.prompt_of(body, desk, who))
     return {"count": len(ids), "max_model_len": voice.context_tokens, "tokens": list(ids), "token_strs": None}
@@ -20,5 +20,5 @@ async def tokenize(body: TokenizeBody, desk: Desk, who: Asker) -> dict[str, Any]
 
 async def detokenize(body: DetokenizeBody, desk: Desk) -> dict[str, Any]:
     """Raises InvalidRequest, ModelNotFound."""
-    translate.served_name(desk, body.model)
+    served_name(desk, body.model)
     return {"prompt": await desk.voice().detokenize(body.tokens)}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from qqvl_server.api.desk import Desk
+from qqvl_server.api.desk import served_name as served_name
 from qqvl_server.api.drafts import look
 from qqvl_server.api.openai import constraints, messages, toolset
 from qqvl_server.api.openai.schema import ChatBody, Generate, TokenizeBody
 from qqvl_server.api.tools import Toolset
 from qqvl_server.api.validation import bad
-from qqvl_server.errors import ModelNotFound
 from qqvl_server.generation.port import GenerationRequest, Grammar, Sampling, Urgency
 
 # Arguments of the chat template that change nothing but what the caller's own prompt looks like.
 _TEMPLATE: Final = ("enable_thinking", "add_vision_id")
-_SEEDS: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +30,6 @@ class Asker:
 
 def asker(desk: Desk, request_id: str, caller: str) -> Asker:
     return Asker(request_id, f"api:{caller}", time.monotonic() + desk.timeout_s)
-
-
-def served_name(desk: Desk, asked: str | None) -> str:
-    """The name to answer under: the one asked for, or the model's own where none was.
-
-    Raises:
-        ModelNotFound: it is none of the served names.
-    """
-    if asked is None or asked == "":
-        return desk.names[0]
-    if asked not in desk.names:
-        raise ModelNotFound("没有这个模型，可用的模型见 GET /v1/models（the model does not exist）", param="model")
-    return asked
 
 
 async def chat(body: ChatBody, desk: Desk, who: Asker, context: int) -> tuple[GenerationRequest, Toolset]:
@@ -86,27 +72,17 @@ async def prompt_of(body: TokenizeBody, desk: Desk, who: Asker) -> GenerationReq
 
 
 def sampling(body: Generate, max_tokens: int, logprobs: int | None) -> Sampling:
-    """``max_tokens`` beyond the context is trimmed by the voice. Raises InvalidRequest."""
+    """Raises InvalidRequest: wishes that exclude each other."""
     if body.best_of not in (None, body.n or 1):
         raise bad("best_of", "只支持和 n 相同（must equal n）")
     if (body.min_tokens or 0) > max_tokens:
         raise bad("min_tokens", "不能大于 max_tokens（must not be greater than max_tokens）")
-    return Sampling(
-        max_new_tokens=max_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=None if body.top_k is None else max(body.top_k, 0),
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
+    return replace(
+        body.sampling(max_tokens, logprobs),
         logit_bias=body.logit_bias,
-        seed=None if body.seed is None else body.seed & _SEEDS,
-        stop=body.stop,
         stop_token_ids=body.stop_token_ids,
         min_new_tokens=body.min_tokens or 0,
         ignore_eos=bool(body.ignore_eos),
-        logprobs=logprobs,
     )
 
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from qqvl_server.api import sse
 from qqvl_server.api.body import read_object
-from qqvl_server.api.desk import Caller, Desk
+from qqvl_server.api.desk import Caller, Desk, served_name
 from qqvl_server.api.document import request_body
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.responses import render, translate
@@ -39,7 +39,7 @@ def build(desk: Desk) -> APIRouter:
 
 
 async def _respond(desk: Desk, body: ResponseBody, caller: Caller, request_id: str) -> Response:
-    model = translate.served_name(desk, body.model)
+    model = served_name(desk, body.model)
     voice = desk.voice()
     asked, tools = await translate.response(body, desk, caller, request_id, voice.context_tokens)
     reply = ResponseReply(render.frame(body, model), tools.parser(), parallel=tools.parallel)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from qqvl_server.api.fields import Model, Name, Objects, SamplingFields, listed, refuse
 from qqvl_server.api.validation import bad, unfit
 
 # Fields that ask for something this server cannot do, and the values of each that ask for nothing.
@@ -68,24 +69,10 @@ def refuse_unsupported(body: dict[str, Any]) -> None:
     Raises:
         InvalidRequest: a field that would have to be ignored.
     """
-    for name, harmless in REFUSED.items():
-        value = body.get(name)
-        # ``1 == True``: a number must not pass for a switch.
-        if value is not None and not any(value == ok and type(value) is type(ok) for ok in harmless):
-            raise bad(name, "不支持（is not supported）")
+    refuse(body, REFUSED)
     for name, right in MOVED.items():
         if body.get(name) is not None:
             raise bad(name, f"在这个接口叫 {right}（is called {right} here）")
-
-
-def _tuple(value: Any) -> Any:
-    return () if value is None else tuple(value) if isinstance(value, list) else value
-
-
-def _stops(value: Any) -> Any:
-    """An empty word would stop at once and is nobody's wish."""
-    value = _tuple([value] if isinstance(value, str) else value)
-    return tuple(word for word in value if word != "") if isinstance(value, tuple) else value
 
 
 def _metadata(value: Any) -> Any:
@@ -157,15 +144,7 @@ _TOOLS: Final[dict[str, Any]] = {
 }
 
 
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
-
-
-Name = Annotated[str, Field(max_length=256)]
 Included = Annotated[str, AfterValidator(_included), WithJsonSchema({"enum": list(INCLUDABLE)})]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-Objects = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_tuple)]
-Stops = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], BeforeValidator(_stops), Field(max_length=16)]
 
 
 class TextOptions(Model):
@@ -173,7 +152,7 @@ class TextOptions(Model):
     verbosity: str | None = None
 
 
-class ResponseBody(Model):
+class ResponseBody(SamplingFields):
     """Items, tools and the format are read by hand, in ``items``, ``toolset`` and ``translate``."""
 
     input: Annotated[Any, WithJsonSchema(_INPUT)]
@@ -181,10 +160,8 @@ class ResponseBody(Model):
     instructions: str | None = None
     stream: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: Annotated[tuple[Included, ...], BeforeValidator(_tuple)] = ()
+    include: Annotated[tuple[Included, ...], BeforeValidator(listed)] = ()
     tools: Annotated[Objects, Field(max_length=128), WithJsonSchema(_TOOLS)] = ()
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -195,10 +172,3 @@ class ResponseBody(Model):
     user: str | None = None
     store: bool | None = None
     stream_options: dict[str, Any] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    seed: int | None = None
-    stop: Stops = ()

@@ -12,24 +12,9 @@ from qqvl_server.api.responses import items, toolset
 from qqvl_server.api.responses.schema import LOGPROBS, ResponseBody
 from qqvl_server.api.tools import Toolset
 from qqvl_server.api.validation import bad
-from qqvl_server.errors import ModelNotFound
-from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Sampling, Urgency
+from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Urgency
 
 _ANY_OBJECT: Final = Grammar(GrammarKind.JSON_SCHEMA, '{"type":"object"}')
-_SEEDS: Final = 2**63 - 1
-
-
-def served_name(desk: Desk, asked: str | None) -> str:
-    """The name to answer under: the one asked for, or the model's own where none was.
-
-    Raises:
-        ModelNotFound: it is none of the served names.
-    """
-    if not asked:
-        return desk.names[0]
-    if asked not in desk.names:
-        raise ModelNotFound("没有这个模型，可用的模型见 GET /v1/models（the model does not exist）", param="model")
-    return asked
 
 
 async def response(
@@ -43,7 +28,7 @@ async def response(
     request = GenerationRequest(
         request_id,
         await drafts.look(read, desk.pictures),
-        _sampling(body, context),
+        body.sampling(body.max_output_tokens or context, _logprobs(body)),
         deadline,
         owner=f"api:{caller.name}",
         urgency=Urgency.API,
@@ -53,21 +38,8 @@ async def response(
     return request, tools
 
 
-def _sampling(body: ResponseBody, context: int) -> Sampling:
-    wants_logprobs = LOGPROBS in body.include or bool(body.top_logprobs)
-    return Sampling(
-        max_new_tokens=body.max_output_tokens or context,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=None if body.top_k is None else max(body.top_k, 0),
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        seed=None if body.seed is None else body.seed & _SEEDS,
-        stop=body.stop,
-        logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
-    )
+def _logprobs(body: ResponseBody) -> int | None:
+    return (body.top_logprobs or 0) if body.top_logprobs or LOGPROBS in body.include else None
 
 
 def _format(body: ResponseBody) -> Grammar | None:
