@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from openai import OpenAI
 
 from tests.pictures import encoded, picture
 from tests.running import RunningServer
@@ -72,3 +73,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     flags = ("--engine", "paged", "--served-model-name", names, "--media-allow", "127.0.0.1", "--max-new-tokens", "64")
     with RunningServer(folder / "data", *flags) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def client(bare: RunningServer) -> Iterator[OpenAI]:
+    """OpenAI's own client of that server."""
+    with OpenAI(base_url=f"{bare.base}/v1", api_key="EMPTY", max_retries=0, timeout=60) as opened:
+        yield opened

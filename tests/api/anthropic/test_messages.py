@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from qqvl_server import errors
-from qqvl_server.api import faults
-from qqvl_server.api.anthropic import routes
 from qqvl_server.api.anthropic.schema import REFUSED, UNHEEDED
-from qqvl_server.api.desk import Desk
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
     FinishReason,
-    GenerationRequest,
     GrammarKind,
     ImagePart,
     TextDelta,
     TextPart,
     Usage,
 )
-from tests.api.openai.stage import EventVoice, Script, Shelf, spoken
+from tests.api.stage import CALL, Messages, Script, spoken
 
 pytestmark = pytest.mark.anyio
 
@@ -37,46 +29,11 @@ WEATHER = {
     "description": "天气",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
-CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n</tool_call>'
 
 
-class Stage:
-    """``voice`` and ``shelf`` tell what reached them."""
-
-    def __init__(self, voice: EventVoice, shelf: Shelf, http: httpx.AsyncClient) -> None:
-        self.voice = voice
-        self.shelf = shelf
-        self.http = http
-
-    async def post(self, path: str = "/v1/messages", **fields: Any) -> httpx.Response:
-        body = {"model": "claude-x", "max_tokens": 64, "messages": [{"role": "user", "content": "你好"}], **fields}
-        return await self.http.post(path, json={name: value for name, value in body.items() if value is not ...})
-
-    async def message(self, **fields: Any) -> dict[str, Any]:
-        answer = await self.post(**fields)
-        assert answer.status_code == 200, answer.text
-        value: dict[str, Any] = answer.json()
-        return value
-
-    async def events(self, **fields: Any) -> list[dict[str, Any]]:
-        answer = await self.post(stream=True, **fields)
-        assert answer.status_code == 200, answer.text
-        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-        events = []
-        for block in answer.text.removesuffix("\n\n").split("\n\n"):
-            head, _, data = block.partition("\ndata: ")
-            events.append(json.loads(data))
-            assert head == f"event: {events[-1]['type']}"
-        return events
-
-    async def asked(self, **fields: Any) -> GenerationRequest:
-        """What a message with these fields came to at the voice."""
-        await self.message(**fields)
-        return self.voice.asked[-1]
-
-    async def read(self, *messages: dict[str, Any], **fields: Any) -> list[tuple[Any, ...]]:
-        """What the voice was told: role, parts, and calls or the call's id."""
-        return [told(message) for message in (await self.asked(messages=messages, **fields)).messages]
+async def read(door: Messages, *messages: dict[str, Any], **fields: Any) -> list[tuple[Any, ...]]:
+    """What the voice was told: role, parts, and calls or the call's id."""
+    return [told(message) for message in (await door.asked(messages=messages, **fields)).messages]
 
 
 def told(message: ChatMessage) -> tuple[Any, ...]:
@@ -92,23 +49,13 @@ def told(message: ChatMessage) -> tuple[Any, ...]:
     return (message.role, *parts, *calls, *([message.tool_call_id] if message.tool_call_id else []))
 
 
-@asynccontextmanager
-async def stage(script: Script = lambda _: "好的") -> AsyncIterator[Stage]:
-    voice, shelf = EventVoice(script), Shelf()
-    app = FastAPI()
-    app.include_router(routes.build(Desk(lambda: voice, shelf, ("demo",), 1_700_000_000, 30, 4)))
-    app.add_exception_handler(errors.QqvlError, faults.on_error)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as http:
-        yield Stage(voice, shelf, http)
-
-
 def picture(name: str) -> dict[str, Any]:
     return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": name}}
 
 
 async def test_a_plain_answer() -> None:
-    async with stage() as door:
-        message = await door.message()
+    async with Messages.open() as door:
+        message = await door.whole()
         assert message.pop("id").startswith("msg_")
         assert message == {
             "type": "message",
@@ -128,7 +75,7 @@ async def test_a_plain_answer() -> None:
 
 
 async def test_a_streams_events_come_in_anthropics_order() -> None:
-    async with stage() as door:
+    async with Messages.open() as door:
         events = await door.events()
         start, *rest = events
         assert start["type"] == "message_start"
@@ -156,8 +103,8 @@ async def test_a_streams_events_come_in_anthropics_order() -> None:
 
 
 async def test_text_and_calls_are_blocks_of_their_own_in_both_manners() -> None:
-    async with stage(lambda _: f"查一下。\n{CALL}\n{CALL}") as door:
-        message = await door.message(tools=[WEATHER])
+    async with Messages.open(lambda _: f"查一下。\n{CALL}\n{CALL}") as door:
+        message = await door.whole(tools=[WEATHER])
         text, first, second = message["content"]
         assert text == {"type": "text", "text": "查一下。"}
         assert first["id"] != second["id"]
@@ -188,28 +135,28 @@ async def test_why_it_stopped() -> None:
         (FinishReason.STOP, "。", ("stop_sequence", "。")),
         (FinishReason.LENGTH, None, ("max_tokens", None)),
     ):
-        async with stage(ended(reason, by)) as door:
-            message = await door.message()
+        async with Messages.open(ended(reason, by)) as door:
+            message = await door.whole()
             assert (message["stop_reason"], message["stop_sequence"]) == want
             delta = (await door.events())[-2]["delta"]
             assert (delta["stop_reason"], delta["stop_sequence"]) == want
 
 
 async def test_a_call_cut_off_by_the_limit_is_told_as_far_as_it_came() -> None:
-    async with stage(lambda _: spoken(CALL[:60], reason=FinishReason.LENGTH)) as door:
-        message = await door.message(tools=[WEATHER])
+    async with Messages.open(lambda _: spoken(CALL[:60], reason=FinishReason.LENGTH)) as door:
+        message = await door.whole(tools=[WEATHER])
         assert message["stop_reason"] == "max_tokens"
         assert message["content"][0]["name"] == "get_weather"
         assert isinstance(message["content"][0]["input"], dict)
 
 
 async def test_an_empty_answer_has_an_empty_text() -> None:
-    async with stage(lambda _: "") as door:
-        assert (await door.message())["content"] == [{"type": "text", "text": ""}]
+    async with Messages.open(lambda _: "") as door:
+        assert (await door.whole())["content"] == [{"type": "text", "text": ""}]
 
 
 async def test_sampling_and_whose_it_is() -> None:
-    async with stage() as door:
+    async with Messages.open() as door:
         request = await door.asked(temperature=0.5, top_p=0.9, top_k=5, max_tokens=9, stop_sequences=["。", ""])
         wanted = request.sampling
         assert (wanted.temperature, wanted.top_p, wanted.top_k, wanted.max_new_tokens) == (0.5, 0.9, 5, 9)
@@ -219,14 +166,15 @@ async def test_sampling_and_whose_it_is() -> None:
 
 
 async def test_conversations_in_every_spelling() -> None:
-    async with stage() as door:
-        assert await door.read({"role": "user", "content": "你好"}, system="你是助手") == [
+    async with Messages.open() as door:
+        assert await read(door, {"role": "user", "content": "你好"}, system="你是助手") == [
             ("system", "你是助手"),
             ("user", "你好"),
         ]
         cached = {"type": "text", "text": "二", "cache_control": {"type": "ephemeral"}}
         billing = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2; cch=1a2b3;"}
-        assert await door.read(
+        assert await read(
+            door,
             {"role": "user", "content": [cached, {"type": "text", "text": "三"}, picture("a"), cached]},
             {"role": "assistant", "content": [{"type": "thinking", "thinking": "嗯", "signature": "x"}, cached]},
             {"role": "system", "content": "四"},
@@ -241,16 +189,16 @@ async def test_conversations_in_every_spelling() -> None:
         ]
         assert door.shelf.asked == ["a", "https://a/b.png"]
         early, late = {"role": "system", "content": "先"}, {"role": "system", "content": [cached]}
-        assert await door.read(early, {"role": "user", "content": "好"}, late) == [
+        assert await read(door, early, {"role": "user", "content": "好"}, late) == [
             ("system", "先"),
             ("user", "好\n<system-reminder>\n二\n</system-reminder>"),
         ]
         document = {"type": "document", "title": "甲", "source": {"type": "text", "data": "乙"}}
-        assert await door.read({"role": "user", "content": [document]}) == [("user", "甲\n乙")]
+        assert await read(door, {"role": "user", "content": [document]}) == [("user", "甲\n乙")]
 
 
 async def test_calls_and_their_results_with_pictures() -> None:
-    async with stage() as door:
+    async with Messages.open() as door:
         use = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "北京"}}
         results = [
             {"type": "tool_result", "tool_use_id": "toolu_1", "content": "晴"},
@@ -263,7 +211,8 @@ async def test_calls_and_their_results_with_pictures() -> None:
             {"type": "tool_result", "tool_use_id": "toolu_4"},
             {"type": "text", "text": "怎么样？"},
         ]
-        assert await door.read(
+        assert await read(
+            door,
             {"role": "user", "content": "天气？"},
             {"role": "assistant", "content": [{"type": "text", "text": "我看看"}, use]},
             {"role": "user", "content": results},
@@ -281,7 +230,7 @@ async def test_calls_and_their_results_with_pictures() -> None:
 
 async def test_tools_and_the_choice_among_them() -> None:
     other = {"type": "custom", "name": "clock", "input_schema": {"type": "object"}, "strict": True}
-    async with stage() as door:
+    async with Messages.open() as door:
         request = await door.asked(tools=[WEATHER, other])
         assert [tool.name for tool in request.tools] == ["get_weather", "clock"]
         assert json.loads(request.tools[0].parameters) == WEATHER["input_schema"]
@@ -299,14 +248,14 @@ async def test_tools_and_the_choice_among_them() -> None:
 
 
 async def test_only_one_call_where_more_are_not_wanted() -> None:
-    async with stage(lambda _: f"{CALL}\n{CALL}") as door:
-        message = await door.message(tools=[WEATHER], tool_choice={"type": "auto", "disable_parallel_tool_use": True})
+    async with Messages.open(lambda _: f"{CALL}\n{CALL}") as door:
+        message = await door.whole(tools=[WEATHER], tool_choice={"type": "auto", "disable_parallel_tool_use": True})
         assert len(message["content"]) == 1
 
 
 async def test_an_output_format_is_a_grammar() -> None:
     schema = {"type": "object", "properties": {}}
-    async with stage() as door:
+    async with Messages.open() as door:
         for fields in (
             {"output_config": {"effort": "low", "format": {"type": "json_schema", "schema": schema}}},
             {"output_format": {"type": "json_schema", "schema": schema}},
@@ -319,8 +268,8 @@ async def test_an_output_format_is_a_grammar() -> None:
 
 async def test_fields_of_claude_code_go_unheeded_and_others_are_refused_by_name() -> None:
     given = {name: {"type": "enabled", "budget_tokens": 1024} for name in UNHEEDED if "." not in name}
-    async with stage() as door:
-        assert (await door.message(**given))["stop_reason"] == "end_turn"
+    async with Messages.open() as door:
+        assert (await door.whole(**given))["stop_reason"] == "end_turn"
         for name in REFUSED:
             error = refused(await door.post(**{name: {"x": 1}}), name)
             assert name in error
@@ -355,12 +304,12 @@ USE = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
 
 
 async def test_a_last_word_of_the_assistants_is_the_beginning_of_the_reply() -> None:
-    async with stage() as door:
+    async with Messages.open() as door:
         for opening in ("答案是", [{"type": "text", "text": "答案是"}], ""):
             asked = await door.asked(**asks(opening))
             assert [message.role for message in asked.messages] == ["user"]
             assert asked.opening == ("答案是" if opening else "")
-        assert (await door.message(**asks("答案是")))["content"] == [{"type": "text", "text": "好的"}]
+        assert (await door.whole(**asks("答案是")))["content"] == [{"type": "text", "text": "好的"}]
 
 
 @pytest.mark.parametrize(
@@ -410,26 +359,26 @@ async def test_a_last_word_of_the_assistants_is_the_beginning_of_the_reply() -> 
     ids=str,
 )  # fmt: skip
 async def test_what_does_not_fit_is_refused_by_name_before_anything_runs(fields: dict[str, Any], where: str) -> None:
-    async with stage() as door:
+    async with Messages.open() as door:
         assert where in refused(await door.post(**fields), fields)
         assert where in refused(await door.post(**fields, stream=True), fields)
         assert door.voice.asked == []
 
 
 async def test_a_bad_picture_is_refused() -> None:
-    async with stage() as door:
+    async with Messages.open() as door:
         refused(await door.post(**says([picture("good"), picture("bad")])), "picture")
         refused(await door.post(**says([picture("https://a/b.png")])), "an address where base64 belongs")
         assert door.voice.asked == []
 
 
 async def test_errors_in_anthropics_shape_before_and_within_a_stream() -> None:
-    async with stage(lambda _: [errors.Busy("忙", retry_after=7)]) as door:
+    async with Messages.open(lambda _: [errors.Busy("忙", retry_after=7)]) as door:
         for stream in (False, True):
             answer = await door.post(stream=stream)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
             assert answer.json()["error"] == {"type": "overloaded_error", "message": "忙"}
-    async with stage(lambda _: [TextDelta("好"), errors.GenerationFailed("坏了")]) as door:
+    async with Messages.open(lambda _: [TextDelta("好"), errors.GenerationFailed("坏了")]) as door:
         events = await door.events()
         assert events[0]["type"] == "message_start"
         assert events[-1]["type"] == "error"
@@ -438,47 +387,14 @@ async def test_errors_in_anthropics_shape_before_and_within_a_stream() -> None:
 
 
 async def test_counting() -> None:
-    async with stage() as door:
+    async with Messages.open() as door:
         answer = await door.post("/v1/messages/count_tokens", max_tokens=..., tools=[WEATHER], system="一")
         assert answer.json() == {"input_tokens": 3}
         assert [message.role for message in door.voice.asked[-1].messages] == ["system", "user"]
         refused(await door.post("/v1/messages/count_tokens", messages=[]), "messages")
 
 
-async def test_a_reader_who_leaves_ends_the_work() -> None:
-    never = asyncio.Event()
-    voice = EventVoice(lambda _: [TextDelta("好"), never])
-    app = FastAPI()
-    app.include_router(routes.build(Desk(lambda: voice, Shelf(), ("demo",), 1_700_000_000, 30, 4)))
-    for stream in (True, False):
-        body = json.dumps({"max_tokens": 9, "stream": stream, **says("你好")}).encode()
-        incoming = iter([{"type": "http.request", "body": body, "more_body": False}])
-        left = asyncio.Event()
-        sent: list[Any] = []
-
-        async def receive(incoming: Any = incoming, left: asyncio.Event = left) -> Any:
-            for message in incoming:
-                return message
-            await left.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any, sent: list[Any] = sent) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http", "method": "POST", "path": "/v1/messages", "raw_path": b"/v1/messages", "query_string": b"",
-            "headers": [(b"content-type", b"application/json")], "http_version": "1.1", "root_path": "",
-        }  # fmt: skip
-        working = asyncio.create_task(app(scope, receive, send))
-        async with asyncio.timeout(20):
-            while not voice.running or (stream and len(sent) < 2):
-                await asyncio.sleep(0.001)
-            left.set()
-            await working
-        assert voice.running == 0
-
-
 async def test_texts_are_parts_of_text() -> None:
-    async with stage() as door:
+    async with Messages.open() as door:
         request = await door.asked(**says([{"type": "text", "text": "<|im_end|>"}]))
         assert request.messages[0].parts == (TextPart("<|im_end|>"),)

@@ -19,7 +19,7 @@ from qqvl_server.generation.port import (
     Urgency,
     Usage,
 )
-from tests.api.openai.stage import MODEL, Said, error_of, events_of, spoken, stage
+from tests.api.stage import CALL, MODEL, Chat, Said, error_of, events_of, spoken
 from tests.fakes import images_of, text_of
 
 pytestmark = pytest.mark.anyio
@@ -31,13 +31,12 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n</tool_call>'
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 
 
 async def test_a_plain_answer_has_every_field_clients_read() -> None:
-    async with stage() as on:
-        answer = (await on.chat(model=MODEL)).json()
+    async with Chat.open() as on:
+        answer = (await on.post(model=MODEL)).json()
     assert answer["id"].startswith("chatcmpl-")
     assert answer["object"] == "chat.completion"
     assert answer["created"] > 1_700_000_000
@@ -60,8 +59,8 @@ async def test_a_plain_answer_has_every_field_clients_read() -> None:
 
 
 async def test_a_stream_opens_with_the_role_and_ends_with_one_reason() -> None:
-    async with stage() as on:
-        chunks = events_of(await on.chat(stream=True))
+    async with Chat.open() as on:
+        chunks = events_of(await on.post(stream=True))
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     assert all("usage" not in chunk for chunk in chunks)
@@ -71,18 +70,18 @@ async def test_a_stream_opens_with_the_role_and_ends_with_one_reason() -> None:
 
 
 async def test_usage_of_a_stream_comes_when_asked_for_and_last() -> None:
-    async with stage() as on:
-        plain = (await on.chat()).json()
-        chunks = events_of(await on.chat(stream=True, stream_options={"include_usage": True}))
+    async with Chat.open() as on:
+        plain = (await on.post()).json()
+        chunks = events_of(await on.post(stream=True, stream_options={"include_usage": True}))
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == plain["usage"]
     assert all("usage" not in chunk for chunk in chunks[:-1])
 
 
 async def test_several_choices_share_one_prompt() -> None:
-    async with stage() as on:
-        plain = (await on.chat(n=3)).json()
-        chunks = events_of(await on.chat(n=3, stream=True, stream_options={"include_usage": True}))
+    async with Chat.open() as on:
+        plain = (await on.post(n=3)).json()
+        chunks = events_of(await on.post(n=3, stream=True, stream_options={"include_usage": True}))
     assert [choice["index"] for choice in plain["choices"]] == [0, 1, 2]
     assert plain["usage"]["prompt_tokens"] == 5
     assert plain["usage"]["completion_tokens"] == 6
@@ -102,9 +101,9 @@ async def test_log_probabilities_keep_the_tokens_own_bytes() -> None:
     def script(request: GenerationRequest) -> Said:
         return [TextDelta("好", 0, tokens), Finished(FinishReason.STOP, Usage(1, 2))]
 
-    async with stage(script) as on:
-        plain = (await on.chat(logprobs=True, top_logprobs=2)).json()
-        chunks = events_of(await on.chat(logprobs=True, top_logprobs=2, stream=True))
+    async with Chat.open(script) as on:
+        plain = (await on.post(logprobs=True, top_logprobs=2)).json()
+        chunks = events_of(await on.post(logprobs=True, top_logprobs=2, stream=True))
         assert on.voice.asked[0].sampling.logprobs == 2
     told = plain["choices"][0]["logprobs"]["content"]
     assert [entry["bytes"] for entry in told] == [list(whole[:2]), list(whole[2:])]
@@ -113,8 +112,8 @@ async def test_log_probabilities_keep_the_tokens_own_bytes() -> None:
 
 
 async def test_sampling_reaches_the_voice_as_it_was_sent() -> None:
-    async with stage() as on:
-        request = await on.request(
+    async with Chat.open() as on:
+        request = await on.asked(
             temperature=0,
             top_p=0.5,
             top_k=-1,
@@ -155,8 +154,8 @@ async def test_sampling_reaches_the_voice_as_it_was_sent() -> None:
 
 
 async def test_what_is_left_out_is_the_models_own() -> None:
-    async with stage(context_tokens=77) as on:
-        request = await on.request(temperature=None, stop=None, tools=None, seed=None)
+    async with Chat.open(context_tokens=77) as on:
+        request = await on.asked(temperature=None, stop=None, tools=None, seed=None)
     assert request.sampling == Sampling(max_new_tokens=77)
     assert request.urgency is Urgency.API
     assert request.tools == ()
@@ -171,8 +170,8 @@ async def test_system_messages_are_merged_at_the_front_and_none_is_lost() -> Non
         {"role": "assistant", "content": None},
         {"role": "user", "content": [{"type": "text", "text": "乙"}, {"text": "丙"}]},
     ]
-    async with stage() as on:
-        request = await on.request(messages=talk)
+    async with Chat.open() as on:
+        request = await on.asked(messages=talk)
     told = [(message.role, text_of(message)) for message in request.messages]
     assert told == [("system", "一\n\n二"), ("user", "甲"), ("assistant", ""), ("user", "乙丙")]
 
@@ -190,11 +189,11 @@ async def test_system_messages_are_merged_at_the_front_and_none_is_lost() -> Non
     ids=lambda part: json.dumps(part)[:40],
 )
 async def test_a_picture_is_seen_in_every_spelling(part: dict[str, Any]) -> None:
-    async with stage() as on:
+    async with Chat.open() as on:
         talk = [
             {"role": "user", "content": [{"type": "text", "text": "看"}, part, {"type": "input_text", "text": "吧"}]}
         ]
-        request = await on.request(messages=talk)
+        request = await on.asked(messages=talk)
         assert on.shelf.asked == [PICTURE]
     assert text_of(request.messages[0]) == "看<image>吧"
 
@@ -203,12 +202,12 @@ async def test_a_picture_shown_twice_is_looked_at_once_and_one_bad_spoils_the_re
     def shows(*urls: str) -> list[dict[str, Any]]:
         return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}} for url in urls]}]
 
-    async with stage() as on:
-        request = await on.request(messages=shows(PICTURE, "http://x/y.png") + shows(PICTURE))
+    async with Chat.open() as on:
+        request = await on.asked(messages=shows(PICTURE, "http://x/y.png") + shows(PICTURE))
         assert sorted(on.shelf.asked) == [PICTURE, "http://x/y.png"]
         assert len(images_of(request.messages[0])) == 2
         for stream in (False, True):
-            error = error_of(await on.chat(messages=shows(PICTURE, "http://bad"), stream=stream), 400)
+            error = error_of(await on.post(messages=shows(PICTURE, "http://bad"), stream=stream), 400)
             assert (error["code"], error["param"]) == ("image_rejected", "messages[0].content[1]")
         assert len(on.voice.asked) == 1
 
@@ -221,8 +220,8 @@ async def test_tools_and_their_results_reach_the_voice() -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "晴"}, shown]},
     ]
-    async with stage() as on:
-        request = await on.request(messages=talk, tools=[WEATHER])
+    async with Chat.open() as on:
+        request = await on.asked(messages=talk, tools=[WEATHER])
     assert request.tools == (
         Tool("get_weather", "查询天气", json.dumps(WEATHER["function"]["parameters"], ensure_ascii=False)),  # type: ignore[index]
     )
@@ -232,10 +231,10 @@ async def test_tools_and_their_results_reach_the_voice() -> None:
 
 
 async def test_a_call_is_told_as_a_call_whole_and_streamed() -> None:
-    async with stage(lambda _: "我查一下" + CALL) as on:
-        plain = (await on.chat(tools=[WEATHER])).json()["choices"][0]
-        chunks = events_of(await on.chat(tools=[WEATHER], stream=True))
-        silent = (await on.chat(tools=[WEATHER], tool_choice="none")).json()["choices"][0]
+    async with Chat.open(lambda _: "我查一下" + CALL) as on:
+        plain = (await on.post(tools=[WEATHER])).json()["choices"][0]
+        chunks = events_of(await on.post(tools=[WEATHER], stream=True))
+        silent = (await on.post(tools=[WEATHER], tool_choice="none")).json()["choices"][0]
         assert on.voice.asked[-1].tools == ()
     assert plain["finish_reason"] == "tool_calls"
     assert plain["message"]["content"].strip() == "我查一下"
@@ -258,10 +257,10 @@ async def test_a_call_is_told_as_a_call_whole_and_streamed() -> None:
 
 
 async def test_only_calls_give_no_content_and_only_one_when_parallel_ones_are_not_wanted() -> None:
-    async with stage(lambda _: f"{CALL}\n{CALL}") as on:
-        both = (await on.chat(tools=[WEATHER])).json()["choices"][0]["message"]
-        one = (await on.chat(tools=[WEATHER], parallel_tool_calls=False)).json()["choices"][0]["message"]
-        chunks = events_of(await on.chat(tools=[WEATHER], parallel_tool_calls=False, stream=True))
+    async with Chat.open(lambda _: f"{CALL}\n{CALL}") as on:
+        both = (await on.post(tools=[WEATHER])).json()["choices"][0]["message"]
+        one = (await on.post(tools=[WEATHER], parallel_tool_calls=False)).json()["choices"][0]["message"]
+        chunks = events_of(await on.post(tools=[WEATHER], parallel_tool_calls=False, stream=True))
     assert both["content"] is None
     assert len(both["tool_calls"]) == 2
     assert len({call["id"] for call in both["tool_calls"]}) == 2
@@ -272,16 +271,16 @@ async def test_only_calls_give_no_content_and_only_one_when_parallel_ones_are_no
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 async def test_a_forced_call_is_a_grammar(choice: Any) -> None:
-    async with stage(lambda _: CALL) as on:
-        answer = (await on.chat(tools=[WEATHER], tool_choice=choice)).json()
+    async with Chat.open(lambda _: CALL) as on:
+        answer = (await on.post(tools=[WEATHER], tool_choice=choice)).json()
         assert on.voice.asked[0].grammar is not None
     assert answer["choices"][0]["finish_reason"] == "tool_calls"
 
 
 async def test_a_format_leaves_room_for_calls() -> None:
-    async with stage() as on:
-        request = await on.request(tools=[WEATHER], response_format={"type": "json_object"})
-        error_of(await on.chat(tools=[WEATHER], guided_regex="a"), 400)
+    async with Chat.open() as on:
+        request = await on.asked(tools=[WEATHER], response_format={"type": "json_object"})
+        error_of(await on.post(tools=[WEATHER], guided_regex="a"), 400)
     assert request.grammar is not None
     assert "get_weather" in request.grammar.text
     assert "answer: %json" in request.grammar.text
@@ -291,8 +290,8 @@ async def test_a_call_cut_off_by_the_limit_says_so() -> None:
     def script(_: GenerationRequest) -> Said:
         return spoken(CALL[:40], reason=FinishReason.LENGTH)
 
-    async with stage(script) as on:
-        answer = (await on.chat(tools=[WEATHER])).json()
+    async with Chat.open(script) as on:
+        answer = (await on.post(tools=[WEATHER])).json()
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
@@ -315,7 +314,7 @@ async def test_a_call_cut_off_by_the_limit_says_so() -> None:
     ],
 )
 async def test_constraints_in_openais_and_vllms_spelling(fields: dict[str, Any], kind: str, text: str) -> None:
-    async with stage() as on:
-        grammar = (await on.request(**fields)).grammar
+    async with Chat.open() as on:
+        grammar = (await on.asked(**fields)).grammar
     assert grammar is not None
     assert (grammar.kind, grammar.text) == (kind, text)

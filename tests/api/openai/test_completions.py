@@ -9,11 +9,10 @@ import pytest
 
 from qqvl_server.errors import GenerationFailed
 from qqvl_server.generation.port import Finished, FinishReason, GenerationRequest, TextDelta, TokenLogprob, Usage
-from tests.api.openai.stage import MODEL, Said, error_of, events_of, stage
 from tests.api.openai.test_chat import PICTURE, WEATHER
+from tests.api.stage import MODEL, Completions, Said, check_named, error_of, events_of
 
 pytestmark = pytest.mark.anyio
-PATH = "/v1/completions"
 
 
 def echoing(request: GenerationRequest) -> str:
@@ -21,8 +20,8 @@ def echoing(request: GenerationRequest) -> str:
 
 
 async def test_a_plain_completion() -> None:
-    async with stage(echoing) as on:
-        answer = (await on.post(PATH, {"model": MODEL, "prompt": "你好"})).json()
+    async with Completions.open(echoing) as on:
+        answer = (await on.post(model=MODEL)).json()
         (request,) = on.voice.asked
     assert answer["id"].startswith("cmpl-")
     assert answer["object"] == "text_completion"
@@ -39,8 +38,8 @@ async def test_a_plain_completion() -> None:
     [("a", ["a"]), (["a"], ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [(1, 2)]), ([[1, 2], [3]], [(1, 2), (3,)])],
 )
 async def test_prompts_as_texts_and_as_token_ids(prompt: Any, raw: list[Any]) -> None:
-    async with stage(echoing) as on:
-        answer = (await on.post(PATH, {"prompt": prompt, "n": 2})).json()
+    async with Completions.open(echoing) as on:
+        answer = (await on.post(prompt=prompt, n=2)).json()
         assert [request.raw for request in on.voice.asked] == raw
         assert len({request.request_id for request in on.voice.asked}) == len(raw)
     expected = [f"<{prompt}>" for prompt in raw for _ in range(2)]
@@ -51,10 +50,10 @@ async def test_prompts_as_texts_and_as_token_ids(prompt: Any, raw: list[Any]) ->
 
 
 async def test_a_stream_is_the_plain_answer_in_pieces() -> None:
-    async with stage(echoing) as on:
+    async with Completions.open(echoing) as on:
         body = {"prompt": ["甲", [5, 6]], "n": 2, "echo": True}
-        plain = (await on.post(PATH, body)).json()
-        chunks = events_of(await on.post(PATH, body | {"stream": True, "stream_options": {"include_usage": True}}))
+        plain = (await on.post(**body)).json()
+        chunks = events_of(await on.post(**body, stream=True, stream_options={"include_usage": True}))
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == plain["usage"]
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}
@@ -77,8 +76,8 @@ async def test_log_probabilities_say_where_each_token_starts() -> None:
         second = (TokenLogprob(1, half, -0.5, top), TokenLogprob(4, rest, -0.25), TokenLogprob(5, b"c", -2.0))
         return [TextDelta("ab", 0, first), TextDelta("好c", 0, second), Finished(FinishReason.STOP, Usage(1, 4))]
 
-    async with stage(script) as on:
-        answer = (await on.post(PATH, {"prompt": "x", "logprobs": 2})).json()
+    async with Completions.open(script) as on:
+        answer = (await on.post(logprobs=2)).json()
         assert on.voice.asked[0].sampling.logprobs == 2
     told = answer["choices"][0]["logprobs"]
     assert told["tokens"] == ["ab", "bytes:\\xe5\\xa5", "bytes:\\xbd", "c"]
@@ -90,6 +89,7 @@ async def test_log_probabilities_say_where_each_token_starts() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"prompt": ...}, "prompt"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": None}, "prompt"),
@@ -109,37 +109,33 @@ async def test_log_probabilities_say_where_each_token_starts() -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"n": 17}, "n"),
     ],
-    ids=lambda value: json.dumps(value)[:50],
+    ids=lambda value: json.dumps(value, default=str)[:50],
 )
 async def test_a_bad_field_is_named(fields: dict[str, Any], param: str) -> None:
-    async with stage(echoing) as on:
-        for stream in (False, True):
-            assert error_of(await on.post(PATH, {"prompt": "a", "stream": stream} | fields), 400)["param"] == param
-        assert not on.voice.asked
-        assert error_of(await on.post(PATH, {}), 400)["param"] == "prompt"
+    await check_named(Completions, fields, param)
 
 
 async def test_one_failing_prompt_fails_the_request_and_frees_the_others() -> None:
     def script(request: GenerationRequest) -> Said:
         return [GenerationFailed("这次没算成")] if request.raw == "bad" else [TextDelta("x")] * 1000
 
-    async with stage(script) as on:
+    async with Completions.open(script) as on:
         for stream in (False, True):
-            answer = await on.post(PATH, {"prompt": ["bad", "good"], "stream": stream})
+            answer = await on.post(prompt=["bad", "good"], stream=stream)
             assert "generation_failed" in answer.text
             assert on.voice.running == 0
 
 
 async def test_tokenize_and_detokenize_answer_as_vllm_does() -> None:
-    async with stage(context_tokens=77) as on:
-        told = (await on.post("/tokenize", {"model": MODEL, "prompt": "abc"})).json()
+    async with Completions.open(context_tokens=77) as on:
+        told = (await on.http.post("/tokenize", json={"model": MODEL, "prompt": "abc"})).json()
         assert told == {"count": 3, "max_model_len": 77, "tokens": [0, 1, 2], "token_strs": None}
         shown = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]}]
-        told = (await on.post("/tokenize", {"messages": shown, "tools": [WEATHER]})).json()
+        told = (await on.http.post("/tokenize", json={"messages": shown, "tools": [WEATHER]})).json()
         assert told["tokens"] == [7, 8, 9]
         assert [tool.name for tool in on.voice.asked[-1].tools] == ["get_weather"]
         assert on.shelf.asked == [PICTURE]
-        assert (await on.post("/detokenize", {"tokens": [1, 2]})).json() == {"prompt": "丁丂"}
+        assert (await on.http.post("/detokenize", json={"tokens": [1, 2]})).json() == {"prompt": "丁丂"}
         for path, body in (
             ("/tokenize", {}),
             ("/tokenize", {"prompt": "a", "messages": shown}),
@@ -148,6 +144,6 @@ async def test_tokenize_and_detokenize_answer_as_vllm_does() -> None:
             ("/detokenize", {"tokens": [-1]}),
             ("/detokenize", {"tokens": "a"}),
         ):
-            error_of(await on.post(path, body), 400)
+            error_of(await on.http.post(path, json=body), 400)
         for path, body in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [1]})):
-            error_of(await on.post(path, body | {"model": "other"}), 404)
+            error_of(await on.http.post(path, json=body | {"model": "other"}), 404)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import openai
@@ -38,12 +37,6 @@ PICK: Any = {"type": "function", "name": "pick", "parameters": SCHEMA, "strict":
 class Verdict(BaseModel):
     answer: Literal["yes", "no"]
     stars: Literal[1, 2, 3]
-
-
-@pytest.fixture(scope="module")
-def client(bare: RunningServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{bare.base}/v1", api_key="EMPTY", max_retries=0, timeout=60) as opened:
-        yield opened
 
 
 def test_a_stream_is_the_plain_answer_in_pieces(client: OpenAI) -> None:
