@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from qqvl_server.engine import packing
 from qqvl_server.settings import WeightsSettings
 from qqvl_server.weights.load import load
 from qqvl_server.weights.locate import locate
+from tests.resident import resident
 
 
 def _model(demo: Path, dtype: Any) -> Any:
@@ -61,6 +63,19 @@ def test_the_plain_weights_are_given_back_but_for_the_embedding(demo: Path) -> N
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
     assert language.embed_tokens.weight.numel() > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+def test_the_files_pages_are_given_back_and_the_embedding_reads_on(demo: Path) -> None:
+    file = demo / "model.safetensors"
+    before = resident(file)
+    model = _model(demo, "bfloat16")
+    embedding = model.model.language_model.embed_tokens.weight
+    expected = embedding.sum(dtype=torch.float64)
+    if packing.pack(model) == 0:
+        pytest.skip("this processor has no packed bf16 kernels")
+    assert resident(file) - before < file.stat().st_size / 4
+    assert torch.equal(embedding.sum(dtype=torch.float64), expected)
 
 
 def test_float32_is_left_alone(demo: Path) -> None:

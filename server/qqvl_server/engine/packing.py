@@ -3,7 +3,8 @@
 A plain bf16 ``F.linear`` reads its weight at half of what memory gives when few rows are multiplied; the layout
 oneDNN asks for reaches the limit. Layers that multiply the same rows become one product, because starting a product
 costs as much as a small one takes. The plain weight is dropped where nothing else holds it (a tied head's stays: it
-is the embedding).
+is the embedding), and its pages are given back where it was read from a mapped file, layer by layer, so that the two
+layouts of a model never stand in memory together.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+
+from qqvl_server.engine.mapped import MappedFiles
 
 # oneDNN's kernels for one to three rows are slower than the one for four.
 _FEWEST_ROWS: Final = 4
@@ -82,10 +85,11 @@ def pack(model: Any) -> int:
     """
     if model.device.type != "cpu" or not _available():
         return 0
-    return sum(_pack_children(module) for module in list(model.modules()))
+    files = MappedFiles()
+    return sum(_pack_children(module, files) for module in list(model.modules()))
 
 
-def _pack_children(module: nn.Module) -> int:
+def _pack_children(module: nn.Module, files: MappedFiles) -> int:
     linears = {
         name: child
         for name, child in module.named_children()
@@ -101,6 +105,7 @@ def _pack_children(module: nn.Module) -> int:
     for name, linear in linears.items():
         if getattr(module, name) is linear:
             setattr(module, name, PackedLinear([linear]))
+        files.forget(linear.weight.data_ptr(), linear.weight.nbytes)
     return len(linears)
 
 
