@@ -20,10 +20,9 @@ from qqvl_server.generation.port import (
     Urgency,
 )
 from qqvl_server.generation.preprocess import Preprocessor
-from qqvl_server.media.image import ImageLimits, ImageRef
+from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
-from qqvl_server.weights.load import load_processor
-from qqvl_server.weights.locate import Checkpoint
+from tests.generation.conftest import processor_of
 from tests.pictures import encoded, picture
 
 HOSTILE = (
@@ -42,15 +41,6 @@ def processor(request: pytest.FixtureRequest, processors: dict[str, Any]) -> Any
     if request.param not in processors:
         processors["real"] = processor_of(request.getfixturevalue("assets"))
     return processors[request.param]
-
-
-def processor_of(folder: Path) -> Any:
-    return load_processor(Checkpoint(str(folder), folder.name, False, 1), "qwen3_vl")
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> ImageLibrary:
-    return ImageLibrary(tmp_path, 10**9, ImageLimits(20_000_000, 50_000_000, 4, 1024))
 
 
 @pytest.fixture

@@ -26,14 +26,14 @@ from qqvl_server.generation.port import (
     TextDelta,
     TextPart,
     TokenLogprob,
+    Tool,
 )
 from qqvl_server.generation.preprocess import Preprocessor, Prompt
-from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import GenerationSettings, WeightsSettings
-from qqvl_server.weights.load import LoadedModel, load
-from qqvl_server.weights.locate import locate
+from qqvl_server.settings import GenerationSettings
+from qqvl_server.weights.load import LoadedModel
+from tests.generation.conftest import exact
 from tests.pictures import encoded, picture
 
 pytestmark = pytest.mark.anyio
@@ -42,27 +42,12 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(scope="module", params=["generate", "paged"])
 def machine(request: pytest.FixtureRequest, demo: Path) -> tuple[str, LoadedModel]:
     """A model for each engine: the paged one takes its attention over."""
-    return request.param, load(locate(str(demo), demo.parents[1]), WeightsSettings(device="cpu", dtype="float32"))
-
-
-@pytest.fixture(scope="module")
-def plain(demo: Path) -> LoadedModel:
-    return load(locate(str(demo), demo.parents[1]), WeightsSettings(device="cpu", dtype="float32"))
+    return request.param, exact(demo)
 
 
 @pytest.fixture
 def loaded(machine: tuple[str, LoadedModel]) -> LoadedModel:
     return machine[1]
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> ImageLibrary:
-    return ImageLibrary(tmp_path, 10**9, ImageLimits(20_000_000, 50_000_000, 4, 1024))
-
-
-@pytest.fixture
-def preprocessor(loaded: LoadedModel, library: ImageLibrary) -> Preprocessor:
-    return Preprocessor(loaded.processor, library, 1024)
 
 
 @pytest.fixture
@@ -116,6 +101,9 @@ class OneText:
             raise InvalidRequest("只会 choice")
         ids = [*self._encode(grammar.text), self._end]
         return lambda _budget: Only(ids, self._size)
+
+    async def while_calling(self, tools: Sequence[Tool]) -> None:
+        return None
 
 
 HELLO = ChatMessage("user", (TextPart("你好"),))

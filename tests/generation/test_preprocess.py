@@ -11,10 +11,9 @@ import pytest
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Role, Sampling, TextPart
 from qqvl_server.generation.preprocess import Preprocessor
-from qqvl_server.media.image import ImageLimits, ImageRef
+from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
-from qqvl_server.weights.load import load_processor
-from qqvl_server.weights.locate import Checkpoint
+from tests.generation.conftest import processor_of
 from tests.pictures import encoded, picture
 
 SPECIAL = [
@@ -29,15 +28,6 @@ def folder(request: pytest.FixtureRequest) -> Path:
     found = request.getfixturevalue("demo" if request.param == "demo" else "assets")
     assert isinstance(found, Path)
     return found
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> ImageLibrary:
-    return ImageLibrary(tmp_path, 10**9, ImageLimits(20_000_000, 50_000_000, 4, 1024))
-
-
-def processor_of(folder: Path) -> Any:
-    return load_processor(Checkpoint(str(folder), folder.name, False, 1), "qwen3_vl")
 
 
 @pytest.fixture

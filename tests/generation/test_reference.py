@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,30 +22,12 @@ from qqvl_server.generation.port import (
 from qqvl_server.generation.preprocess import Preprocessor, Prompt
 from qqvl_server.generation.reference import ReferenceEngine
 from qqvl_server.generation.serial import SerialEngine
-from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import WeightsSettings
-from qqvl_server.weights.load import LoadedModel, load
-from qqvl_server.weights.locate import locate
+from qqvl_server.weights.load import LoadedModel
 from tests.pictures import COLOURS, encoded, picture
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def loaded(demo: Path) -> LoadedModel:
-    return load(locate(str(demo), demo.parents[1]), WeightsSettings(device="cpu", dtype="float32"))
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> ImageLibrary:
-    return ImageLibrary(tmp_path, 10**9, ImageLimits(20_000_000, 50_000_000, 4, 1024))
-
-
-@pytest.fixture
-def preprocessor(loaded: LoadedModel, library: ImageLibrary) -> Preprocessor:
-    return Preprocessor(loaded.processor, library, 1024)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 
+from tests.api import wire
 from tests.pictures import base64_picture
 from tests.running import RunningServer
 
@@ -20,16 +21,9 @@ MODEL = "claude-any"
 HELLO: Any = [{"role": "user", "content": "你好"}]
 ASK: Any = [{"role": "user", "content": "北京今天天气怎么样？"}]
 WEATHER: Any = {
-    "name": "get_weather",
-    "description": "获取指定城市的天气信息",
-    "input_schema": {
-        "type": "object",
-        "properties": {
-            "city": {"type": "string", "description": "城市名称"},
-            "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-        },
-        "required": ["city"],
-    },
+    "name": wire.WEATHER["name"],
+    "description": wire.WEATHER["description"],
+    "input_schema": wire.WEATHER["parameters"],
 }
 PICK: Any = {
     "name": "pick",

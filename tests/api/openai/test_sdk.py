@@ -12,26 +12,12 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
-from tests.api.wire import metric
+from tests.api import wire
 from tests.pictures import base64_picture
 from tests.running import RunningServer
 
 MODEL = "Qwen/Qwen3-VL-8B-Instruct"
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "获取指定城市的天气信息",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "city": {"type": "string", "description": "城市名称"},
-                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-            },
-            "required": ["city"],
-        },
-    },
-}
+WEATHER: Any = {"type": "function", "function": wire.WEATHER}
 ASK: Any = [{"role": "user", "content": "北京今天天气怎么样？"}]
 HELLO: Any = [{"role": "user", "content": "你好"}]
 
@@ -257,9 +243,9 @@ def test_a_reader_that_hangs_up_frees_the_model(bare: RunningServer, stream: boo
             with pytest.raises(httpx.ReadTimeout):
                 http.post("/v1/chat/completions", json=body, timeout=1)
     deadline = time.monotonic() + 10
-    while metric(bare, "qqvl_requests_running") and time.monotonic() < deadline:
+    while wire.metric(bare, "qqvl_requests_running") and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert metric(bare, "qqvl_requests_running") == 0
-    made = metric(bare, "qqvl_generation_tokens_total")
+    assert wire.metric(bare, "qqvl_requests_running") == 0
+    made = wire.metric(bare, "qqvl_generation_tokens_total")
     time.sleep(0.5)
-    assert metric(bare, "qqvl_generation_tokens_total") == made
+    assert wire.metric(bare, "qqvl_generation_tokens_total") == made

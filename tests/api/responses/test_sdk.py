@@ -11,25 +11,13 @@ from openai import OpenAI
 from openai.types.responses import ResponseFunctionToolCall
 from pydantic import BaseModel
 
+from tests.api import wire
 from tests.pictures import base64_picture
 from tests.running import RunningServer
 
 MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 ASK = "北京今天天气怎么样？"
-WEATHER: Any = {
-    "type": "function",
-    "name": "get_weather",
-    "description": "获取指定城市的天气信息",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "city": {"type": "string", "description": "城市名称"},
-            "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-        },
-        "required": ["city"],
-    },
-    "strict": False,
-}
+WEATHER: Any = {"type": "function", **wire.WEATHER, "strict": False}
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
 PICK: Any = {"type": "function", "name": "pick", "parameters": SCHEMA, "strict": True}
 
