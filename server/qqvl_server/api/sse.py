@@ -66,6 +66,7 @@ async def begun(chunks: AsyncGenerator[str, None]) -> Begun:
         if first.done():
             first.result()
     except BaseException:
+        # Raised again, cancelled or failed: nobody else holds the generator yet, so nobody else would close it.
         await _ended(first)
         await chunks.aclose()
         raise

@@ -64,6 +64,7 @@ class EngineCore:
         try:
             self._runner.add(request, patches)
         except BaseException:
+            # Raised again: the scheduler must not run what the runner does not know.
             self.abort(request)
             raise
 

@@ -223,7 +223,7 @@ def _accepted(request: Request, chosen: Chosen) -> Chosen | QqvlError:
         try:
             request.mask.accept(chosen.token)
         except Exception as error:
-            # As above.
+            # The edge of a grammar library, as above: the others in the batch keep their tokens.
             return _grammar_failed(error)
     return chosen
 

@@ -74,10 +74,11 @@ def _grammar_source(text: str) -> str:
     if re.search(r"^\s*root\s*::=", text, re.MULTILINE) is None:
         text = _START.sub(lambda found: "root" if found[0] == "start" else found[0], text)
     try:
-        return LLMatcher.grammar_from_lark(gbnf_to_lark(text))
+        lark = gbnf_to_lark(text)
     except Exception:
         # The converter raises bare Exception for whatever it cannot read.
         raise InvalidRequest(reason(GrammarKind.LARK, "")) from None
+    return LLMatcher.grammar_from_lark(lark)
 
 
 _SOURCES: Final[dict[GrammarKind, Callable[[str], str]]] = {
