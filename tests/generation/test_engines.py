@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 
 from qqvl_server.engine.request import TokenMask
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation import engines
+from qqvl_server.generation import engines, grammar
+from qqvl_server.generation.backend import GrammarCompiler
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
     ChatMessage,
@@ -29,6 +31,7 @@ from qqvl_server.generation.port import (
     Tool,
 )
 from qqvl_server.generation.preprocess import Preprocessor, Prompt
+from qqvl_server.generation.tools import read_reply
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import GenerationSettings
@@ -52,18 +55,23 @@ def loaded(machine: tuple[str, LoadedModel]) -> LoadedModel:
 
 @pytest.fixture
 async def voice(machine: tuple[str, LoadedModel], preprocessor: Preprocessor) -> AsyncIterator[LocalVoice[Prompt]]:
-    name, loaded = machine
+    voice = voice_of(*machine, preprocessor, OneText(machine[1], preprocessor))
+    yield voice
+    await voice.aclose()
+
+
+def voice_of(
+    name: str, loaded: LoadedModel, preprocessor: Preprocessor, grammars: GrammarCompiler
+) -> LocalVoice[Prompt]:
     settings = GenerationSettings(engine=name, kv_cache_gb=0.05)
-    voice = LocalVoice(
+    return LocalVoice(
         preprocessor,
         engines.build(loaded, settings, loaded.context_tokens, Metrics()),
         device=loaded.device,
         context_tokens=loaded.context_tokens,
         metrics=Metrics(),
-        grammars=OneText(loaded, preprocessor),
+        grammars=grammars,
     )
-    yield voice
-    await voice.aclose()
 
 
 def request(*messages: ChatMessage, **sampling: Any) -> GenerationRequest:
@@ -168,6 +176,25 @@ async def test_a_grammar_decides_every_token_of_every_choice(voice: LocalVoice[P
     events = [event async for event in voice.generate(asked)]
     for choice in range(2):
         assert "".join(e.text for e in events if isinstance(e, TextDelta) and e.choice == choice) == "只能这样说"
+
+
+async def test_a_call_that_need_not_come_still_fits_its_schema(
+    machine: tuple[str, LoadedModel], preprocessor: Preprocessor
+) -> None:
+    loaded = machine[1]
+    compiler = grammar.GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary)
+    voice = voice_of(*machine, preprocessor, compiler)
+    cities = {"type": "object", "properties": {"city": {"enum": ["上海", "广州"]}}, "required": ["city"]}
+    tools = (Tool("get_weather", "查询城市天气", json.dumps(cities)),)
+    for text, called in (("北京今天天气怎么样？", True), ("你好", False)):
+        asked = replace(request(ChatMessage("user", (TextPart(text),)), temperature=0), tools=tools)
+        said = "".join([e.text async for e in voice.generate(asked) if isinstance(e, TextDelta)])
+        content, calls = read_reply(said)
+        assert [call.name for call in calls] == ["get_weather"] * called
+        assert all(json.loads(call.arguments)["city"] in ("上海", "广州") for call in calls)
+        assert bool(content) is not called
+    await voice.aclose()
+    compiler.close()
 
 
 async def test_seeded_choices_differ_and_come_again(voice: LocalVoice[Prompt], library: ImageLibrary) -> None:
