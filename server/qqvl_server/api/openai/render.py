@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from qqvl_server.api import faults
+from qqvl_server.api import faults, logprobs
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import TokenLogprob, Usage
 
 DONE: Final = "data: [DONE]\n\n"
 FINGERPRINT: Final = "fp_qqvl"
-# JSON has no infinity, which is what a token that the model rules out has.
-_LOWEST: Final = -9999.0
 _JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -81,26 +79,17 @@ def usage(used: Usage) -> dict[str, Any]:
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-    return {
-        "content": [_entry(token) | {"top_logprobs": [_entry(top) for top in token.top]} for token in tokens],
-        "refusal": None,
-    }
-
-
-def _entry(token: TokenLogprob) -> dict[str, Any]:
-    return {
-        "token": token.data.decode("utf-8", "replace"),
-        "logprob": _finite(token.logprob),
-        "bytes": list(token.data),
-    }
+    return {"content": logprobs.entries(tokens), "refusal": None}
 
 
 def text_logprobs(tokens: Sequence[TokenLogprob], offsets: Sequence[int]) -> dict[str, Any]:
     """The shape of plain completions. ``offsets`` say where each token's text starts in its choice."""
     return {
         "tokens": [spelt(token.data) for token in tokens],
-        "token_logprobs": [_finite(token.logprob) for token in tokens],
-        "top_logprobs": [{spelt(top.data): _finite(top.logprob) for top in token.top} or None for token in tokens],
+        "token_logprobs": [logprobs.finite(token.logprob) for token in tokens],
+        "top_logprobs": [
+            {spelt(top.data): logprobs.finite(top.logprob) for top in token.top} or None for token in tokens
+        ],
         "text_offset": list(offsets),
     }
 
@@ -111,7 +100,3 @@ def spelt(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def _finite(logprob: float) -> float:
-    return max(logprob, _LOWEST)

@@ -6,14 +6,11 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from qqvl_server.api.responses.schema import ResponseBody
 from qqvl_server.errors import QqvlError, RequestError
-from qqvl_server.generation.port import TokenLogprob, Usage
-
-# JSON has no infinity, which is what a token that the model rules out has.
-_LOWEST: Final = -9999.0
+from qqvl_server.generation.port import Usage
 
 
 def frame(body: ResponseBody, model: str) -> dict[str, Any]:
@@ -93,18 +90,6 @@ def usage(used: Usage) -> dict[str, Any]:
         "output_tokens": used.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": used.prompt_tokens + used.completion_tokens,
-    }
-
-
-def logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-    return [_entry(token) | {"top_logprobs": [_entry(top) for top in token.top]} for token in tokens]
-
-
-def _entry(token: TokenLogprob) -> dict[str, Any]:
-    return {
-        "token": token.data.decode("utf-8", "replace"),
-        "logprob": max(token.logprob, _LOWEST),
-        "bytes": list(token.data),
     }
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from qqvl_server.api import faults
+from qqvl_server.api import faults, logprobs
 from qqvl_server.api.responses import render
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import Finished, FinishReason, TextDelta, TokenLogprob
@@ -51,7 +51,7 @@ class ResponseReply:
             # Clients read the first item without looking whether there is one.
             yield from self._opened_text()
         # Those of half a character, which is left out of the text.
-        self._logprobs += render.logprobs(self._tokens)
+        self._logprobs += logprobs.entries(self._tokens)
         status = "incomplete" if event.reason is FinishReason.LENGTH else "completed"
         yield from self._closed(status)
         if status == "incomplete":
@@ -89,7 +89,7 @@ class ResponseReply:
             return
         if self._item is None or self._item["type"] != "message":
             yield from self._opened_text()
-        told = render.logprobs(self._tokens)
+        told = logprobs.entries(self._tokens)
         self._tokens.clear()
         self._written.append(text)
         self._logprobs += told
