@@ -1,4 +1,4 @@
-"""C chats at once against this server and its peers, interleaved in one run; ratios over one-at-a-time ``generate``.
+"""C chats at once against this server and its peers, interleaved in one run; ratios over ``plain_generate.py``.
 
 python benchmarks/chat_load.py                                  # about two minutes on two cores
 python benchmarks/chat_load.py --chats 1,4,8,16 --repeats 3
@@ -18,7 +18,10 @@ from typing import Any
 import checkpoints
 from figures import median, report
 from load import Workload, group_chat
-from servers import NotStarted, PeakMemory, Process, Qqvl, TransformersServe
+from servers import NotStarted, PeakMemory, PlainGenerate, Process, Qqvl, TransformersServe
+
+# They answer one at a time: how many chats wait does not change how fast they write.
+_SERIAL = ("plain", "generate", "transformers")
 
 
 class Elsewhere:
@@ -33,7 +36,7 @@ class Elsewhere:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="多个群同时聊天：本服务器和别的服务器交替测，输出每秒 token 数与逐条回答（--engine generate）之比"
+        description="多个群同时聊天：本服务器和别的服务器交替测，输出每秒 token 数与逐条回答（plain_generate.py）之比"
     )
     parser.add_argument(
         "--size", choices=checkpoints.SIZES, default="small", help="随机权重模型的大小，默认 small（219M）"
@@ -46,7 +49,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--door", choices=("openai", "qq"), default="openai", help="走哪个接口")
     parser.add_argument("--serial-chats", default="1", help="逐条回答的对手测哪些群数；它的速度与群数无关")
-    parser.add_argument("--no-serial", action="store_true", help="不测 --engine generate")
+    parser.add_argument("--no-serial", action="store_true", help="不测 plain_generate.py，也就没有比值")
+    parser.add_argument("--generate", action="store_true", help="也测本服务器的 --engine generate")
     parser.add_argument(
         "--transformers", action="store_true", help="也测 transformers serve（要装 transformers[serving]）"
     )
@@ -62,6 +66,8 @@ def peers(given: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) 
     flags += ["--max-new-tokens", str(given.max_tokens)]
     running: dict[str, Process | Elsewhere] = {}
     if not given.no_serial:
+        running["plain"] = stack.enter_context(PlainGenerate(folder, given.dtype))
+    if given.generate:
         running["generate"] = stack.enter_context(Qqvl(folder, "--engine", "generate", *flags, dtype=given.dtype))
     running["paged"] = stack.enter_context(Qqvl(folder, "--engine", "paged", *flags, dtype=given.dtype))
     if given.transformers:
@@ -96,7 +102,7 @@ def main() -> None:
         for _ in range(given.repeats):
             for count in counts:
                 for name, server in running.items():
-                    if name in ("generate", "transformers") and count not in serial:
+                    if name in _SERIAL and count not in serial:
                         continue
                     # A fresh seed each time: nobody has seen these words or pictures before.
                     work = Workload(words, chats=count, turns=given.turns, max_tokens=given.max_tokens)
@@ -107,7 +113,7 @@ def main() -> None:
 
 
 def _rows(measured: dict[tuple[str, int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    baseline = [run["out_tok_s"] for (name, _), runs in measured.items() if name == "generate" for run in runs]
+    baseline = [run["out_tok_s"] for (name, _), runs in measured.items() if name == "plain" for run in runs]
     rows = []
     for (name, count), runs in measured.items():
         middle = {key: None if runs[0][key] is None else median([float(run[key]) for run in runs]) for key in runs[0]}

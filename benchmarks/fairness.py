@@ -14,7 +14,7 @@ import checkpoints
 from figures import percentile, report
 from load import Target, Workload, ask, ask_qq, said
 from servers import Qqvl
-from wire import Refused
+from wire import Refused, events
 
 QUIET, FLOOD = "quiet-key", "flood-key"
 
@@ -36,7 +36,11 @@ async def waits(base: str, work: Workload, turns: int, door: str, chat: int) -> 
 
 @contextlib.asynccontextmanager
 async def flood(base: str, work: Workload, streams: int, door: str) -> AsyncIterator[None]:
-    """Keep ``streams`` requests of one chat (one group, or one key) going all the time."""
+    """Keep ``streams`` requests of one chat (one group, or one key) going all the time.
+
+    Raises:
+        As ``load.ask``, on leaving: a flood that broke off was none. Refusals are part of a flood.
+    """
 
     async def one(stream: int) -> None:
         target = Target(base, key=FLOOD)
@@ -57,23 +61,39 @@ async def flood(base: str, work: Workload, streams: int, door: str) -> AsyncIter
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
 
 
 async def shares(base: str, work: Workload, keys: list[str], seconds: float) -> list[int]:
-    """Reply tokens each key got, the first key asking four times as much at once as the others."""
+    """Words each key was told in ``seconds``, the first key asking four times as much at once as the others.
+
+    A word is a token. The clock starts after as long again, when all of them are waiting for their turn.
+    """
     got = dict.fromkeys(keys, 0)
-    ends = time.monotonic() + seconds
+    starts = time.monotonic() + seconds
+    ends = starts + seconds
 
     async def one(key: str, stream: int) -> None:
         number = 0
         while time.monotonic() < ends:
             number += 1
-            turn = await ask(Target(base, key=key), [said(work.text(stream, number))], 16)
-            got[key] += turn.out if time.monotonic() < ends else 0
+            body = {"model": "m", "messages": [said(work.text(stream, number))], "max_tokens": 16, "temperature": 0}
+            async for event in events(base, "/v1/chat/completions", {**body, "stream": True}, key):
+                if starts <= time.monotonic() < ends:
+                    told = "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+                    got[key] += len(told.split())
 
     streams = [(key, n) for key in keys for n in range(32 if key == keys[0] else 8)]
-    await asyncio.gather(*(one(key, 7000 + n * 100 + keys.index(key)) for key, n in streams))
+    tasks = [asyncio.create_task(one(key, 7000 + n * 100 + keys.index(key))) for key, n in streams]
+    await asyncio.sleep(ends - time.monotonic())
+    for task in tasks:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome
     return list(got.values())
 
 
@@ -110,8 +130,9 @@ def main() -> None:
 
             busy = asyncio.run(flooded())
             rows.append(_row(door, calm, busy))
-        jains = jain(asyncio.run(shares(server.base, work, keys[2:], given.seconds)))
-    report("fairness", rows, jain=jains, streams=given.streams, size=given.size)
+            print(f"{door}: {rows[-1]['turn_calm_p95_s']:.2f} s → {rows[-1]['turn_flood_p95_s']:.2f} s", flush=True)
+        told = asyncio.run(shares(server.base, work, keys[2:], given.seconds))
+    report("fairness", rows, jain=jain(told), told=told, streams=given.streams, size=given.size)
 
 
 def _row(door: str, calm: tuple[list[float], list[float]], busy: tuple[list[float], list[float]]) -> dict[str, Any]:

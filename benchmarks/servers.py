@@ -1,4 +1,4 @@
-"""Server processes to measure: this project's own with either engine, and ``transformers serve``."""
+"""Server processes to measure: this project's own with either engine, plain ``generate``, ``transformers serve``."""
 
 from __future__ import annotations
 
@@ -119,6 +119,18 @@ class Qqvl(Process):
         return sums
 
 
+class PlainGenerate(Process):
+    """``plain_generate.py``: the baseline."""
+
+    def __init__(self, checkpoint: Path, dtype: str = "bfloat16") -> None:
+        port = _free_port()
+        script = Path(__file__).with_name("plain_generate.py")
+        super().__init__(
+            [sys.executable, str(script), str(checkpoint), "--port", str(port), "--dtype", dtype], "/v1/models"
+        )
+        self.base = f"http://127.0.0.1:{port}"
+
+
 class TransformersServe(Process):
     """``transformers serve``, which answers vision models one at a time.
 
@@ -130,9 +142,7 @@ class TransformersServe(Process):
         command = shutil.which("transformers", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
         if command is None:
             raise NotStarted("transformers 的命令行没有装（pip install 'transformers[serving]'）")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = _free_port()
         super().__init__(
             [command, "serve", str(checkpoint), "--device", "cpu", "--dtype", dtype, "--host", "127.0.0.1",
              "--port", str(port)],
@@ -140,6 +150,12 @@ class TransformersServe(Process):
         )  # fmt: skip
         self.model = str(checkpoint)
         self.base = f"http://127.0.0.1:{port}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class PeakMemory:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,25 @@ def test_a_conversation_runs_through_a_real_server(module: Any, server: RunningS
     prompts = {(turn.chat, turn.turn): turn.prompt for turn in outcome.turns}
     if door == "openai":
         assert prompts[0, 2] > prompts[0, 1] > 0
+
+
+def test_the_baseline_answers_as_this_server_does(module: Any, server: RunningServer, demo: Path) -> None:
+    load, plain = module("load"), module("plain_generate")
+    work = load.Workload(module("checkpoints").vocabulary(demo), chats=1, turns=2, edge=64, max_tokens=4)
+    baseline = plain.Server(plain.Plain(demo, "float32"), 0)
+    serving = threading.Thread(target=baseline.serve_forever)
+    serving.start()
+    try:
+        base = f"http://127.0.0.1:{baseline.server_port}"
+        turns = asyncio.run(load.group_chat(base, "m", work)).turns
+    finally:
+        baseline.shutdown()
+        serving.join()
+        baseline.server_close()
+    model = server.http.get("/v1/models").json()["data"][0]["id"]
+    expected = asyncio.run(load.group_chat(server.base, model, work)).turns
+    assert [(turn.text, turn.prompt) for turn in turns] == [(turn.text, turn.prompt) for turn in expected]
+    assert all(0 < turn.first_s <= turn.total_s and turn.cached == 0 for turn in turns)
 
 
 def test_percentiles_and_shares(module: Any) -> None:
