@@ -9,9 +9,8 @@ from typing import Any
 from qqvl_server.api.openai import render
 from qqvl_server.api.openai.render import Envelope
 from qqvl_server.api.openai.reply import ChatMessageFold, ChatReply
-from qqvl_server.api.openai.toolset import Toolset
+from qqvl_server.api.tools import Toolset
 from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Usage, Voice
-from qqvl_server.generation.tools import ToolCallParser
 
 
 async def whole(voice: Voice, request: GenerationRequest, tools: Toolset, envelope: Envelope) -> dict[str, Any]:
@@ -52,11 +51,7 @@ def total(parts: Iterator[Usage | None]) -> Usage:
 
 
 def _replies(request: GenerationRequest, tools: Toolset) -> Sequence[ChatReply]:
-    names = [tool.name for tool in tools.shown]
-    return [
-        ChatReply(index, ToolCallParser(names) if names else None, parallel=tools.parallel)
-        for index in range(request.choices)
-    ]
+    return [ChatReply(index, tools.parser(), parallel=tools.parallel) for index in range(request.choices)]
 
 
 def _choices(replies: Sequence[ChatReply], event: TextEvent) -> Iterator[dict[str, Any]]:

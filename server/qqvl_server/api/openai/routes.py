@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from qqvl_server.api import sse
 from qqvl_server.api.body import read_object
-from qqvl_server.api.desk import Caller, Desk
+from qqvl_server.api.desk import Caller, Desk, served_name
 from qqvl_server.api.document import request_body
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.openai import chat, completions, models, render, tokens, translate
@@ -58,7 +58,7 @@ def build(desk: Desk) -> APIRouter:
 
 
 async def _chat(desk: Desk, body: ChatBody, who: Asker) -> Response:
-    name = translate.served_name(desk, body.model)
+    name = served_name(desk, body.model)
     voice = desk.voice()
     asked, tools = await translate.chat(body, desk, who, voice.context_tokens)
     envelope = render.chat_envelope(name)
@@ -69,7 +69,7 @@ async def _chat(desk: Desk, body: ChatBody, who: Asker) -> Response:
 
 
 async def _complete(desk: Desk, body: CompletionBody, who: Asker) -> Response:
-    name = translate.served_name(desk, body.model)
+    name = served_name(desk, body.model)
     completion = Completion(desk.voice(), completions.read(body, who), echo=bool(body.echo))
     envelope = render.text_envelope(name)
     if not body.stream:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qqvl_server.api.tools import Toolset as Toolset
-from qqvl_server.api.tools import chosen, function
+from qqvl_server.api.tools import Toolset, chosen, function
 from qqvl_server.api.validation import bad
 from qqvl_server.generation.port import Tool
 

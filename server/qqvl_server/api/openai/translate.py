@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from qqvl_server.api.desk import Desk
-from qqvl_server.api.desk import served_name as served_name
 from qqvl_server.api.drafts import look
 from qqvl_server.api.openai import constraints, messages, toolset
 from qqvl_server.api.openai.schema import ChatBody, Generate, TokenizeBody
