@@ -167,6 +167,19 @@ def test_a_picture_that_aged_out_is_told_in_words(
     assert "image_grid_thw" not in preprocessor.prepare(asking(user("看", ref))).inputs
 
 
+def test_pictures_are_told_apart_by_their_digests(
+    preprocessor: Preprocessor, library: ImageLibrary, assets: Path
+) -> None:
+    one, two = (library.add(encoded(picture(colour))) for colour in ((255, 0, 0), (0, 0, 255)))
+    digests = preprocessor.prepare(asking(user(one), user(two, one))).digests
+    assert digests[0] == digests[2] != digests[1]
+    wide = library.add(encoded(picture(size=(6000, 140))))
+    large = Preprocessor(processor_of(assets), library, 1280)
+    prompt = large.prepare(asking(user(wide)))
+    assert int(prompt.inputs["image_grid_thw"].max()) > 255
+    assert len(prompt.digests) == 1
+
+
 def test_a_picture_seen_again_is_the_same_and_no_more_work(
     preprocessor: Preprocessor, library: ImageLibrary, tmp_path: Path
 ) -> None:

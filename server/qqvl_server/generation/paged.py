@@ -14,6 +14,7 @@ from qqvl_server.engine.vision import Patches
 from qqvl_server.engine.worker import Ended, Item, Job, Sink, Worker
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.channel import TokenChannel, scatter
+from qqvl_server.generation.pictures import digests
 from qqvl_server.generation.port import GenerationRequest, Sampling
 from qqvl_server.generation.preprocess import Prompt
 from qqvl_server.generation.sinks import CandidateSink, EngineSink, IdleSink, ReplySink, Scoring
@@ -143,11 +144,12 @@ class PagedEngine:
         spans: list[ImageSpan] = []
         patches: dict[bytes, Patches] = {}
         position = offset = 0
-        for grid in prompt.inputs.get("image_grid_thw", ()):
+        grids = prompt.inputs.get("image_grid_thw", ())
+        known = prompt.digests or digests(prompt.inputs.get("pixel_values"), grids)
+        for grid, digest in zip(grids, known, strict=True):
             count = int(grid.prod())
             pixels = prompt.inputs["pixel_values"][offset : offset + count]
             offset += count
-            digest = hashlib.blake2b(pixels.numpy().tobytes() + bytes(grid.tolist()), digest_size=16).digest()
             start = ids.index(self._image_token, position)
             position = start + count // prompt.patches_per_token
             spans.append(ImageSpan(start, position - start, digest))

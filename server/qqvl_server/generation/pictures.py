@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any, Final
 
 from PIL import Image
@@ -13,12 +15,23 @@ from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
 
 Frames = tuple[Image.Image, ...]
-Patches = dict[str, Any]
 
 # Twenty pictures of ordinary size; the largest take 25 MB each.
 _REMEMBERED_BYTES: Final = 128_000_000
 # Pictures arrive at their final size; an extra resize by the processor must be a no-op for all of them.
 _AS_THEY_ARE: Final = {"shortest_edge": 1, "longest_edge": 2**40}
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """What Qwen's processor makes of a picture's frames: pixel_values (patches, C·T·P·P), image_grid_thw (frames, 3).
+
+    ``digests`` are the hashes of each frame's patches, by which its features are found again.
+    """
+
+    pixel_values: Any
+    grids: Any
+    digests: tuple[bytes, ...]
 
 
 class PictureMaker:
@@ -53,10 +66,7 @@ class PictureMaker:
         return width // self._edge() * (height // self._edge())
 
     def patches(self, ref: ImageRef) -> Patches | None:
-        """pixel_values (patches, C·T·P·P) and image_grid_thw (frames, 3) of Qwen's processor; None as ``open``.
-
-        A chat shows its pictures again on each turn, so the latest are remembered.
-        """
+        """None as ``open``. A chat shows its pictures again on each turn, so the latest are remembered."""
         with self._lock:
             if ref in self._remembered:
                 self._remembered.move_to_end(ref)
@@ -64,10 +74,12 @@ class PictureMaker:
         frames = self.open(ref)
         if frames is None:
             return None
-        patches = dict(self._images(images=list(frames), size=_AS_THEY_ARE, return_tensors="pt"))
+        made = self._images(images=list(frames), size=_AS_THEY_ARE, return_tensors="pt")
+        pixels, grids = made["pixel_values"], made["image_grid_thw"]
+        patches = Patches(pixels, grids, digests(pixels, grids))
         with self._lock:
             self._remembered[ref] = patches
-            while sum(_bytes(kept) for kept in self._remembered.values()) > _REMEMBERED_BYTES:
+            while sum(kept.pixel_values.nbytes for kept in self._remembered.values()) > _REMEMBERED_BYTES:
                 self._remembered.popitem(last=False)
         return patches
 
@@ -90,5 +102,13 @@ class PictureMaker:
         return width, height
 
 
-def _bytes(patches: Patches) -> int:
-    return int(patches["pixel_values"].nbytes)
+def digests(pixel_values: Any, grids: Any) -> tuple[bytes, ...]:
+    """Hash of each picture's patches and shape; the arguments are tensors as in ``Patches``."""
+    found, offset = [], 0
+    for grid in grids:
+        count = int(grid.prod())
+        hashed = hashlib.blake2b(pixel_values[offset : offset + count].numpy(), digest_size=16)
+        hashed.update(str(grid.tolist()).encode())
+        found.append(hashed.digest())
+        offset += count
+    return tuple(found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -48,6 +48,8 @@ class Prompt:
     # The leading system block with its tools, the same for many chats.
     shared_tokens: int
     patches_per_token: int
+    # Of each row of image_grid_thw, where they are known: hashing takes as long as a small model's step.
+    digests: tuple[bytes, ...] = ()
 
 
 class Preprocessor:
@@ -89,13 +91,14 @@ class Preprocessor:
         self._check_ids(request.sampling)
         self._lengths.check(request)
         if request.raw is not None:
-            return self._prompt(self._raw_ids(request.raw), {}, 0)
+            return self._prompt(self._raw_ids(request.raw), [], 0)
         if not self._pictures.qwen:
             return self._by_processor(request)
         refs = _images(request.messages)
         made = {ref: self._pictures.patches(ref) for ref in dict.fromkeys(refs)}
         ids = self._ids(request, {ref for ref, patches in made.items() if patches is None})
-        return self._prompt(ids, _joined([made[ref] for ref in refs]), self._shared(request, ids))
+        shown = [patches for ref in refs if (patches := made[ref]) is not None]
+        return self._prompt(ids, shown, self._shared(request, ids))
 
     def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         """Raises as ``prepare``."""
@@ -177,12 +180,16 @@ class Preprocessor:
             logger().warning("对话模板报错", kind=type(error).__name__)
             raise InvalidRequest("模型的对话模板不接受这些消息") from error
 
-    def _prompt(self, ids: list[int], patches: Mapping[str, Any], shared: int) -> Prompt:
+    def _prompt(self, ids: list[int], pictures: Sequence[Patches], shared: int) -> Prompt:
         tokens = torch.tensor([ids])
-        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), **patches}
+        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        if pictures:
+            inputs["pixel_values"] = _joined([patches.pixel_values for patches in pictures])
+            inputs["image_grid_thw"] = _joined([patches.grids for patches in pictures])
         if "mm_token_type_ids" in self._processor.model_input_names:
             inputs["mm_token_type_ids"] = torch.eq(tokens, self._pads[0]).long()
-        return Prompt(BatchFeature(inputs), len(ids), shared, self._pictures.patches_per_token)
+        digests = tuple(digest for patches in pictures for digest in patches.digests)
+        return Prompt(BatchFeature(inputs), len(ids), shared, self._pictures.patches_per_token, digests)
 
     def _shared(self, request: GenerationRequest, ids: list[int]) -> int:
         """Length of the leading system block, tools included; what API callers write there is theirs alone."""
@@ -222,9 +229,9 @@ def _images(messages: Sequence[ChatMessage]) -> list[ImageRef]:
     return [part.image for message in messages for part in message.parts if isinstance(part, ImagePart)]
 
 
-def _joined(pictures: Sequence[Patches | None]) -> Patches:
-    shown = [patches for patches in pictures if patches is not None]
-    return {name: torch.cat([patches[name] for patches in shown]) for name in (shown[0] if shown else ())}
+def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One alone is handed on as it is: a picture's patches are megabytes."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 def _expanded(ids: Sequence[int], pad: int | None, runs: Sequence[int]) -> list[int]:
