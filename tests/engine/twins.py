@@ -14,6 +14,7 @@ from qqvl_server.engine.request import ImageSpan, Request, SamplingParams
 from qqvl_server.engine.runner import ModelRunner
 from qqvl_server.engine.sampler import Sampler
 from qqvl_server.engine.scheduler import Scheduler
+from qqvl_server.engine.varlen import Kernel
 from qqvl_server.engine.vision import Patches
 from qqvl_server.generation.paged import PagedEngine
 from qqvl_server.observe.metrics import Metrics
@@ -66,8 +67,10 @@ class Twins:
         tokens: list[int] = whole[0, inputs["input_ids"].shape[1] :].tolist()
         return tokens
 
-    def engine(self, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8) -> EngineCore:
-        self.runner = ModelRunner(self.paged.model, blocks=blocks, block_size=size, feature_bytes=10**8)
+    def engine(
+        self, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8, kernel: Kernel | None = None
+    ) -> EngineCore:
+        self.runner = ModelRunner(self.paged.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernel=kernel)
         scheduler = Scheduler(BlockPool(blocks, size), max_tokens=tokens, max_requests=requests)
         return EngineCore(scheduler, self.runner, Sampler("cpu"))
 

@@ -35,9 +35,10 @@ class Held:
 
 
 class KVCache:
-    """Per layer the keys and the values of all blocks: (blocks, block_size, kv_heads, head_dim).
+    """Per layer the keys and the values of all blocks: (blocks + 1, block_size, kv_heads, head_dim).
 
-    A token's slot is ``block · block_size + offset``.
+    A token's slot is ``block · block_size + offset``. The last block, ``scratch``, is nobody's: what must be written
+    but never read goes there.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class KVCache:
         self.block_size = block_size
         self.dtype = dtype
         self.device = torch.device(device)
-        size = (blocks, block_size, shape.kv_heads, shape.head_dim)
+        self.scratch = blocks
+        size = (blocks + 1, block_size, shape.kv_heads, shape.head_dim)
         self.keys = [_zeros(size, dtype, self.device) for _ in range(shape.layers)]
         self.values = [_zeros(size, dtype, self.device) for _ in range(shape.layers)]
         self._slots = [

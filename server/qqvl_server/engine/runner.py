@@ -11,7 +11,9 @@ import torch
 from qqvl_server.engine import attention, gathered, packing, varlen
 from qqvl_server.engine.attention import PagedBatch
 from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
+from qqvl_server.engine.decode_inputs import Decode
 from qqvl_server.engine.device import watched
+from qqvl_server.engine.graphs import Capture, DecodeGraphs
 from qqvl_server.engine.kv_cache import KVCache, KVShape
 from qqvl_server.engine.request import Request
 from qqvl_server.engine.varlen import Kernel
@@ -40,7 +42,18 @@ class ModelRunner:
         self.features = FeatureCache(feature_bytes, on_picture)
         self.pictures = PictureShelf(model, self.features)
         self._kernel = kernel
+        self._graphs: DecodeGraphs | None = None
         self._positions: dict[str, tuple[torch.Tensor, int]] = {}
+
+    def record(self, capture: Capture, *, requests: int, longest: int) -> None:
+        """Record decode steps of up to ``requests`` requests of up to ``longest`` tokens; before the first step.
+
+        Nothing is recorded where no kernel reads the cache in place.
+        """
+        if self._kernel is not None:
+            self._graphs = DecodeGraphs(
+                self._logits, self._cache, self._kernel, capture, most=requests, longest=longest
+            )
 
     def add(self, request: Request, patches: dict[bytes, Patches]) -> None:
         """Learn a request's pictures and positions before its first step; ``patches`` is emptied as they are used.
@@ -80,7 +93,34 @@ class ModelRunner:
         with watched():
             return self._forward(batch)
 
+    def _logits(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        paged: PagedBatch,
+        keep: torch.Tensor | int = 0,
+        encoded: EncoderOutput | None = None,
+    ) -> torch.Tensor:
+        """(N, vocabulary) of the rows ``keep`` (0: of all), from ``ids`` (1, N) and ``positions`` (3, 1, N)."""
+        out = self._model(
+            input_ids=ids,
+            position_ids=positions,
+            logits_to_keep=keep,
+            mm_encoder_outputs=None if encoded is None else {"image": encoded},
+            use_cache=False,
+            paged=paged,
+        )
+        logits: torch.Tensor = out.logits[0]
+        return logits
+
+    def _decode(self, chunk: ScheduledChunk) -> Decode:
+        request = chunk.request
+        _, delta = self._positions[request.id]
+        return Decode(request.tokens[chunk.start], chunk.start + delta, request.blocks, chunk.end)
+
     def _forward(self, batch: ScheduledBatch) -> torch.Tensor:
+        if self._graphs is not None and self._graphs.takes(batch):
+            return self._graphs.run([self._decode(chunk) for chunk in batch.chunks])
         # Decodes stand first, the longest before the shorter, so that rows of about one length are one slice.
         chunks = sorted(batch.chunks, key=lambda chunk: (chunk.count > 1, -chunk.end))
         rows, row = {}, 0
@@ -88,17 +128,14 @@ class ModelRunner:
             rows[chunk.request.id] = row - chunk.start
             row += chunk.count
         keep = [rows[chunk.request.id] + position for chunk in batch.chunks for position in chunk.kept]
-        encoded = self._encoder_output(chunks)
         positions = torch.cat([self._positions_of(chunk) for chunk in chunks], dim=1)
-        out = self._model(
-            input_ids=self._tensor([[t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]]]),
-            position_ids=positions.unsqueeze(1).to(self._device),
-            logits_to_keep=self._tensor(keep or [0]),
-            mm_encoder_outputs=None if encoded is None else {"image": encoded},
-            use_cache=False,
-            paged=self._paged(chunks),
+        logits = self._logits(
+            self._tensor([[t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]]]),
+            positions.unsqueeze(1).to(self._device),
+            self._paged(chunks),
+            self._tensor(keep or [0]),
+            self._encoder_output(chunks),
         )
-        logits: torch.Tensor = out.logits[0]
         return logits[: len(keep)]
 
     def _tensor(self, numbers: Sequence[Any]) -> torch.Tensor:

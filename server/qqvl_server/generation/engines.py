@@ -10,6 +10,7 @@ import torch
 from qqvl_server.engine import faults, varlen
 from qqvl_server.engine.block_pool import BlockPool
 from qqvl_server.engine.core import EngineCore
+from qqvl_server.engine.graphs import CudaCapture
 from qqvl_server.engine.runner import ModelRunner, kv_shape
 from qqvl_server.engine.sampler import Sampler
 from qqvl_server.engine.scheduler import Scheduler
@@ -54,6 +55,8 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
         kernel=kernel,
         on_picture=lambda found: (metrics.vision_cache_hits if found else metrics.vision_cache_misses).inc(),
     )
+    if kernel is not None and settings.cuda_graphs == "auto":
+        runner.record(CudaCapture(loaded.model.device), requests=settings.max_running, longest=context_tokens)
     scheduler = Scheduler(
         BlockPool(blocks, block_size), max_tokens=settings.step_tokens, max_requests=settings.max_running
     )

@@ -1,0 +1,164 @@
+"""Decode steps recorded once and replayed: launching kernels one by one costs more than what a small step computes.
+
+A recording has fixed shapes and fixed places in memory, so there is one for each of a few batch sizes; a batch is
+filled up to the next with rows that write to a block nobody owns. How a step is recorded is the device's matter
+(``CudaCapture``). A recording is trusted once it gives what the plain forward gives.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import torch
+
+from qqvl_server.engine.attention import PagedBatch
+from qqvl_server.engine.batch import ScheduledBatch
+from qqvl_server.engine.decode_inputs import Decode, Inputs, slot
+from qqvl_server.engine.kv_cache import KVCache
+from qqvl_server.engine.varlen import Kernel, VarlenRows, in_place
+from qqvl_server.observe.logs import logger
+
+# (1, N) token ids, (3, 1, N) positions, the batch → (N, vocabulary) logits.
+Forward = Callable[[torch.Tensor, torch.Tensor, PagedBatch], torch.Tensor]
+Replay = Callable[[], torch.Tensor]
+# From a forward over fixed inputs to what does it again over whatever they hold then, into the same memory.
+Capture = Callable[[Callable[[], torch.Tensor]], Replay]
+
+# A recording keeps its logits, half a megabyte a row; larger batches are busy enough to be launched as they are.
+_MOST_ROWS: Final = 256
+# Rounding moves a row's logits by a hundredth of their size at most; what is wrong moves them by more than half.
+_TOLERANCE: Final = 0.05
+
+
+def sizes(most: int) -> list[int]:
+    """Batch sizes to record: 1, 2, 4, 8, 16, 24 … ``most``; from 32 on they grow by a quarter."""
+    found, size = [], 1
+    while size < most:
+        found.append(size)
+        size += size if size < 8 else max(size // 32 * 8, 8)
+    return [*found, most]
+
+
+class DecodeGraphs:
+    """``most`` requests of up to ``longest`` tokens each. Used by one thread; recorded before anybody owns a block."""
+
+    def __init__(
+        self, forward: Forward, cache: KVCache, kernel: Kernel, capture: Capture, *, most: int, longest: int
+    ) -> None:
+        self._forward, self._cache, self._kernel = forward, cache, kernel
+        self._longest = longest
+        # The check below reads two blocks a row.
+        width = max(-(-longest // cache.block_size), 2)
+        self._sizes = sizes(max(min(most, cache.scratch - 1, _MOST_ROWS), 1))
+        self._inputs = Inputs(self._sizes[-1], width, cache, kernel)
+        self._replays: dict[int, Replay] = {}
+        self._record(capture)
+
+    def takes(self, batch: ScheduledBatch) -> bool:
+        """Whether every chunk is one new token of a reply, in a batch that was recorded."""
+        return bool(self._replays) and len(batch.chunks) <= self._sizes[-1] and all(
+            chunk.count == 1 and chunk.samples and len(chunk.request.prompt) <= chunk.start < self._longest
+            for chunk in batch.chunks
+        )  # fmt: skip
+
+    def run(self, rows: Sequence[Decode]) -> torch.Tensor:
+        """(rows, vocabulary), in memory that the next run writes to."""
+        size = next(size for size in self._sizes if size >= len(rows))
+        self._inputs.fill(rows, size)
+        return self._replays[size]()[: len(rows)]
+
+    @torch.inference_mode()
+    def _record(self, capture: Capture) -> None:
+        began = time.monotonic()
+        try:
+            self._write_noise()
+            # The largest first: the others fit into its memory.
+            for size in reversed(self._sizes):
+                self._inputs.fill([], size)
+                self._replays[size] = capture(partial(self._forward, *self._inputs.first(size)))
+                if not self._is_right(size):
+                    raise RuntimeError(f"a recorded step of {size} rows is not what the plain one is")
+        except RuntimeError as error:
+            # Whatever torch, its kernels or the model's code have against being recorded.
+            self._replays.clear()
+            logger().warning("解码步录制失败，改为逐个算子执行：回答不变，只是慢一些", reason=str(error))
+        else:
+            logger().info("解码步已录制", sizes=self._sizes, seconds=round(time.monotonic() - began, 1))
+        self._wipe()
+
+    def _is_right(self, size: int) -> bool:
+        """Whether a replay gives the plain forward's logits for rows unlike those it was recorded with.
+
+        Each row follows a block that all share and some tokens of its own.
+        """
+        block = self._cache.block_size
+        rows = [Decode(n + 1, n * 3, [0, n + 1], block + 1 + n % block) for n in range(size)]
+        expected = self._forward(*self._plainly(rows))
+        self._inputs.fill(rows, size)
+        wrong = (self._replays[size]().float() - expected.float()).norm(dim=-1) / expected.float().norm(dim=-1)
+        # Not so where a number is none.
+        return bool((wrong < _TOLERANCE).all())
+
+    def _plainly(self, rows: Sequence[Decode]) -> tuple[torch.Tensor, torch.Tensor, PagedBatch]:
+        block, device = self._cache.block_size, self._cache.device
+        told = in_place([(row.blocks, row.length - 1, 1) for row in rows], block, device)
+        slots = torch.tensor([slot(row, block) for row in rows], device=device)
+        paged = PagedBatch(self._cache, slots, VarlenRows(told, self._kernel))
+        ids = torch.tensor([[row.token for row in rows]], device=device)
+        return ids, torch.tensor([[row.position for row in rows]], device=device).expand(3, 1, -1), paged
+
+    def _write_noise(self) -> None:
+        dice = torch.Generator(self._cache.device).manual_seed(0)
+        for blocks in (*self._cache.keys, *self._cache.values):
+            blocks[: self._sizes[-1] + 1].normal_(generator=dice)
+
+    def _wipe(self) -> None:
+        for blocks in (*self._cache.keys, *self._cache.values):
+            blocks[: self._sizes[-1] + 1].zero_()
+            blocks[self._cache.scratch].zero_()
+
+
+class CudaCapture:
+    """Records as CUDA graphs, which share one memory pool: no two run at once, and what they give is used at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool: Any = None
+
+    def __call__(self, forward: Callable[[], torch.Tensor]) -> Replay:
+        """Raises RuntimeError where ``forward`` cannot be recorded."""
+        with torch.cuda.device(self._device):
+            self._rehearse(forward)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                logits = forward()
+        self._pool = graph.pool()
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return logits
+
+        return replay
+
+    def _rehearse(self, forward: Callable[[], torch.Tensor]) -> None:
+        """Libraries set themselves up when first used, which cannot be recorded.
+
+        Nor can waiting for the device, and torch before 2.12 does not survive the attempt: its allocator goes on
+        believing in a recording. So that is found out here.
+        """
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream), warnings.catch_warnings():
+            # That the mode is a prototype.
+            warnings.simplefilter("ignore")
+            forward()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                forward()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.current_stream().wait_stream(self._stream)

@@ -1,0 +1,159 @@
+"""Recorded decode steps, on a device that "records" by keeping the function: buffers, filling up and the check are real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from qqvl_server.engine.decode_inputs import Decode, Inputs
+from qqvl_server.engine.graphs import Replay, sizes
+from qqvl_server.engine.kv_cache import KVCache, KVShape
+from qqvl_server.engine.request import Request
+from qqvl_server.engine.varlen import InPlace
+from tests.engine.twins import NEW, Twins
+
+Forward = Callable[[], torch.Tensor]
+
+
+def kernel(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: InPlace, scaling: float
+) -> torch.Tensor:
+    """What CUDA's kernels give, request by request."""
+    out = torch.empty_like(query)
+    starts, group = rows.starts.tolist(), query.shape[1] // keys.shape[2]
+    for n, length in enumerate(rows.lengths.tolist()):
+        rows_of = slice(starts[n], starts[n + 1])
+        k, v = (t[rows.table[n].long()].flatten(0, 1)[:length].repeat_interleave(group, 1) for t in (keys, values))
+        weights = torch.einsum("qhd,khd->hqk", query[rows_of], k) * scaling
+        count = weights.shape[1]
+        seen = torch.ones(count, length, dtype=torch.bool).tril(length - count)
+        out[rows_of] = torch.einsum("hqk,khd->qhd", weights.masked_fill(~seen, -torch.inf).softmax(-1), v)
+    return out
+
+
+class Recorder:
+    """Counts what is recorded and replayed, but for what the check does."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, forward: Forward) -> Replay:
+        self.recorded += 1
+        self.replayed -= 1
+
+        def replay() -> torch.Tensor:
+            self.replayed += 1
+            return forward()
+
+        return replay
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [(1, [1]), (5, [1, 2, 4, 5]), (16, [1, 2, 4, 8, 16]), (40, [1, 2, 4, 8, 16, 24, 32, 40])],
+)
+def test_few_sizes_are_recorded_and_the_largest_is_among_them(most: int, expected: list[int]) -> None:
+    assert sizes(most) == expected
+    assert len(sizes(256)) < 25
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"tokens": 2048},
+        {"tokens": 64, "size": 4},
+        {"tokens": 64, "size": 8, "blocks": 40},
+        {"tokens": 64, "requests": 2},
+    ],
+    ids=lambda shape: ",".join(f"{k}={v}" for k, v in shape.items()),
+)
+def test_replies_are_the_same_when_steps_are_replayed(twins: Twins, shape: dict[str, int]) -> None:
+    """Batches of one to five and back, over block edges; with 40 blocks some are put back and computed again."""
+    engine, recorder = twins.engine(**shape, kernel=kernel), Recorder()
+    twins.runner.record(recorder, requests=shape.get("requests", 8), longest=400)
+    assert recorder.recorded == len(sizes(shape.get("requests", 8)))
+    assert recorder.replayed == 0
+    made = twins.add_all(engine, "a")
+    assert twins.run(engine, made) == twins.expected
+    assert recorder.replayed >= NEW - 1
+    one, patches = twins.request("late", twins.inputs[2], max_new_tokens=3)
+    made = twins.add_all(engine, "b")
+    for _ in range(3):
+        engine.step()
+    engine.add(one, patches)
+    assert twins.run(engine, [*made, one]) == [*twins.expected, twins.expected[2][:3]]
+
+
+def test_rows_that_fill_a_batch_up_write_where_nobody_reads(twins: Twins) -> None:
+    cache = KVCache(KVShape(1, 1, 4), 20, 4, dtype=torch.float32, device="cpu")
+    inputs = Inputs(4, 5, cache, kernel)
+    inputs.fill([Decode(7, 9, [3, 5], 6), Decode(8, 2, [2], 3)], 4)
+    ids, positions, paged = inputs.first(4)
+    assert ids.tolist() == [[7, 8, 0, 0]]
+    assert positions.tolist() == [[[9, 2, 0, 0]]] * 3
+    assert paged.new_slots.tolist() == [5 * 4 + 1, 2 * 4 + 2, 20 * 4, 20 * 4]
+    rows = paged.rows.rows
+    assert rows.starts.tolist() == [0, 1, 2, 3, 4]
+    assert rows.lengths.tolist() == [6, 3, 1, 1]
+    assert rows.key_starts.tolist() == [0, 6, 9, 10, 11]
+    assert rows.table[:, 0].tolist() == [3, 2, 20, 20]
+    assert rows.table[0, :2].tolist() == [3, 5]
+    assert (rows.most_rows, rows.longest) == (1, 20)
+    assert {t.dtype for t in (rows.starts, rows.lengths, rows.key_starts, rows.table)} == {torch.int32}
+
+
+def test_block_tables_follow_requests_that_grow_leave_and_come() -> None:
+    cache = KVCache(KVShape(1, 1, 4), 20, 4, dtype=torch.float32, device="cpu")
+    inputs = Inputs(2, 3, cache, kernel)
+    first, second = [3], [2, 9]
+
+    def tables(*lists: list[int]) -> list[list[int]]:
+        inputs.fill([Decode(1, 1, blocks, len(blocks) * 4) for blocks in lists], 2)
+        rows = inputs.first(2)[2].rows.rows
+        return [rows.table[n, : max(-(-length // 4), 1)].tolist() for n, length in enumerate(rows.lengths.tolist())]
+
+    for _ in range(3):
+        assert tables(first, second) == [[3], [2, 9]]
+    first.append(4)
+    assert tables(first, second) == [[3, 4], [2, 9]]
+    second += [5]
+    for _ in range(3):
+        assert tables(first, second) == [[3, 4], [2, 9, 5]]
+    for _ in range(3):
+        assert tables(second) == [[2, 9, 5], [20]]
+    # Put back and admitted again: the same request with other blocks.
+    for _ in range(3):
+        assert tables(first, [7, 8, 6]) == [[3, 4], [7, 8, 6]]
+
+
+@pytest.mark.parametrize("fault", ["raises", "stale", "nan"])
+def test_what_cannot_be_recorded_or_is_not_what_the_plain_step_is_runs_plainly(twins: Twins, fault: str) -> None:
+    def capture(forward: Forward) -> Replay:
+        if fault == "raises":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        logits = forward()
+        return lambda: logits if fault == "stale" else logits * torch.nan
+
+    engine = twins.engine(kernel=kernel)
+    twins.runner.record(capture, requests=8, longest=400)
+    request, patches = twins.request("one", twins.inputs[0])
+    engine.add(request, patches)
+    assert twins.run(engine, [request]) == twins.expected[:1]
+
+
+def test_longer_or_larger_batches_than_recorded_run_plainly(twins: Twins) -> None:
+    for limits in ({"requests": 2, "longest": 400}, {"requests": 8, "longest": 33}):
+        engine, recorder = twins.engine(kernel=kernel), Recorder()
+        twins.runner.record(recorder, **limits)
+        made: list[Request] = twins.add_all(engine, "a")
+        assert twins.run(engine, made) == twins.expected
+        assert recorder.replayed < NEW - 1
+
+
+def test_nothing_is_recorded_where_blocks_are_copied_together(twins: Twins) -> None:
+    twins.engine()
+    recorder = Recorder()
+    twins.runner.record(recorder, requests=8, longest=400)
+    assert recorder.recorded == 0
