@@ -15,8 +15,10 @@ sys.path.insert(0, str(ROOT / "server"))
 import checkpoints  # noqa: E402
 import torch  # noqa: E402
 
+from qqvl_server.engine import varlen  # noqa: E402
 from qqvl_server.engine.block_pool import BlockPool  # noqa: E402
 from qqvl_server.engine.core import EngineCore  # noqa: E402
+from qqvl_server.engine.graphs import CudaCapture  # noqa: E402
 from qqvl_server.engine.request import Request, SamplingParams, Status  # noqa: E402
 from qqvl_server.engine.runner import ModelRunner, kv_shape  # noqa: E402
 from qqvl_server.engine.sampler import Sampler  # noqa: E402
@@ -41,9 +43,14 @@ class Engine:
         self.layer_weights = sum(p.numel() for p in self.model.model.language_model.layers.parameters())
         self.weight_bytes = (self.layer_weights + self.model.lm_head.weight.numel()) * self.model.dtype.itemsize
         self.kv_bytes = kv_shape(self.model.config).bytes_per_token(self.model.dtype)
-        blocks = -(-tokens // _BLOCK)
-        runner = ModelRunner(self.model, blocks=blocks, block_size=_BLOCK, feature_bytes=10**8)
-        scheduler = Scheduler(BlockPool(blocks, _BLOCK), max_tokens=step_tokens, max_requests=most)
+        text = self.model.config.get_text_config()
+        found = varlen.find(self.model.device, self.model.dtype, kv_shape(self.model.config), text.num_attention_heads)
+        kernel, size = found or (None, _BLOCK)
+        blocks = -(-tokens // size)
+        runner = ModelRunner(self.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernel=kernel)
+        if kernel is not None:
+            runner.record(CudaCapture(self.model.device), requests=64, longest=16384)
+        scheduler = Scheduler(BlockPool(blocks, size), max_tokens=step_tokens, max_requests=most)
         self.core = EngineCore(scheduler, runner, Sampler(self.model.device))
         reader = loaded.processor.tokenizer
         self._words = [i for word in checkpoints.vocabulary(folder) for i in reader.encode(f" {word}")]

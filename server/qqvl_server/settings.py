@@ -112,7 +112,8 @@ class GenerationSettings(Room):
         600, gt=0, le=86400, description="paged 引擎一步超过多少秒算卡死：/health 变为 503，进程退出以便重启"
     )
     cuda_graphs: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = Field(
-        "auto", description="显卡上把解码的一步录下来重放（CUDA graph），省去逐个启动算子的时间；off 不录，CPU 上没有作用"
+        "auto",
+        description="显卡上把解码的一步录下来重放（CUDA graph），省去逐个启动算子的时间；off 不录，CPU 上没有作用",
     )
     max_running: int = Field(16, ge=1, le=1024, description="paged 引擎同时回答多少条")
     max_new_tokens: int = Field(1000, ge=1, le=131072, description="一次回复最多多少 token")

@@ -1,4 +1,4 @@
-"""Recorded decode steps, on a device that "records" by keeping the function: buffers, filling up and the check are real."""
+"""Recorded decode steps, where recording keeps the function: the buffers, the filling up and the check are real."""
 
 from __future__ import annotations
 

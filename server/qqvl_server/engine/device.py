@@ -1,9 +1,10 @@
-"""What a lost device looks like, whichever call it surfaces in."""
+"""How numbers get to the device, and what a lost one looks like, whichever call it surfaces in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -19,3 +20,15 @@ def watched() -> Iterator[None]:
         if "out of memory" in str(error):
             raise
         raise EngineDead("显卡出错，模型已不能工作，服务将退出以便重启") from error
+
+
+def send(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """``numbers`` as a tensor on ``device``; the host does not wait for what the device is still doing."""
+    return moved(torch.tensor(numbers, dtype=dtype), device)
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """As ``send``, for a tensor in the host's memory: only out of pinned memory is it copied later, in its turn."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -12,7 +12,7 @@ from qqvl_server.engine import attention, gathered, packing, varlen
 from qqvl_server.engine.attention import PagedBatch
 from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.decode_inputs import Decode
-from qqvl_server.engine.device import watched
+from qqvl_server.engine.device import moved, send, watched
 from qqvl_server.engine.graphs import Capture, DecodeGraphs
 from qqvl_server.engine.kv_cache import KVCache, KVShape
 from qqvl_server.engine.request import Request
@@ -131,7 +131,7 @@ class ModelRunner:
         positions = torch.cat([self._positions_of(chunk) for chunk in chunks], dim=1)
         logits = self._logits(
             self._tensor([[t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]]]),
-            positions.unsqueeze(1).to(self._device),
+            moved(positions.unsqueeze(1), self._device),
             self._paged(chunks),
             self._tensor(keep or [0]),
             self._encoder_output(chunks),
@@ -139,7 +139,7 @@ class ModelRunner:
         return logits[: len(keep)]
 
     def _tensor(self, numbers: Sequence[Any]) -> torch.Tensor:
-        return torch.tensor(numbers, device=self._device)
+        return send(numbers, self._device)
 
     def _positions_of(self, chunk: ScheduledChunk) -> torch.Tensor:
         """(3, count); beyond the prompt all three axes go on from its end, moved by the request's offset."""

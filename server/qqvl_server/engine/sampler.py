@@ -14,7 +14,7 @@ from typing import Final
 import torch
 
 from qqvl_server.engine.batch import Chosen, Sampled
-from qqvl_server.engine.device import watched
+from qqvl_server.engine.device import moved, send, watched
 from qqvl_server.engine.request import Request
 from qqvl_server.errors import GenerationFailed, QqvlError
 from qqvl_server.observe.logs import logger
@@ -69,10 +69,10 @@ class Sampler:
         return [failed.get(n) or _accepted(requests[n], one) for n, one in enumerate(chosen)]
 
     def _index(self, numbers: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=torch.long, device=self._device)
+        return send(numbers, self._device, torch.long)
 
     def _column(self, values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self._device).unsqueeze(1)
+        return send(values, self._device, torch.float32).unsqueeze(1)
 
     def _shaped(self, scores: torch.Tensor, requests: Sequence[Request], failed: dict[int, QqvlError]) -> torch.Tensor:
         scores, masked = self._masked(scores, requests, failed)
@@ -116,7 +116,7 @@ class Sampler:
             words.append(row)
         if not rows:
             return scores, failed
-        packed = torch.nn.utils.rnn.pad_sequence(words, batch_first=True).to(self._device)
+        packed = moved(torch.nn.utils.rnn.pad_sequence(words, batch_first=True), self._device)
         bits = (packed.unsqueeze(-1) >> torch.arange(32, device=self._device, dtype=torch.int32)) & 1
         allowed = bits.flatten(1).bool()[:, : scores.shape[1]]
         # Ids above the grammar's vocabulary are padding of the model's.

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from qqvl_server.engine.batch import ScheduledChunk
+from qqvl_server.engine.device import send
 from qqvl_server.engine.kv_cache import KVCache, KVShape
 
 # Small blocks share more of a prefix; flash-attention 2 takes multiples of 256 only.
@@ -70,7 +71,7 @@ def in_place(spans: Sequence[tuple[Sequence[int], int, int]], block_size: int, d
     held = [list(blocks[: -(-end // block_size)]) for (blocks, _, _), end in zip(spans, ends, strict=True)]
 
     def tensor(numbers: Any) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=torch.int32, device=device)
+        return send(numbers, torch.device(device), torch.int32)
 
     return InPlace(
         starts=tensor([0, *accumulate(count for _, _, count in spans)]),
