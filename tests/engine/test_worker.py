@@ -6,11 +6,12 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from qqvl_server.engine.batch import Chosen, Sampled, ScheduledBatch
+from qqvl_server.engine.batch import Chosen, Drawn, Sampled, ScheduledBatch
 from qqvl_server.engine.block_pool import BlockPool
 from qqvl_server.engine.core import EngineCore
 from qqvl_server.engine.faults import plant
@@ -88,12 +89,24 @@ class CountingRunner:
         return [len(chunk.request.tokens) for chunk in batch.chunks for _ in chunk.kept]
 
 
+@dataclass
+class Told:
+    sampled: Sampled
+    tokens: list[int]
+
+    def wait(self) -> Sampled:
+        return self.sampled
+
+
 class PassThrough:
     def sample(self, logits: list[int], rows: Sequence[int], requests: Sequence[Request]) -> Sampled:
         return [
             GenerationFailed("语法") if request.sampling.seed == 13 else Chosen(logits[row])
             for row, request in zip(rows, requests, strict=True)
         ]
+
+    def draw(self, logits: list[int], rows: Sequence[int], requests: Sequence[Request]) -> Drawn:
+        return Told(self.sample(logits, rows, requests), [logits[row] for row in rows])
 
     def score(self, logits: list[int], rows: Sequence[int], targets: Sequence[int]) -> list[float]:
         return [-float(target) for target in targets]
@@ -106,10 +119,10 @@ def deliver(items: Sequence[tuple[Sink, Item]]) -> None:
 
 
 class Bench:
-    def __init__(self, fault: str = "", *, tokens: int = 64, max_waiting: int = 1000) -> None:
+    def __init__(self, fault: str = "", *, tokens: int = 64, max_waiting: int = 1000, ahead: bool = False) -> None:
         self.runner = CountingRunner()
         scheduler = Scheduler(BlockPool(32, 4), max_tokens=tokens, max_requests=4)
-        self.core = EngineCore(scheduler, plant(self.runner, fault), PassThrough())
+        self.core = EngineCore(scheduler, plant(self.runner, fault), PassThrough(), ahead=ahead)
         self.worker = Worker(self.core, deliver, max_waiting=max_waiting)
 
     def job(
@@ -127,9 +140,9 @@ class Bench:
         return inbox
 
 
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
+@pytest.fixture(params=[False, True], ids=["in turn", "ahead"])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    return Bench(ahead=request.param)
 
 
 def test_tokens_come_in_order_and_end_with_a_reason(bench: Bench) -> None:

@@ -68,11 +68,12 @@ class Twins:
         return tokens
 
     def engine(
-        self, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8, kernel: Kernel | None = None
-    ) -> EngineCore:
+        self, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8, kernel: Kernel | None = None,
+        ahead: bool = False,
+    ) -> EngineCore:  # fmt: skip
         self.runner = ModelRunner(self.paged.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernel=kernel)
         scheduler = Scheduler(BlockPool(blocks, size), max_tokens=tokens, max_requests=requests)
-        return EngineCore(scheduler, self.runner, Sampler("cpu"))
+        return EngineCore(scheduler, self.runner, Sampler("cpu"), ahead=ahead)
 
     def behind_the_port(
         self, metrics: Metrics, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8

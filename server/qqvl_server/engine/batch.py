@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from qqvl_server.engine.request import Request
 from qqvl_server.errors import QqvlError
@@ -11,20 +12,23 @@ from qqvl_server.errors import QqvlError
 
 @dataclass(frozen=True, slots=True)
 class ScheduledChunk:
-    """Positions ``start`` to ``start + count`` of one request are computed in this step."""
+    """Positions ``start`` to ``start + count`` of one request are computed in this step.
+
+    ``samples``: the chunk reaches what is the last token when it is scheduled, so that its logits give the next one.
+    """
 
     request: Request
     start: int
     count: int
+    samples: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        last = self.end == len(self.request.tokens)
+        object.__setattr__(self, "samples", last and self.request.sampling.max_new_tokens > 0)
 
     @property
     def end(self) -> int:
         return self.start + self.count
-
-    @property
-    def samples(self) -> bool:
-        """Whether the chunk reaches the last token, so that its logits give the next one."""
-        return self.request.sampling.max_new_tokens > 0 and self.end == len(self.request.tokens)
 
     @property
     def scored(self) -> range:
@@ -43,8 +47,19 @@ class ScheduledChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """What the step before has sampled, still on the device: ``places`` says where in ``tokens`` each request's is."""
+
+    tokens: Any
+    places: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduledBatch:
+    """Where ``carried`` is given, every chunk is one token, and the host does not know which."""
+
     chunks: tuple[ScheduledChunk, ...]
+    carried: Carried | None = None
 
     @property
     def tokens(self) -> int:
@@ -66,6 +81,26 @@ class Chosen:
 
 # One entry per chunk that samples; an error is that request's alone.
 Sampled = Sequence[Chosen | QqvlError]
+
+
+class Drawn(Protocol):
+    """What a step sampled. ``tokens`` is on the device, one for each chunk that samples; None where the host chose."""
+
+    @property
+    def tokens(self) -> Any: ...
+
+    def wait(self) -> Sampled: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What needs no waiting for."""
+
+    sampled: Sampled
+    tokens: None = None
+
+    def wait(self) -> Sampled:
+        return self.sampled
 
 
 @dataclass(frozen=True, slots=True)

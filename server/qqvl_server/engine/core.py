@@ -1,11 +1,16 @@
-"""The engine's heart: schedule → run → sample → update, one step at a time, on one thread. Imports no torch itself."""
+"""The engine's heart: schedule → run → sample → update, on one thread. Imports no torch itself.
+
+One step at a time; or, on a device that computes while the host goes on, the next step is begun before the tokens of
+the one before are known, wherever it can be told without them (``Scheduler.continued``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from qqvl_server.engine.batch import Sampled, ScheduledBatch, StepOutput
+from qqvl_server.engine.batch import Carried, Drawn, Known, Sampled, ScheduledBatch, StepOutput
 from qqvl_server.engine.request import Request, Status
 from qqvl_server.engine.scheduler import Scheduler
 from qqvl_server.errors import EngineDead
@@ -37,6 +42,18 @@ class TokenSampler(Protocol):
         """Natural log-probability of each target in its row."""
         ...
 
+    def draw(self, logits: Any, rows: Sequence[int], requests: Sequence[Request]) -> Drawn:
+        """As ``sample``, of requests that do not need the host, without waiting for the device."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A step that was begun ahead of its time. ``drawn`` is what it gave, or what it raised."""
+
+    batch: ScheduledBatch
+    drawn: Drawn | Exception
+
 
 class StepFailed(Exception):
     """``requests`` took part in a step that raised."""
@@ -47,16 +64,20 @@ class StepFailed(Exception):
 
 
 class EngineCore:
-    def __init__(self, scheduler: Scheduler, runner: Runner, sampler: TokenSampler) -> None:
+    """``ahead``: begin steps before the tokens of the ones before are known."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, sampler: TokenSampler, *, ahead: bool = False) -> None:
         self.scheduler = scheduler
         self._runner = runner
         self._sampler = sampler
+        self._ahead = ahead
+        self._begun: _Begun | None = None
         # Tokens computed so far, prompts and replies.
         self.computed = 0
 
     @property
     def has_work(self) -> bool:
-        return bool(self.scheduler.running) or len(self.scheduler.waiting) > 0
+        return bool(self.scheduler.running) or len(self.scheduler.waiting) > 0 or self._begun is not None
 
     def add(self, request: Request, patches: dict[bytes, Any]) -> None:
         """Raises ValueError when the request can never fit the cache."""
@@ -81,12 +102,14 @@ class EngineCore:
             StepFailed: the model raised, or the smallest step does not fit the memory.
             EngineDead: no step can succeed any more.
         """
-        batch = self.scheduler.schedule()
+        begun, self._begun = self._begun, None
+        batch = self.scheduler.schedule() if begun is None else begun.batch
         if not batch.chunks:
             return []
-        sampled = self._sampled(batch)
+        sampled = self._sampled(batch, None if begun is None else begun.drawn)
         if sampled is None:
             # Outside the handler: its traceback would keep every tensor of the failed step alive.
+            del begun
             self._runner.release_memory()
             return []
         self.computed += batch.tokens
@@ -96,20 +119,37 @@ class EngineCore:
                 self._runner.forget(output.request)
         return outputs
 
-    def _sampled(self, batch: ScheduledBatch) -> Sampled | None:
+    def _sampled(self, batch: ScheduledBatch, drawn: Drawn | Exception | None) -> Sampled | None:
         """None when memory ran out."""
         try:
-            return self._run(batch)
+            if isinstance(drawn, Exception):
+                raise drawn
+            if drawn is None:
+                drawn = self._run(batch)
+            self._begun = self._begin_after(batch, drawn.tokens)
+            return drawn.wait()
         except EngineDead:
             raise
         except Exception as error:
             # One step's edge: the model's libraries raise anything.
             if not _is_out_of_memory(error) or not self.scheduler.shrink(batch):
-                raise StepFailed(batch.requests) from error
+                raise StepFailed([r for r in batch.requests if r.status is Status.RUNNING]) from error
             logger().warning("内存不够，缩小步长重算", tokens=batch.tokens, requests=len(batch.chunks))
             return None
 
-    def _run(self, batch: ScheduledBatch) -> Sampled:
+    def _begin_after(self, batch: ScheduledBatch, tokens: Any) -> _Begun | None:
+        following = self.scheduler.continued(batch) if self._ahead and tokens is not None else None
+        if following is None:
+            return None
+        places = {chunk.request.id: place for place, chunk in enumerate(batch.chunks)}
+        following = replace(following, carried=Carried(tokens, places))
+        try:
+            return _Begun(following, self._run(following))
+        except Exception as error:
+            # A step's edge as in _sampled, but its turn comes after the step that still runs has been booked.
+            return _Begun(following, error)
+
+    def _run(self, batch: ScheduledBatch) -> Drawn:
         logits = self._runner.run(batch)
         row, sampling = 0, []
         scored: list[tuple[int, Request, int]] = []
@@ -125,9 +165,12 @@ class EngineCore:
             values = self._sampler.score(logits, [row for row, _, _ in scored], targets)
             for (_, request, target), value in zip(scored, values, strict=True):
                 request.scores[target] = value
-        if not sampling:
-            return []
-        return self._sampler.sample(logits, sampling, [chunk.request for chunk in batch.chunks if chunk.samples])
+        requests = [chunk.request for chunk in batch.chunks if chunk.samples]
+        if not requests:
+            return Known([])
+        if self._ahead and not any(request.needs_host for request in requests):
+            return self._sampler.draw(logits, sampling, requests)
+        return Known(self._sampler.sample(logits, sampling, requests))
 
     def check_integrity(self) -> None:
         self.scheduler.check_integrity()

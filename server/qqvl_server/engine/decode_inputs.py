@@ -84,12 +84,17 @@ class Inputs:
         self._longest = width * cache.block_size
         self._cache, self._kernel = cache, kernel
 
-    def fill(self, rows: Sequence[Decode], size: int) -> None:
-        """Have the first ``size`` rows hold ``rows``; the host does not wait for the device."""
+    def fill(self, rows: Sequence[Decode], size: int, ids: torch.Tensor | None = None) -> None:
+        """Have the first ``size`` rows hold ``rows``; the host does not wait for the device.
+
+        ``ids`` (rows,), where given, are their tokens, which the host does not know.
+        """
         staging = self._staging[0]
         self._staging.reverse()
         staging.fill(rows)
         self._longs.copy_(staging.longs, non_blocking=True)
+        if ids is not None:
+            self._longs[0, : len(rows)] = ids
         self._ints.copy_(staging.ints, non_blocking=True)
         self._table[:size].copy_(staging.table[:size], non_blocking=True)
         if staging.sent is not None:

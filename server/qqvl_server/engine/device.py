@@ -1,4 +1,4 @@
-"""How numbers get to the device, and what a lost one looks like, whichever call it surfaces in."""
+"""How numbers get to the device and back, and what a lost one looks like, whichever call it surfaces in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from qqvl_server.engine.batch import Chosen, Sampled
 from qqvl_server.errors import EngineDead
 
 
@@ -32,3 +33,22 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class OnDevice:
+    """Sampled ``tokens`` (N,), on their way to the host while the device goes on."""
+
+    def __init__(self, tokens: torch.Tensor) -> None:
+        self.tokens = tokens
+        self._arriving, self._arrived = tokens, None
+        if tokens.is_cuda:
+            self._arriving = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            self._arriving.copy_(tokens, non_blocking=True)
+            self._arrived = torch.cuda.current_stream(tokens.device).record_event()
+
+    @watched()
+    def wait(self) -> Sampled:
+        """Raises EngineDead when the device is lost."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return [Chosen(token) for token in self._arriving.tolist()]

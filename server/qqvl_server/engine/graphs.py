@@ -65,10 +65,10 @@ class DecodeGraphs:
             for chunk in batch.chunks
         )  # fmt: skip
 
-    def run(self, rows: Sequence[Decode]) -> torch.Tensor:
-        """(rows, vocabulary), in memory that the next run writes to."""
+    def run(self, rows: Sequence[Decode], ids: torch.Tensor | None = None) -> torch.Tensor:
+        """(rows, vocabulary), in memory that the next run writes to; ``ids`` as ``Inputs.fill`` says."""
         size = next(size for size in self._sizes if size >= len(rows))
-        self._inputs.fill(rows, size)
+        self._inputs.fill(rows, size, ids)
         return self._replays[size]()[: len(rows)]
 
     @torch.inference_mode()

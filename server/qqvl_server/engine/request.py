@@ -85,6 +85,13 @@ class SamplingParams:
     stop_token_ids: frozenset[int] = frozenset()
     end_token_ids: frozenset[int] = frozenset()
 
+    @property
+    def penalises(self) -> bool:
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+
+# Holds the place of a token that the device has sampled and the host has not read yet.
+PENDING: Final = -1
 
 # Above every vocabulary: an image token's place in the prefix hash is its picture's content, not its id.
 _PSEUDO_TOKEN: Final = 1 << 32
@@ -136,6 +143,12 @@ class Request:
     def reusable(self) -> int:
         """Tokens that may come from the cache; those after them are computed, because their logits are needed."""
         return len(self.prompt) - len(self.targets) if self.targets else len(self.tokens) - 1
+
+    @property
+    def needs_host(self) -> bool:
+        """Whether its next token cannot be sampled, or told, before the host knows the last."""
+        wanted = self.sampling
+        return self.mask is not None or wanted.logprobs is not None or wanted.penalises
 
     @property
     def pending(self) -> int:

@@ -120,7 +120,8 @@ class ModelRunner:
 
     def _forward(self, batch: ScheduledBatch) -> torch.Tensor:
         if self._graphs is not None and self._graphs.takes(batch):
-            return self._graphs.run([self._decode(chunk) for chunk in batch.chunks])
+            decodes = [self._decode(chunk) for chunk in batch.chunks]
+            return self._graphs.run(decodes, self._carried(batch, batch.chunks))
         # Decodes stand first, the longest before the shorter, so that rows of about one length are one slice.
         chunks = sorted(batch.chunks, key=lambda chunk: (chunk.count > 1, -chunk.end))
         rows, row = {}, 0
@@ -129,14 +130,25 @@ class ModelRunner:
             row += chunk.count
         keep = [rows[chunk.request.id] + position for chunk in batch.chunks for position in chunk.kept]
         positions = torch.cat([self._positions_of(chunk) for chunk in chunks], dim=1)
+        ids = self._carried(batch, chunks)
+        if ids is None:
+            ids = self._tensor([t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]])
         logits = self._logits(
-            self._tensor([[t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]]]),
+            ids.unsqueeze(0),
             moved(positions.unsqueeze(1), self._device),
             self._paged(chunks),
             self._tensor(keep or [0]),
             self._encoder_output(chunks),
         )
         return logits[: len(keep)]
+
+    def _carried(self, batch: ScheduledBatch, chunks: Sequence[ScheduledChunk]) -> torch.Tensor | None:
+        """The tokens of ``chunks``, in their order, that the step before left on the device."""
+        if batch.carried is None:
+            return None
+        places = [batch.carried.places[chunk.request.id] for chunk in chunks]
+        tokens: torch.Tensor = batch.carried.tokens
+        return tokens if places == list(range(len(tokens))) else tokens[self._tensor(places)]
 
     def _tensor(self, numbers: Sequence[Any]) -> torch.Tensor:
         return send(numbers, self._device)

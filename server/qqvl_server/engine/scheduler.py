@@ -11,26 +11,25 @@ prefill runs in small steps when there is nothing else, and is put back at once 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Final
 
 from qqvl_server.engine.batch import Chosen, Sampled, ScheduledBatch, ScheduledChunk, StepOutput
-from qqvl_server.engine.block_pool import BlockPool, block_hash
-from qqvl_server.engine.request import FinishReason, Priority, Request, Status
+from qqvl_server.engine.block_pool import BlockPool
+from qqvl_server.engine.budget import StepBudget
+from qqvl_server.engine.prefix import block_names
+from qqvl_server.engine.request import PENDING, FinishReason, Priority, Request, Status
 from qqvl_server.engine.waiting_queue import WaitingQueue
 from qqvl_server.errors import QqvlError
 
 # What a step of idle prefill may delay somebody who comes in its middle.
 _IDLE_STEP: Final = 256
-_SMALLEST_STEP: Final = 16
-# After running out of memory this many steps bring the whole budget back.
-_STEPS_TO_RECOVER: Final = 64
 
 
 class Scheduler:
     def __init__(self, pool: BlockPool, *, max_tokens: int, max_requests: int, quantum: int = 512) -> None:
         self._pool = pool
-        self._max_tokens = self._token_budget = max_tokens
-        self._max_requests = self._request_budget = max_requests
+        self._budget = StepBudget(max_tokens, max_requests)
         self.waiting = WaitingQueue(quantum)
         # Insertion order is admission order; the last of the lowest class is preempted first.
         self.running: list[Request] = []
@@ -61,11 +60,11 @@ class Scheduler:
 
     def is_cached(self, request: Request) -> bool:
         """Whether every full block that ``request`` may reuse is in the cache now."""
-        return self._pool.holds(self._prefix_hashes(request))
+        return self._pool.holds(self._prefix_names(request))
 
     def schedule(self) -> ScheduledBatch:
         """The next step's work; empty only when there is none."""
-        budget = self._token_budget
+        budget = self._budget.tokens
         self._share_places()
         if self.has_urgent:
             for request in [r for r in self.running if r.priority is Priority.IDLE_PREFILL]:
@@ -82,7 +81,7 @@ class Scheduler:
             if self._make_room(request, count, protected=[chunk.request for chunk in chunks]):
                 chunks.append(ScheduledChunk(request, request.computed, count))
                 budget -= count
-        while budget > 0 and len(self.running) < self._request_budget:
+        while budget > 0 and len(self.running) < self._budget.requests:
             admitted = self._admit(budget)
             if admitted is None:
                 break
@@ -90,9 +89,37 @@ class Scheduler:
             budget -= admitted.count
         return ScheduledBatch(tuple(chunks))
 
+    def continued(self, batch: ScheduledBatch) -> ScheduledBatch | None:
+        """The step after ``batch`` while its tokens are not known yet; None where that depends on more than them.
+
+        One more token each of the requests that go on by their length. One that turns out to have ended is computed in
+        vain: what it writes lands behind everything of its own that has a name, before anybody else gets the block.
+        """
+        live = [chunk for chunk in batch.chunks if chunk.request.status is Status.RUNNING]
+        if len(live) < len(self.running) or not all(chunk.samples for chunk in live) or self._may_change():
+            return None
+        going = [c for c in live if c.end + 1 - len(c.request.prompt) < c.request.sampling.max_new_tokens]
+        needed = [self._blocks_for(chunk.end + 1) - len(chunk.request.blocks) for chunk in going]
+        if not going or sum(needed) > self._pool.available:
+            return None
+        for chunk, blocks in zip(going, needed, strict=True):
+            chunk.request.blocks += self._pool.allocate(blocks) or []
+            chunk.request.tokens.append(PENDING)
+        return ScheduledBatch(tuple(ScheduledChunk(chunk.request, chunk.end, 1) for chunk in going))
+
+    def _may_change(self) -> bool:
+        """Whether somebody who waits may be among those who run next."""
+        full = len(self.running) >= self._budget.requests
+        return self.waiting.urgent > 0 and (not full or next(self._claims(), None) is not None)
+
     def _share_places(self) -> None:
-        """When all places are taken, chats that have none get those of crowded chats and of the less urgent."""
-        if len(self.running) < self._request_budget:
+        for victim, request in self._claims():
+            self._preempt(victim)
+            self.waiting.favour(request)
+
+    def _claims(self) -> Iterator[tuple[Request, Request]]:
+        """Who gives a place up to whom: when all are taken, crowded chats and the less urgent to those without one."""
+        if len(self.running) < self._budget.requests:
             return
         held = Counter(request.chat for request in self.running)
         for request in self.waiting.heads():
@@ -108,8 +135,7 @@ class Scheduler:
             victim = max(giving, key=lambda r: (r.priority, held[r.chat]))
             held[victim.chat] -= 1
             held[request.chat] += 1
-            self._preempt(victim)
-            self.waiting.favour(request)
+            yield victim, request
 
     def _make_room(self, request: Request, count: int, protected: list[Request]) -> bool:
         """Give ``request`` blocks for ``count`` more tokens, preempting others, itself last."""
@@ -127,7 +153,7 @@ class Scheduler:
         request = self.waiting.peek()
         if request is None or (request.priority is Priority.IDLE_PREFILL and self.has_urgent):
             return None
-        matched = self._pool.match(self._prefix_hashes(request))
+        matched = self._pool.match(self._prefix_names(request))
         start = len(matched) * self._pool.block_size
         count = min(len(request.tokens) - start, budget)
         fresh = self._pool.allocate(self._blocks_for(start + count) - len(matched))
@@ -144,22 +170,15 @@ class Scheduler:
         self.running.append(request)
         return ScheduledChunk(request, start, count)
 
-    def _prefix_hashes(self, request: Request) -> list[bytes]:
-        """Names of the full blocks before the first token whose logits are needed."""
-        full = request.reusable // self._pool.block_size
-        for index in range(len(request.hashes), full):
-            request.hashes.append(self._name_of_block(request, index))
-        return request.hashes[:full]
-
-    def _name_of_block(self, request: Request, index: int) -> bytes:
-        size = self._pool.block_size
-        start, end = index * size, (index + 1) * size
-        parent = request.hashes[index - 1] if index else b""
-        return block_hash(parent, request.hash_key(start, end), b"" if end <= request.shared_tokens else request.salt)
+    def _prefix_names(self, request: Request) -> list[bytes]:
+        """Of the full blocks before the first token whose logits are needed."""
+        return block_names(request, request.reusable // self._pool.block_size, self._pool.block_size)
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
         self._release(request)
+        if request.tokens[-1] == PENDING:
+            request.tokens.pop()
         request.computed = 0
         request.status = Status.WAITING
         self.waiting.push(request, front=True)
@@ -169,10 +188,8 @@ class Scheduler:
 
         False, and nothing done, when steps are as small as they get.
         """
-        if self._token_budget <= _SMALLEST_STEP:
+        if not self._budget.shrink(len(batch.chunks)):
             return False
-        self._token_budget = max(self._token_budget // 2, _SMALLEST_STEP)
-        self._request_budget = max(min(self._request_budget, len(batch.chunks)) // 2, 1)
         for request in reversed(batch.requests):
             if request.status is Status.RUNNING:
                 self._preempt(request)
@@ -180,7 +197,7 @@ class Scheduler:
 
     def update(self, batch: ScheduledBatch, sampled: Sampled) -> list[StepOutput]:
         """Book a finished step. ``sampled`` has one entry for each chunk that samples, in order."""
-        self._recover()
+        self._budget.recover()
         entries = iter(sampled)
         outputs = []
         for chunk in batch.chunks:
@@ -194,25 +211,19 @@ class Scheduler:
                 self._finish(request, FinishReason.ABORTED)
                 outputs.append(StepOutput(request, None, True, entry))
             elif entry is not None:
-                request.tokens.append(entry.token)
+                # In the place that was held for it, if one was.
+                request.tokens[chunk.end :] = [entry.token]
                 outputs.append(StepOutput(request, entry, self._finish_if_done(request, entry)))
             elif not request.pending:
                 self._finish(request, FinishReason.LENGTH)
                 outputs.append(StepOutput(request, None, True))
         return outputs
 
-    def _recover(self) -> None:
-        step = -(-self._max_tokens // _STEPS_TO_RECOVER)
-        self._token_budget = min(self._token_budget + step, self._max_tokens)
-        if self._token_budget == self._max_tokens:
-            self._request_budget = min(self._request_budget + 1, self._max_requests)
-
     def _name_full_blocks(self, chunk: ScheduledChunk) -> None:
         request, size = chunk.request, self._pool.block_size
+        names = block_names(request, chunk.end // size, size)
         for index in range(chunk.start // size, chunk.end // size):
-            if index >= len(request.hashes):
-                request.hashes.append(self._name_of_block(request, index))
-            self._pool.name(request.blocks[index], request.hashes[index])
+            self._pool.name(request.blocks[index], names[index])
 
     def _finish_if_done(self, request: Request, chosen: Chosen) -> bool:
         wanted = request.sampling
