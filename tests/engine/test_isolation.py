@@ -15,11 +15,11 @@ CHATS = 50
 NAMES = [surname + given for given in ("子轩", "雨桐", "浩然", "思远", "明") for surname in "李王张刘陈杨赵黄周吴"]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_no_answer_holds_another_chats_secret(twins: Twins, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "ahead"), [(1, False), (2, True)])
+def test_no_answer_holds_another_chats_secret(twins: Twins, seed: int, ahead: bool) -> None:
     """Chats join at random, in small steps, with so few blocks that they are put back and computed again."""
     rng = random.Random(seed)
-    engine = twins.engine(blocks=60, tokens=96, requests=12)
+    engine = twins.engine(blocks=60, tokens=96, requests=12, ahead=ahead)
     histories: dict[str, list[str]] = {name: [f"我叫{name}"] for name in rng.sample(NAMES, CHATS)}
     to_come = list(histories)
     live: dict[str, Request] = {}

@@ -62,7 +62,9 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
     )
     config = loaded.model.config
     sampler = Sampler(loaded.model.device, never=sorted(placeholders(config)))
-    core = EngineCore(scheduler, faults.plant(runner, os.environ.get(faults.VARIABLE, "")), sampler)
+    planted = faults.plant(runner, os.environ.get(faults.VARIABLE, ""))
+    ahead = loaded.model.device.type == "cuda" and settings.step_ahead == "auto"
+    core = EngineCore(scheduler, planted, sampler, ahead=ahead)
     return PagedEngine(
         core,
         config,
