@@ -288,8 +288,11 @@ def test_who_needs_the_host_is_not_run_ahead_of(wishes: dict[str, Any]) -> None:
     assert device.begun_ahead == 0
 
 
-@pytest.mark.parametrize("shape", [{"tokens": 2048}, {"size": 4}, {"size": 8, "blocks": 40}, {"requests": 2}], ids=str)
-@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "recorded"),
+    [({"tokens": 2048}, False), ({"size": 4}, True), ({"size": 8, "blocks": 40}, True), ({"requests": 2}, False)],
+    ids=str,
+)
 def test_the_models_replies_are_the_same(twins: Twins, shape: dict[str, int], recorded: bool) -> None:
     engine = twins.engine(**shape, kernel=kernel if recorded else None, ahead=True)
     twins.runner.record(Recorder(), requests=8, longest=400)
