@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from qqvl_server.engine.attention import PagedBatch
 from qqvl_server.engine.decode_inputs import Decode, Inputs
 from qqvl_server.engine.graphs import Replay, sizes
 from qqvl_server.engine.kv_cache import KVCache, KVShape
-from qqvl_server.engine.request import Request
-from qqvl_server.engine.varlen import InPlace
+from qqvl_server.engine.request import Request, SamplingParams
+from qqvl_server.engine.sampler import Sampler
+from qqvl_server.engine.varlen import InPlace, VarlenRows
 from tests.engine.twins import NEW, Twins
 
 Forward = Callable[[], torch.Tensor]
@@ -69,7 +73,7 @@ def test_few_sizes_are_recorded_and_the_largest_is_among_them(most: int, expecte
     ],
     ids=lambda shape: ",".join(f"{k}={v}" for k, v in shape.items()),
 )
-def test_replies_are_the_same_when_steps_are_replayed(twins: Twins, shape: dict[str, int]) -> None:
+def test_replies_are_the_same_when_steps_are_replayed(twins: Twins, shape: dict[str, Any]) -> None:
     """Batches of one to five and back, over block edges; with 40 blocks some are put back and computed again."""
     engine, recorder = twins.engine(**shape, kernel=kernel), Recorder()
     twins.runner.record(recorder, requests=shape.get("requests", 8), longest=400)
@@ -86,6 +90,11 @@ def test_replies_are_the_same_when_steps_are_replayed(twins: Twins, shape: dict[
     assert twins.run(engine, [*made, one]) == [*twins.expected, twins.expected[2][:3]]
 
 
+def told(paged: PagedBatch) -> InPlace:
+    assert isinstance(paged.rows, VarlenRows)
+    return paged.rows.rows
+
+
 def test_rows_that_fill_a_batch_up_write_where_nobody_reads(twins: Twins) -> None:
     cache = KVCache(KVShape(1, 1, 4), 20, 4, dtype=torch.float32, device="cpu")
     inputs = Inputs(4, 5, cache, kernel)
@@ -94,7 +103,7 @@ def test_rows_that_fill_a_batch_up_write_where_nobody_reads(twins: Twins) -> Non
     assert ids.tolist() == [[7, 8, 0, 0]]
     assert positions.tolist() == [[[9, 2, 0, 0]]] * 3
     assert paged.new_slots.tolist() == [5 * 4 + 1, 2 * 4 + 2, 20 * 4, 20 * 4]
-    rows = paged.rows.rows
+    rows = told(paged)
     assert rows.starts.tolist() == [0, 1, 2, 3, 4]
     assert rows.lengths.tolist() == [6, 3, 1, 1]
     assert rows.key_starts.tolist() == [0, 6, 9, 10, 11]
@@ -111,7 +120,7 @@ def test_block_tables_follow_requests_that_grow_leave_and_come() -> None:
 
     def tables(*lists: list[int]) -> list[list[int]]:
         inputs.fill([Decode(1, 1, blocks, len(blocks) * 4) for blocks in lists], 2)
-        rows = inputs.first(2)[2].rows.rows
+        rows = told(inputs.first(2)[2])
         return [rows.table[n, : max(-(-length // 4), 1)].tolist() for n, length in enumerate(rows.lengths.tolist())]
 
     for _ in range(3):
@@ -157,3 +166,62 @@ def test_nothing_is_recorded_where_blocks_are_copied_together(twins: Twins) -> N
     recorder = Recorder()
     twins.runner.record(recorder, requests=8, longest=400)
     assert recorder.recorded == 0
+
+
+class Questions(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Operators that make the host wait for the device, and tensors made of the host's numbers."""
+
+    WAITING = frozenset(
+        {"item", "_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique_dim"}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.waiting: list[str] = []
+        self.from_host = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_truths = name in ("index", "index_put", "index_put_") and any(
+            at is not None and at.dtype in (torch.bool, torch.uint8) for at in args[1]
+        )
+        if name in self.WAITING or by_truths:
+            self.waiting.append(name)
+        self.from_host += name == "lift_fresh"
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_operators_that_wait_are_told() -> None:
+    with torch.inference_mode(), Questions() as asked:
+        numbers = torch.tensor([1, 2])
+        numbers[numbers > 1].sum().item()
+    assert (asked.waiting, asked.from_host) == (["index", "item"], 1)
+
+
+def test_a_recorded_step_asks_the_device_nothing_and_brings_nothing_along(twins: Twins) -> None:
+    """Else it could not be recorded on CUDA."""
+    seen = []
+
+    def capture(forward: Forward) -> Replay:
+        with Questions() as asked:
+            forward()
+        seen.append((asked.waiting, asked.from_host))
+        return forward
+
+    twins.engine(kernel=lambda query, *_rest: query + 0)
+    twins.runner.record(capture, requests=4, longest=400)
+    assert seen == [([], 0)] * 3
+
+
+def test_sampling_without_the_host_asks_the_device_nothing() -> None:
+    wishes = [
+        SamplingParams(9),
+        SamplingParams(9, temperature=1.0, top_k=20, top_p=0.8, min_p=0.1),
+        SamplingParams(9, temperature=1.0, top_p=0.8, logit_bias=((1, 2.0),), seed=3),
+        SamplingParams(9, min_new_tokens=5, end_token_ids=frozenset({3})),
+    ]
+    requests = [Request(str(n), "c", [1, 2], one) for n, one in enumerate(wishes)]
+    with Questions() as asked:
+        drawn = Sampler("cpu", never=[7]).draw(torch.randn(6, 100), [0, 2, 3, 5], requests)
+    assert asked.waiting == []
+    assert len(drawn.wait()) == 4
