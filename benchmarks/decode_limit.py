@@ -25,12 +25,17 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=768, help="每条已有多少 token")
     parser.add_argument("--prefill", default="64,256,1024", help="提示多长，逗号隔开")
     parser.add_argument("--steps", type=int, default=20, help="每种量几步，取中位数")
+    parser.add_argument("--cuda-graphs", choices=("auto", "off"), default="auto", help="同服务器的同名设置")
+    parser.add_argument("--step-ahead", choices=("auto", "off"), default="auto", help="同服务器的同名设置")
     given = parser.parse_args()
     batches = [int(n) for n in given.batches.split(",")]
     prompts = [int(n) for n in given.prefill.split(",")]
     folder = checkpoints.folder(given.size, given.tokenizer)
     held = max(batches) * (given.context + given.steps + 64) + max(prompts) + 1024
-    engine = Engine(folder, device=given.device, dtype=given.dtype, tokens=held, step_tokens=max(*prompts, 2048))
+    engine = Engine(
+        folder, device=given.device, dtype=given.dtype, tokens=held, step_tokens=max(*prompts, 2048),
+        graphs=given.cuda_graphs == "auto", ahead=given.step_ahead == "auto",
+    )  # fmt: skip
     speed = bandwidth(given.device)
     rate = matmul_rate(given.device, getattr(torch, given.dtype), 2048 if given.device == "cpu" else 8192)
     report(
@@ -38,6 +43,7 @@ def main() -> None:
         [*_decodes(engine, batches, given, speed), *_prefills(engine, prompts, rate)],
         read_gb_s=speed / 1e9, matmul_gflop_s=rate / 1e9, device=given.device.split(":")[0], size=given.size,
         dtype=given.dtype, context=given.context, threads=torch.get_num_threads(),
+        cuda_graphs=given.cuda_graphs, step_ahead=given.step_ahead,
     )  # fmt: skip
 
 

@@ -31,10 +31,22 @@ _BLOCK: Final = 16
 
 
 class Engine:
-    """``tokens`` is how many the cache holds; ``step_tokens`` how many a step may compute."""
+    """``tokens`` is how many the cache holds; ``step_tokens`` how many a step may compute.
+
+    On CUDA ``graphs`` are recorded and steps begun ``ahead``, as the server does.
+    """
 
     def __init__(
-        self, folder: Path, *, device: str, dtype: str, tokens: int, step_tokens: int, most: int = 256
+        self,
+        folder: Path,
+        *,
+        device: str,
+        dtype: str,
+        tokens: int,
+        step_tokens: int,
+        most: int = 256,
+        graphs: bool = True,
+        ahead: bool = True,
     ) -> None:
         settings: Any = {"device": device, "dtype": dtype}
         loaded = load(locate(str(folder), ROOT), WeightsSettings(**settings))
@@ -48,10 +60,11 @@ class Engine:
         kernel, size = found or (None, _BLOCK)
         blocks = -(-tokens // size)
         runner = ModelRunner(self.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernel=kernel)
-        if kernel is not None:
+        if kernel is not None and graphs:
             runner.record(CudaCapture(self.model.device), requests=64, longest=16384)
         scheduler = Scheduler(BlockPool(blocks, size), max_tokens=step_tokens, max_requests=most)
-        self.core = EngineCore(scheduler, runner, Sampler(self.model.device))
+        ahead = ahead and self.model.device.type == "cuda"
+        self.core = EngineCore(scheduler, runner, Sampler(self.model.device), ahead=ahead)
         reader = loaded.processor.tokenizer
         self._words = [i for word in checkpoints.vocabulary(folder) for i in reader.encode(f" {word}")]
         self._names = itertools.count()
@@ -65,11 +78,9 @@ class Engine:
         return request
 
     def step(self) -> float:
-        """Seconds of one step, the device's work included."""
+        """Seconds of one step until its tokens are known, which they are when the device is done with it."""
         started = time.perf_counter()
         self.core.step()
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize()
         return time.perf_counter() - started
 
     def decode_steps(self, batch: int, context: int, steps: int) -> list[float]:
@@ -93,6 +104,8 @@ class Engine:
     def clear(self, requests: list[Request]) -> None:
         for request in requests:
             self.core.abort(request)
+        while self.core.has_work:
+            self.core.step()
 
 
 def bandwidth(device: str) -> float:
