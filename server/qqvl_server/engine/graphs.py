@@ -30,8 +30,8 @@ Capture = Callable[[Callable[[], torch.Tensor]], Replay]
 
 # A recording keeps its logits, half a megabyte a row; larger batches are busy enough to be launched as they are.
 _MOST_ROWS: Final = 256
-# Rounding moves a row's logits by a hundredth of their size at most; what is wrong moves them by more than half.
-_TOLERANCE: Final = 0.05
+# Rounding bf16 in another order moves a row's logits by some hundredths of their size, a wrong token or block by half.
+_TOLERANCE: Final = 0.2
 
 
 def sizes(most: int) -> list[int]:
@@ -80,28 +80,29 @@ class DecodeGraphs:
             for size in reversed(self._sizes):
                 self._inputs.fill([], size)
                 self._replays[size] = capture(partial(self._forward, *self._inputs.first(size)))
-                if not self._is_right(size):
-                    raise RuntimeError(f"a recorded step of {size} rows is not what the plain one is")
-        except RuntimeError as error:
+                error = self._error(size)
+                # Not less either where it is no number.
+                if not error < _TOLERANCE:
+                    raise RuntimeError(f"a recorded step of {size} rows differs from the plain one by {error:.2f}")
+        except RuntimeError as refused:
             # Whatever torch, its kernels or the model's code have against being recorded.
             self._replays.clear()
-            logger().warning("解码步录制失败，改为逐个算子执行：回答不变，只是慢一些", reason=str(error))
+            logger().warning("解码步录制失败，改为逐个算子执行：回答不变，只是慢一些", reason=str(refused))
         else:
             logger().info("解码步已录制", sizes=self._sizes, seconds=round(time.monotonic() - began, 1))
         self._wipe()
 
-    def _is_right(self, size: int) -> bool:
-        """Whether a replay gives the plain forward's logits for rows unlike those it was recorded with.
+    def _error(self, size: int) -> float:
+        """How far a replay is from the plain forward, in the worst row, by its size; rows unlike those recorded.
 
         Each row follows a block that all share and some tokens of its own.
         """
         block = self._cache.block_size
         rows = [Decode(n + 1, n * 3, [0, n + 1], block + 1 + n % block) for n in range(size)]
-        expected = self._forward(*self._plainly(rows))
+        expected = self._forward(*self._plainly(rows)).float()
         self._inputs.fill(rows, size)
-        wrong = (self._replays[size]().float() - expected.float()).norm(dim=-1) / expected.float().norm(dim=-1)
-        # Not so where a number is none.
-        return bool((wrong < _TOLERANCE).all())
+        apart = self._replays[size]().float() - expected
+        return float((apart.norm(dim=-1) / expected.norm(dim=-1)).max())
 
     def _plainly(self, rows: Sequence[Decode]) -> tuple[torch.Tensor, torch.Tensor, PagedBatch]:
         block, device = self._cache.block_size, self._cache.device
