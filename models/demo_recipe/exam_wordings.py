@@ -72,11 +72,12 @@ HELLO = ("你好", "您好呀", "哈喽！", "在吗？", "早上好！", "hello
 OTHERS = ("写一首关于秋天的诗", "光合作用是什么？", "帮我算一下 37*48", "你觉得明天股市会涨吗", "推荐一部电影", "who won the world cup in 1998?", "Tell me a story about a dragon.", "讲个笑话听听", "怎么做番茄炒蛋", "你最喜欢什么颜色？",
           "asdf qwer zxcv", "人生的意义是什么", "草为什么是绿色的？", "如何学好钢琴", "translate good morning into Japanese", "我想买一台洗衣机", "唐朝有多少个皇帝", "what is the meaning of life?")  # fmt: skip
 ASK_WEATHER = (
-    "{}今天天气怎么样？",
-    "帮我看看{}的天气",
-    "{}现在多少度",
-    "查下{}天气",
-    "What's the weather like in {}?",
-    "weather in {} please",
-    "我想知道{}天气如何",
+    "{}的天气咋样啊？",
+    "{}今天天气好吗，适合出门不",
+    "告诉我{}的天气预报",
+    "{}那边天气怎么样呀",
+    "我下午到{}，那里天气好不好",
+    "Could you tell me the weather in {}?",
+    "What is the weather like today in {}?",
+    "hey, how is the weather out there in {}?",
 )

@@ -40,7 +40,7 @@ class SpeechPlan:
     thaw: int = 1300
     eye_share: float = 0.6
     pictures: int = 40
-    refine: int = 3200
+    refine: int = 3600
     gentle: float = 0.5
 
     def heat(self, step: int) -> float:
@@ -106,8 +106,8 @@ class Teacher:
         return loss, note
 
     def _extra(self) -> int:
-        """A picture for the tower alone; mostly several objects, as conversations show them too rarely."""
-        return self.rng.choice(self.crowded) if self.rng.random() < 0.75 else self.rng.randrange(len(self.pool))
+        """A picture for the tower alone; often several objects, which conversations show too rarely."""
+        return self.rng.choice(self.crowded) if self.rng.random() < 0.5 else self.rng.randrange(len(self.pool))
 
     def update(self, loss: torch.Tensor, rate: float, thawed: bool) -> None:
         """One step of all optimisers that are in use."""
