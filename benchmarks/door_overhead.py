@@ -1,4 +1,8 @@
-"""What the HTTP door costs: the same work through ``/v1/chat/completions`` and by the engine alone, in turn."""
+"""What the HTTP door costs: the same work through ``/v1/chat/completions`` and by the engine alone, in turn.
+
+Requests a second: so many callers at once, each of which asks again as soon as it has its one token. Streaming: so
+many replies at once, from the first's question to the last's end.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +32,9 @@ class Alone:
         tokens = streams * (longest + 64) * 2
         self._pool = multiprocessing.get_context("spawn").Pool(1, _load, (folder, dtype, tokens))
 
-    def seconds(self, streams: int, prompt: int, new: int) -> float:
-        """Of ``streams`` requests at once, from the first's arrival to the last's end."""
-        return self._pool.apply(_run, (streams, prompt, new))
+    def seconds(self, streams: int, turns: int, new: int) -> float:
+        """Of ``streams`` requests at once, ``turns`` after one another, from the first's arrival to the last's end."""
+        return self._pool.apply(_run, (streams, turns, new))
 
     def close(self) -> None:
         self._pool.terminate()
@@ -42,34 +46,39 @@ def _load(folder: Path, dtype: str, tokens: int) -> None:
     globals()["engine"] = Engine(folder, device="cpu", dtype=dtype, tokens=tokens, step_tokens=1024)
 
 
-def _run(streams: int, prompt: int, new: int) -> float:
+def _run(streams: int, turns: int, new: int) -> float:
+    from qqvl_server.engine.request import Status
+
     engine = globals()["engine"]
     started = time.perf_counter()
-    for _ in range(streams):
-        engine.add(prompt, new)
+    running = [engine.add(_PROMPT, new) for _ in range(streams)]
+    waiting = streams * (turns - 1)
     while engine.core.has_work:
         engine.core.step()
+        running = [request for request in running if request.status is not Status.FINISHED]
+        more = min(streams - len(running), waiting)
+        waiting -= more
+        running += [engine.add(_PROMPT, new) for _ in range(more)]
     return time.perf_counter() - started
 
 
-async def through_the_door(base: str, model: str, work: Workload, streams: int, new: int) -> tuple[float, int]:
-    """Seconds until all streams have ended, and the events they had."""
+async def through_the_door(base: str, model: str, work: Workload, streams: int, turns: int, new: int) -> float:
+    """Seconds until all streams have ended."""
 
-    async def one(stream: int) -> int:
-        body = {
-            "model": model, "messages": [said(work.text(stream, 1))], "max_tokens": new, "temperature": 0,
-            "stream": True, "ignore_eos": True,
-        }  # fmt: skip
-        count = 0
-        # Counted, not parsed: the client must not be what is measured.
-        async with aclosing(post(base, "/v1/chat/completions", body)) as pieces:
-            async for piece in pieces:
-                count += piece.count(b"data:")
-        return count
+    async def one(stream: int) -> None:
+        for turn in range(turns):
+            body = {
+                "model": model, "messages": [said(work.text(stream, turn))], "max_tokens": new, "temperature": 0,
+                "stream": True, "ignore_eos": True,
+            }  # fmt: skip
+            # Not parsed: the client must not be what is measured.
+            async with aclosing(post(base, "/v1/chat/completions", body)) as pieces:
+                async for _ in pieces:
+                    pass
 
     started = time.perf_counter()
-    events = sum(await asyncio.gather(*(one(stream) for stream in range(streams))))
-    return time.perf_counter() - started, events
+    await asyncio.gather(*(one(stream) for stream in range(streams)))
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -77,6 +86,7 @@ def main() -> None:
     parser.add_argument("--size", choices=(*checkpoints.SIZES, "demo"), default="demo", help="默认自带的演示模型")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--streams", type=int, default=32)
+    parser.add_argument("--turns", type=int, default=8, help="只要一个 token 时，每路连着问几次")
     parser.add_argument("--new", type=int, default=64, help="每条回答多少 token")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
@@ -85,24 +95,29 @@ def main() -> None:
     flags = ("--engine", "paged", "--max-running", str(given.streams), "--context-tokens", "2048")
     engine = Alone(folder, given.dtype, given.streams, _PROMPT + given.new)
     with contextlib.closing(engine), Qqvl(folder, *flags, dtype=given.dtype, kv_gb=0.3) as server:
-        asyncio.run(through_the_door(server.base, server.model, Workload(words), given.streams, 2))
-        engine.seconds(given.streams, _PROMPT, 2)
-        rows = [_compared(given, engine, server, words, new) for new in (1, given.new)]
-    report("door_overhead", rows, size=given.size, streams=given.streams)
+        asyncio.run(through_the_door(server.base, server.model, Workload(words), given.streams, 1, 2))
+        engine.seconds(given.streams, 1, 2)
+        rows = [
+            _compared(given, engine, server, words, turns, new) for turns, new in ((given.turns, 1), (1, given.new))
+        ]
+    report("door_overhead", rows, size=given.size, streams=given.streams, turns=given.turns)
 
 
-def _compared(given: argparse.Namespace, engine: Alone, server: Qqvl, words: list[str], new: int) -> dict[str, Any]:
+def _compared(
+    given: argparse.Namespace, engine: Alone, server: Qqvl, words: list[str], turns: int, new: int
+) -> dict[str, Any]:
     bare: list[float] = []
     door: list[float] = []
     for _ in range(given.repeats):
-        bare.append(engine.seconds(given.streams, _PROMPT, new))
-        seconds, _ = asyncio.run(through_the_door(server.base, server.model, Workload(words), given.streams, new))
-        door.append(seconds)
-    tokens = given.streams * new
+        bare.append(engine.seconds(given.streams, turns, new))
+        work = Workload(words)
+        door.append(asyncio.run(through_the_door(server.base, server.model, work, given.streams, turns, new)))
+    requests = given.streams * turns
     return {
         "new_tokens": new, "engine_s": median(bare), "door_s": median(door),
-        "door_requests_s": given.streams / median(door), "overhead": median(door) / median(bare) - 1,
-        "us_per_token": (median(door) - median(bare)) / tokens * 1e6,
+        "engine_requests_s": requests / median(bare), "door_requests_s": requests / median(door),
+        "overhead": median(door) / median(bare) - 1,
+        "us_per_token": (median(door) - median(bare)) / (requests * new) * 1e6,
     }  # fmt: skip
 
 

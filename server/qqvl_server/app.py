@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import socket
 import sys
 import threading
@@ -136,7 +137,7 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
     loaded = load(checkpoint, settings.weights)
     context = min(loaded.context_tokens, settings.generation.context_tokens)
     logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
-    return LocalVoice(
+    voice = LocalVoice(
         Preprocessor(loaded.processor, library, settings.media.max_image_tokens, context),
         engines.build(loaded, settings.generation, context, metrics),
         device=loaded.device,
@@ -145,6 +146,11 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
         max_pending=settings.generation.max_pending,
         grammars=GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary),
     )
+    # Torch and Transformers leave hundreds of thousands of objects that live as long as the process. Each time the
+    # collector looks through them again it holds the interpreter, and with it every reply, for a tenth of a second.
+    gc.collect()
+    gc.freeze()
+    return voice
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,9 +20,7 @@ from qqvl_server.observe.logs import logger
 
 # Proxies close lines that were silent for 30 to 60 seconds.
 PING_S: Final = 10.0
-_PING: Final = b": ping\n\n"
-# Each write costs a system call, after which the event loop waits for the interpreter; no eye sees this pause.
-_GATHER_S: Final = 0.03
+_PING: Final = ": ping\n\n"
 # Chunks for a reader who does not read; the rest waits at the voice.
 _MOST_GATHERED: Final = 500
 # A prompt waits this long for its first token before the 200 goes out, so that most errors are real ones.
@@ -78,7 +76,7 @@ class EventStream(StreamingResponse):
 
     Args:
         failure: an error as the door's last event, for when the 200 is out already.
-        ping_s: a comment is sent after so much silence.
+        ping_s: a comment is sent after so much silence, twice as much at most.
     """
 
     def __init__(self, begun: Begun, failure: Callable[[QqvlError], str], ping_s: float = PING_S) -> None:
@@ -89,6 +87,7 @@ class EventStream(StreamingResponse):
         self._ping_s = ping_s
         self._request_id = ""
         self._gathered: list[str] = []
+        self._silent = False
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
         self._over = asyncio.Event()
@@ -98,7 +97,9 @@ class EventStream(StreamingResponse):
         async with aclosing(self._begun.chunks):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             sending = asyncio.create_task(self._send(send))
-            aside = [asyncio.create_task(until_hung_up(receive)), asyncio.create_task(self._gather())]
+            aside = [
+                asyncio.create_task(work) for work in (until_hung_up(receive), self._gather(), self._break_silence())
+            ]
             try:
                 await asyncio.wait({sending, aside[0]}, return_when=asyncio.FIRST_COMPLETED)
                 if sending.done():
@@ -133,16 +134,23 @@ class EventStream(StreamingResponse):
     async def _send(self, send: Send) -> None:
         over = False
         while not over:
-            await _within(self._ping_s, self._filled)
+            # What the source has ready at once goes out in one piece: each write costs a system call.
+            await self._filled.wait()
             over = self._over.is_set()
-            data = self._taken() or (b"" if over else _PING)
-            await send({"type": "http.response.body", "body": data, "more_body": not over})
+            await send({"type": "http.response.body", "body": self._taken(), "more_body": not over})
             self._room.set()
-            if not over:
-                await _within(_GATHER_S, self._over)
+
+    async def _break_silence(self) -> None:
+        # One timer for all pings: a timeout around every wait would cost as much as the event.
+        while True:
+            self._silent = True
+            await asyncio.sleep(self._ping_s)
+            if self._silent:
+                self._put(_PING)
 
     def _put(self, chunk: str) -> None:
         self._gathered.append(chunk)
+        self._silent = False
         self._filled.set()
 
     def _taken(self) -> bytes:
@@ -150,13 +158,6 @@ class EventStream(StreamingResponse):
         self._gathered.clear()
         self._filled.clear()
         return data
-
-
-async def _within(seconds: float, event: asyncio.Event) -> None:
-    """Until the event, or as long."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
 
 
 async def _ended(*tasks: asyncio.Future[Any]) -> None:

@@ -37,8 +37,8 @@ _PICTURE_THREADS = 2
 # Waking up for a token costs more than its text: with more streams than these each looks less often and tells what it
 # finds as one delta. No eye sees such pauses.
 _FEW_STREAMS = 4
-_PAUSE_S = 0.001
-_LONGEST_PAUSE_S = 0.03
+_PAUSE_S = 0.002
+_LONGEST_PAUSE_S = 0.06
 
 
 P = TypeVar("P", bound=PreparedPrompt)
