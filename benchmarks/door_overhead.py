@@ -113,11 +113,13 @@ def _compared(
         work = Workload(words)
         door.append(asyncio.run(through_the_door(server.base, server.model, work, given.streams, turns, new)))
     requests = given.streams * turns
+    # The best of each: what else runs on the machine only ever adds, and more to what needs both cores.
+    engine_s, door_s = min(bare), min(door)
     return {
-        "new_tokens": new, "engine_s": median(bare), "door_s": median(door),
-        "engine_requests_s": requests / median(bare), "door_requests_s": requests / median(door),
-        "overhead": median(door) / median(bare) - 1,
-        "us_per_token": (median(door) - median(bare)) / (requests * new) * 1e6,
+        "new_tokens": new, "engine_s": engine_s, "door_s": door_s, "engine_requests_s": requests / engine_s,
+        "door_requests_s": requests / door_s, "overhead": door_s / engine_s - 1,
+        "median_overhead": median(door) / median(bare) - 1,
+        "us_per_token": (door_s - engine_s) / (requests * new) * 1e6,
     }  # fmt: skip
 
 
