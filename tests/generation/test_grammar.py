@@ -136,29 +136,35 @@ async def test_ids_beyond_the_tokenizer_are_never_allowed(demo_compiler: Compile
 
 
 @pytest.mark.parametrize("tools", ["demo", "assets"])
-async def test_who_may_call_is_free_but_for_the_call_itself(tools: str, request: pytest.FixtureRequest) -> None:
+async def test_who_may_call_is_free_but_for_the_arguments(tools: str, request: pytest.FixtureRequest) -> None:
     made = Compiler(request.getfixturevalue(tools))
     fresh = await made.compiler.while_calling([WEATHER, CLOCK])
     assert fresh is not None
     mask = fresh(1000)
-    for token in made.tokenizer.encode('好的，我查一下 {"name": '):
-        assert mask.allowed() is None
-        mask.accept(token)
     opening, closing = made.tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
+
+    def say(text: str) -> None:
+        """Free all the way."""
+        for token in made.tokenizer.encode(text):
+            assert mask.allowed() is None
+            mask.accept(token)
+
+    say('好的，我查一下 {"name": ')
     for _ in range(2):
         assert mask.allowed() is None
         mask.accept(opening)
-        for token in made.tokenizer.encode('\n{"name": "clock", "arguments": {}}\n'):
+        say('\n{"name": "get_weather", "arguments"')
+        for token in made.tokenizer.encode(': {"city": "北京", "unit": "c"}}\n'):
             assert token in made.ids(mask)
             assert closing not in made.ids(mask)
             mask.accept(token)
         assert made.ids(mask) == [closing]
         mask.accept(closing)
-    other = fresh(1000)
-    other.accept(opening)
-    for token in made.tokenizer.encode('\n{"name": "'):
-        other.accept(token)
-    assert made.tokenizer.encode("x")[0] not in made.ids(other)
+    # A name that is not on offer is the model's own affair.
+    mask.accept(opening)
+    say('\n{"name": "no_such_tool", "arguments": {"x": 1}}\n')
+    mask.accept(closing)
+    say("说完了")
     made.compiler.close()
 
 

@@ -131,7 +131,8 @@ class GrammarCompiler:
             logger().debug("工具调用不受约束", reason=error.message)
             return None
         opening, closing = self._frame
-        return lambda _budget: WhileCalling(lambda: MatcherMask(matcher.deep_copy()), opening, closing)
+        spell = self._tokenizer.decode_bytes
+        return lambda _budget: WhileCalling(lambda: MatcherMask(matcher.deep_copy()), spell, opening, closing)
 
     async def _matcher(self, grammar: Grammar, patience_s: float) -> LLMatcher:
         if len(grammar.text) > MAX_CHARACTERS:
