@@ -53,6 +53,7 @@ class Process:
         try:
             self._wait(started + _START_S)
         except BaseException:
+            # Raised again, Ctrl-C included: without __enter__'s return nobody calls __exit__.
             self.__exit__(None, None, None)
             raise
         self.ready_s = time.monotonic() - started

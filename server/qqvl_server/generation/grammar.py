@@ -123,7 +123,8 @@ class GrammarCompiler:
 
     async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
         """The same for replies that may call these tools; None where they cannot be compiled, or not at once."""
-        if self._frame is None:
+        # Looked at before the schemas are read: that happens on the event loop.
+        if self._frame is None or sum(len(tool.parameters) for tool in tools) > MAX_CHARACTERS:
             return None
         try:
             matcher = await self._matcher(tool_grammar(tools, None, parallel=False), _FAVOUR_S)
