@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import multiprocessing
 import time
 from contextlib import aclosing
@@ -44,6 +45,8 @@ def _load(folder: Path, dtype: str, tokens: int) -> None:
     from inprocess import Engine
 
     globals()["engine"] = Engine(folder, device="cpu", dtype=dtype, tokens=tokens, step_tokens=1024)
+    # As the server does.
+    gc.freeze()
 
 
 def _run(streams: int, turns: int, new: int) -> float:
