@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "server"))
 import checkpoints  # noqa: E402
 import torch  # noqa: E402
 
-from qqvl_server.engine import varlen  # noqa: E402
+from qqvl_server.engine import native, varlen  # noqa: E402
 from qqvl_server.engine.block_pool import BlockPool  # noqa: E402
 from qqvl_server.engine.core import EngineCore  # noqa: E402
 from qqvl_server.engine.graphs import CudaCapture  # noqa: E402
@@ -47,6 +47,7 @@ class Engine:
         most: int = 256,
         graphs: bool = True,
         ahead: bool = True,
+        cpu_kernels: bool = True,
     ) -> None:
         settings: Any = {"device": device, "dtype": dtype}
         loaded = load(locate(str(folder), ROOT), WeightsSettings(**settings))
@@ -58,8 +59,14 @@ class Engine:
         text = self.model.config.get_text_config()
         found = varlen.find(self.model.device, self.model.dtype, kv_shape(self.model.config), text.num_attention_heads)
         kernel, size = found or (None, _BLOCK)
+        own = None
+        if cpu_kernels:
+            shape = native.text_shape(self.model.config, kv_shape(self.model.config))
+            own = native.find(self.model.device, self.model.dtype, shape)
         blocks = -(-tokens // size)
-        runner = ModelRunner(self.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernel=kernel)
+        runner = ModelRunner(
+            self.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernel=kernel, kernels=own
+        )
         if kernel is not None and graphs:
             runner.record(CudaCapture(self.model.device), requests=64, longest=16384)
         scheduler = Scheduler(BlockPool(blocks, size), max_tokens=step_tokens, max_requests=most)

@@ -118,6 +118,11 @@ class GenerationSettings(Room):
     step_ahead: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = Field(
         "auto", description="显卡还在算这一步时就把下一步排好；off 等一步算完再排下一步，CPU 上总是这样"
     )
+    cpu_kernels: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = Field(
+        "auto",
+        description="CPU 上用自带的 C++ 算子：第一次启动时由系统的 c++ 编译，约四秒；"
+        "没有编译器就用 PyTorch 的，off 总是用 PyTorch 的",
+    )
     max_running: int = Field(16, ge=1, le=1024, description="paged 引擎同时回答多少条")
     max_new_tokens: int = Field(1000, ge=1, le=131072, description="一次回复最多多少 token")
     temperature: float | None = Field(None, ge=0, le=2, description="采样温度；不写就用模型自带的设置，0 为贪心")

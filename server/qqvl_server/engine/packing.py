@@ -9,6 +9,7 @@ layouts of a model never stand in memory together.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -109,6 +110,12 @@ def _pack_children(module: nn.Module, files: MappedFiles) -> int:
     return len(linears)
 
 
+def pays(weight: torch.Tensor) -> bool:
+    """Whether such a weight is better packed here."""
+    return weight.dtype is torch.bfloat16 and weight.device.type == "cpu" and _available()
+
+
+@functools.cache
 def _available() -> bool:
     """Tried rather than looked up: builds have the operators without kernels for this processor."""
     try:

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from qqvl_server.engine import attention, gathered, packing, varlen
+from qqvl_server.engine import attention, fused, gathered, native, packing, varlen
 from qqvl_server.engine.attention import PagedBatch
 from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.decode_inputs import Decode
 from qqvl_server.engine.device import moved, send, watched
 from qqvl_server.engine.graphs import Capture, DecodeGraphs
 from qqvl_server.engine.kv_cache import KVCache, KVShape
+from qqvl_server.engine.native import Kernels
 from qqvl_server.engine.request import Request
 from qqvl_server.engine.varlen import Kernel
 from qqvl_server.engine.vision import EncoderOutput, FeatureCache, Patches, PictureShelf
@@ -31,9 +32,12 @@ class ModelRunner:
         block_size: int,
         feature_bytes: int,
         kernel: Kernel | None = None,
+        kernels: Kernels | None = None,
         on_picture: Callable[[bool], None] = lambda _found: None,
     ) -> None:
         attention.register()
+        if kernels is not None:
+            fused.fuse(model, kernels)
         packing.pack(model)
         model.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
         self._model = model
@@ -42,6 +46,8 @@ class ModelRunner:
         self.features = FeatureCache(feature_bytes, on_picture)
         self.pictures = PictureShelf(model, self.features)
         self._kernel = kernel
+        self._kernels = kernels
+        self._heads = model.config.get_text_config().num_attention_heads
         self._graphs: DecodeGraphs | None = None
         self._positions: dict[str, tuple[torch.Tensor, int]] = {}
 
@@ -167,6 +173,9 @@ class ModelRunner:
         slots = self._tensor([
             chunk.request.blocks[n // size] * size + n % size for chunk in chunks for n in range(chunk.start, chunk.end)
         ])  # fmt: skip
+        if self._kernels is not None:
+            spans = [(chunk.request.blocks, chunk.start, chunk.count) for chunk in chunks]
+            return PagedBatch(self._cache, slots, native.lay_out(self._kernels, spans, self._cache, self._heads))
         if self._kernel is None:
             return PagedBatch(self._cache, slots, gathered.lay_out(chunks, self._cache))
         return PagedBatch(self._cache, slots, varlen.lay_out(chunks, self._cache, self._kernel))

@@ -137,7 +137,7 @@ def is_right(kernel: Kernel, size: int, device: torch.device, dtype: torch.dtype
     try:
         found = kernel(query, keys, values, rows, shape.head_dim**-0.5).float()
         expected = torch.cat([
-            _by_sdpa(query[row : row + count], keys[blocks], values[blocks], start)
+            by_sdpa(query[row : row + count], keys[blocks], values[blocks], start)
             for row, (blocks, start, count) in zip((0, 1, 6), spans, strict=True)
         ])  # fmt: skip
         return bool(torch.allclose(found, expected, atol=0.05))
@@ -146,7 +146,8 @@ def is_right(kernel: Kernel, size: int, device: torch.device, dtype: torch.dtype
         return False
 
 
-def _by_sdpa(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
+def by_sdpa(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
+    """(N, heads, head_dim) in float32: what rows ``start`` and following of one request see of its blocks."""
     count = query.shape[0]
     seen = [t.flatten(0, 1)[: start + count].transpose(0, 1).float() for t in (keys, values)]
     mask = torch.ones(count, start + count, dtype=torch.bool, device=query.device).tril(start)

@@ -7,7 +7,7 @@ import os
 import psutil
 import torch
 
-from qqvl_server.engine import faults, varlen
+from qqvl_server.engine import faults, native, varlen
 from qqvl_server.engine.block_pool import BlockPool
 from qqvl_server.engine.core import EngineCore
 from qqvl_server.engine.graphs import CudaCapture
@@ -41,11 +41,12 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
     if not _can_be_paged(loaded):
         logger().warning("paged 引擎只支持放在一个设备上的 Qwen3-VL，这个模型改用 generate：一次回答一条")
         return SerialEngine(ReferenceEngine(loaded), metrics)
-    text = loaded.model.config.get_text_config()
-    found = varlen.find(
-        loaded.model.device, loaded.model.dtype, kv_shape(loaded.model.config), text.num_attention_heads
-    )
-    kernel, block_size = found or (None, BLOCK_SIZE)
+    device, dtype, kv = loaded.model.device, loaded.model.dtype, kv_shape(loaded.model.config)
+    shape = native.text_shape(loaded.model.config, kv)
+    kernel, block_size = varlen.find(device, dtype, kv, shape.heads) or (None, BLOCK_SIZE)
+    own = native.find(device, dtype, shape) if settings.cpu_kernels == "auto" else None
+    if device.type == "cpu" and own is None and settings.cpu_kernels == "auto":
+        logger().warning("没有能用的 C++ 编译器，CPU 上会慢一些：装上 g++ 再启动，或用 --cpu-kernels off 不再提示")
     blocks = _blocks(loaded, settings, context_tokens, block_size)
     runner = ModelRunner(
         loaded.model,
@@ -53,6 +54,7 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
         block_size=block_size,
         feature_bytes=FEATURE_BYTES,
         kernel=kernel,
+        kernels=own,
         on_picture=lambda found: (metrics.vision_cache_hits if found else metrics.vision_cache_misses).inc(),
     )
     if kernel is not None and settings.cuda_graphs == "auto":

@@ -1,0 +1,145 @@
+"""Text layers of which all but the matrix products run in our own kernels (``native.py``): for CPUs.
+
+A layer of Transformers starts some sixty operations, which on a CPU cost more than a small step's work; this one
+starts nine. Only layers known to consist of exactly these parts are swapped; the others keep Transformers' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from qqvl_server.engine import packing
+from qqvl_server.engine.attention import PagedBatch
+from qqvl_server.engine.mapped import MappedFiles
+from qqvl_server.engine.native import Kernels, NativeRows, Norm
+
+_KNOWN: Final = ("Qwen3VLTextDecoderLayer",)
+
+
+class NativeLinear(nn.Module):
+    """Layers that are given the same rows, joined along their outputs; one layer's weight is read where it lies."""
+
+    def __init__(self, linears: Sequence[nn.Linear], kernels: Kernels) -> None:
+        super().__init__()
+        self._kernels = kernels
+        self._weight = _joined([one.weight for one in linears])
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Args:
+        rows: (..., in_features) → (..., out_features).
+        """
+        out = self._kernels.multiply(rows.reshape(-1, rows.shape[-1]), self._weight)
+        return out.view(*rows.shape[:-1], -1)
+
+
+class JoinedLinear(nn.Module):
+    """As ``NativeLinear``, by torch."""
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self._weight = _joined([one.weight for one in linears])
+        biases = [one.bias.detach() for one in linears if one.bias is not None]
+        self._bias = torch.cat(biases) if biases else None
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return linear(rows, self._weight, self._bias)
+
+
+def _joined(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    return weights[0].detach() if len(weights) == 1 else torch.cat([weight.detach() for weight in weights])
+
+
+class FusedLayer(nn.Module):
+    """Takes the place of ``layer``; the same up to rounding, which happens less often."""
+
+    def __init__(self, layer: Any, kernels: Kernels) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self._kernels = kernels
+        self._layer = attention.layer_idx
+        self._scaling = attention.scaling
+        self._norms = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        self._head_norms = _norm(attention.q_norm), _norm(attention.k_norm)
+        self._heads = _product([attention.q_proj, attention.k_proj, attention.v_proj], kernels)
+        self._out = _product([attention.o_proj], kernels)
+        self._gate_up = _product([mlp.gate_proj, mlp.up_proj], kernels)
+        self._down = _product([mlp.down_proj], kernels)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        paged: PagedBatch,
+        **_others: Any,
+    ) -> torch.Tensor:
+        """Args:
+        hidden_states: (1, N, hidden).
+        position_embeddings: cosines and sines, (1, N, head_dim) each.
+
+        Returns:
+            (1, N, hidden).
+        """
+        kernels, cache, layer = self._kernels, paged.cache, self._layer
+        assert isinstance(paged.rows, NativeRows)
+        rows = hidden_states[0].contiguous()
+        joined = self._heads(kernels.norm(rows, self._norms[0]))
+        turns = position_embeddings[0][0].contiguous(), position_embeddings[1][0].contiguous()
+        query = kernels.place(joined, self._head_norms, turns, paged.new_slots, cache, layer)
+        attended = kernels.attend(query, cache.keys[layer], cache.values[layer], paged.rows, self._scaling)
+        total, normed = kernels.sum_and_norm(rows, self._out(attended), self._norms[1])
+        return total.add_(self._down(kernels.gate(self._gate_up(normed)))).unsqueeze(0)
+
+
+def _product(linears: Sequence[Any], kernels: Kernels) -> nn.Module:
+    """The fastest that this processor has for these layers."""
+    if all(kernels.multiplies(one.weight) and one.bias is None for one in linears):
+        return NativeLinear(linears, kernels)
+    if all(packing.pays(one.weight) for one in linears):
+        return packing.PackedLinear(linears)
+    return JoinedLinear(linears)
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight.detach(), module.variance_epsilon)
+
+
+def fuse(model: Any, kernels: Kernels) -> int:
+    """Swap the text layers that are known; returns how many were swapped."""
+    layers = model.model.language_model.layers
+    if model.config.get_text_config().hidden_act != "silu":
+        return 0
+    files = MappedFiles()
+    swapped = 0
+    for place, layer in enumerate(layers):
+        if type(layer).__name__ not in _KNOWN or not _plain(layer):
+            continue
+        layers[place] = FusedLayer(layer, kernels)
+        for one in _linears(layer):
+            # What was copied is given back; what was not is read again from the file.
+            files.forget(one.weight.data_ptr(), one.weight.nbytes)
+        swapped += 1
+    if swapped and type(model.lm_head) is nn.Linear and kernels.multiplies(model.lm_head.weight):
+        model.lm_head = NativeLinear([model.lm_head], kernels)
+    return swapped
+
+
+def _linears(layer: Any) -> list[Any]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return [
+        attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj,
+        mlp.down_proj,
+    ]  # fmt: skip
+
+
+def _plain(layer: Any) -> bool:
+    """Not quantised, and with biases on all of the joined layers or on none."""
+    linears = _linears(layer)
+    return all(type(one) is nn.Linear for one in linears) and all(
+        len({one.bias is None for one in joined}) == 1 for joined in (linears[:3], linears[4:6])
+    )

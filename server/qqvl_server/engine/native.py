@@ -1,0 +1,361 @@
+"""Our own C++ for a CPU (``cpu_kernels.cpp``): attention over the paged cache, and what lies between matrix products.
+
+SDPA wants a request's blocks copied beside each other and reads them at half of what memory gives; norms and turns
+made of single operations cost more in starting than in working. The library is compiled when it is first wanted and
+kept by what it was made of; it is trusted once it gives what torch gives. Where there is no compiler,
+``gathered.py`` and Transformers' own layers do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from qqvl_server.engine.kv_cache import KVCache, KVShape
+from qqvl_server.engine.varlen import by_sdpa
+
+_SOURCE: Final = Path(__file__).with_name("cpu_kernels.cpp")
+_COMPILER: Final = "c++"
+# The parts of -ffast-math that sums need; the whole of it would change how this process rounds denormals.
+_FLAGS: Final = (
+    "-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
+    "-fassociative-math", "-fno-signed-zeros", "-ffinite-math-only", "-Wno-psabi",
+)  # fmt: skip
+_COMPILE_S: Final = 120
+# Beside what Python compiles from this package: as much the user's own, and gone with it.
+_KEPT: Final = Path(importlib.util.cache_from_source(__file__)).parent
+_DTYPES: Final = (torch.bfloat16, torch.float32)
+
+_P, _N, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_FUNCTIONS: Final[dict[str, list[Any]]] = {
+    "qqvl_takes": [_I] * 5,
+    "qqvl_decode": [_I, _P, _P, _P, _I, _I, _I, _I, _P, _N, _P, _P, _N, _F, _I, _P, _P],
+    "qqvl_prefill": [_I, _P, _P, _P, _I, _I, _I, _I, _P, _N, _N, _F, _I, _P],
+    "qqvl_norm": [_I, _P, _P, _P, _F, _N, _I, _I, _P, _P],
+    "qqvl_place": [_I, _P, _P, _P, _F, _P, _P, _P, _N, _I, _I, _I, _I, _P, _P, _P],
+    "qqvl_gate": [_I, _P, _N, _I, _I, _P],
+    "qqvl_multiply": [_P, _P, _N, _N, _N, _I, _P],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TextShape:
+    """What the kernels are told of a text model."""
+
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+def text_shape(config: Any, kv: KVShape) -> TextShape:
+    text = config.get_text_config()
+    return TextShape(text.hidden_size, text.intermediate_size, text.num_attention_heads, kv.kv_heads, kv.head_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """An RMS norm: ``weight`` (width,)."""
+
+    weight: torch.Tensor
+    eps: float
+
+
+class Kernels:
+    """The compiled library. All tensors are contiguous, in the host's memory, and of the queries' type.
+
+    Raises OSError: the library does not load beside this torch.
+    """
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        self._functions = {name: getattr(loaded, name) for name in _FUNCTIONS}
+        for name, arguments in _FUNCTIONS.items():
+            self._functions[name].argtypes = arguments
+            self._functions[name].restype = _I if name == "qqvl_takes" else None
+        self._takes = self._functions["qqvl_takes"]
+        self._decode = self._functions["qqvl_decode"]
+        self._prefill = self._functions["qqvl_prefill"]
+        self._norm = self._functions["qqvl_norm"]
+        self._place = self._functions["qqvl_place"]
+        self._gate = self._functions["qqvl_gate"]
+        self._multiply = self._functions["qqvl_multiply"]
+        self.span: Final[int] = loaded.qqvl_span()
+        self._multiplies = bool(loaded.qqvl_multiplies())
+
+    def takes(self, shape: TextShape) -> bool:
+        return bool(self._takes(shape.hidden, shape.inner, shape.heads, shape.kv_heads, shape.head_dim))
+
+    def multiplies(self, weight: torch.Tensor) -> bool:
+        """Whether ``multiply`` takes such a weight here; it is then faster than torch's product."""
+        outputs, inputs = weight.shape
+        return self._multiplies and weight.dtype is torch.bfloat16 and outputs % 4 == 0 and inputs % 32 == 0
+
+    def multiply(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """``rows`` (N, inputs) times ``weight`` (outputs, inputs) → (N, outputs)."""
+        count, inputs = rows.shape
+        out = rows.new_empty(count, len(weight))
+        self._multiply(
+            rows.data_ptr(), weight.data_ptr(), count, len(weight), inputs, torch.get_num_threads(), out.data_ptr()
+        )
+        return out
+
+    def norm(self, rows: torch.Tensor, by: Norm) -> torch.Tensor:
+        """``rows`` (N, width), normalised."""
+        count, width = rows.shape
+        out = torch.empty_like(rows)
+        self._norm(
+            rows.dtype is torch.bfloat16, rows.data_ptr(), None, by.weight.data_ptr(), by.eps, count, width,
+            torch.get_num_threads(), None, out.data_ptr(),
+        )  # fmt: skip
+        return out
+
+    def sum_and_norm(self, rows: torch.Tensor, added: torch.Tensor, by: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of ``rows`` and ``added``, both (N, width), and it normalised."""
+        count, width = rows.shape
+        total, out = torch.empty_like(rows), torch.empty_like(rows)
+        self._norm(
+            rows.dtype is torch.bfloat16, rows.data_ptr(), added.data_ptr(), by.weight.data_ptr(), by.eps, count, width,
+            torch.get_num_threads(), total.data_ptr(), out.data_ptr(),
+        )  # fmt: skip
+        return total, out
+
+    def place(
+        self, joined: torch.Tensor, by: tuple[Norm, Norm], turns: tuple[torch.Tensor, torch.Tensor],
+        slots: torch.Tensor, cache: KVCache, layer: int,
+    ) -> torch.Tensor:  # fmt: skip
+        """Normalise and turn queries and keys; keys and values go to their slots.
+
+        Args:
+            joined: (N, (heads + 2 kv_heads) · head_dim), what the joined projection gave.
+            by: the norms of queries and of keys.
+            turns: cosines and sines, (N, head_dim) each.
+            slots: (N,) int64.
+
+        Returns:
+            The queries, (N, heads, head_dim).
+        """
+        keys = cache.keys[layer]
+        count, width, kv_heads = len(slots), keys.shape[3], keys.shape[2]
+        heads = joined.shape[1] // width - 2 * kv_heads
+        query = joined.new_empty(count, heads, width)
+        self._place(
+            joined.dtype is torch.bfloat16, joined.data_ptr(), by[0].weight.data_ptr(), by[1].weight.data_ptr(),
+            by[0].eps, turns[0].data_ptr(), turns[1].data_ptr(), slots.data_ptr(), count, heads, kv_heads, width,
+            torch.get_num_threads(), keys.data_ptr(), cache.values[layer].data_ptr(), query.data_ptr(),
+        )  # fmt: skip
+        return query
+
+    def gate(self, joined: torch.Tensor) -> torch.Tensor:
+        """``joined`` (N, 2 · inner), gate beside up → silu(gate) · up (N, inner)."""
+        count, inner = len(joined), joined.shape[1] // 2
+        out = joined.new_empty(count, inner)
+        self._gate(
+            joined.dtype is torch.bfloat16, joined.data_ptr(), count, inner, torch.get_num_threads(), out.data_ptr()
+        )
+        return out
+
+    def attend(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: NativeRows, scaling: float
+    ) -> torch.Tensor:
+        """Args:
+        query: (N, heads, head_dim); ``keys`` and ``values``: (blocks, block_size, kv_heads, head_dim).
+
+        Returns:
+            (N, heads · head_dim).
+        """
+        count, heads, width = query.shape
+        _, size, kv_heads, _ = keys.shape
+        out = query.new_empty(count, heads * width)
+        wide, threads = query.dtype is torch.bfloat16, torch.get_num_threads()
+        cache = (keys.data_ptr(), values.data_ptr(), size, kv_heads, width, heads // kv_heads)
+        if rows.decodes:
+            self._decode(
+                wide, query.data_ptr(), *cache, rows.table.data_ptr(), len(rows.table) // rows.decodes,
+                rows.lengths.data_ptr(), rows.starts.data_ptr(), rows.decodes, scaling, threads,
+                rows.scratch.data_ptr(), out.data_ptr(),
+            )  # fmt: skip
+        step = heads * width * query.element_size()
+        for chunk in rows.prefills:
+            at = chunk.row * step
+            self._prefill(
+                wide, query.data_ptr() + at, *cache, chunk.table.data_ptr(), chunk.start, chunk.count, scaling,
+                threads, out.data_ptr() + at,
+            )  # fmt: skip
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class NativePrefill:
+    """Rows ``row`` to ``row + count`` are positions ``start`` and following of one request, ``table`` its blocks."""
+
+    row: int
+    start: int
+    count: int
+    table: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class NativeRows:
+    """The packed rows of a step: ``decodes`` of one token each, then the prefills. All int64, in the host's memory.
+
+    ``table`` (decodes · widest) names each one's blocks; ``lengths`` (decodes,) its tokens in the cache; ``starts``
+    (decodes + 1,) where its spans begin in ``scratch``.
+    """
+
+    kernels: Kernels
+    decodes: int
+    table: torch.Tensor
+    lengths: torch.Tensor
+    starts: torch.Tensor
+    scratch: torch.Tensor
+    prefills: Sequence[NativePrefill]
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
+    ) -> torch.Tensor:
+        """As ``attention.Rows`` says."""
+        rows = query[0].transpose(0, 1).contiguous()
+        found = self.kernels.attend(rows, cache.keys[layer], cache.values[layer], self, scaling)
+        return found.view(rows.shape)
+
+
+def lay_out(
+    kernels: Kernels, spans: Sequence[tuple[Sequence[int], int, int]], cache: KVCache, heads: int
+) -> NativeRows:
+    """``spans``, in the order of their packed rows, are each request's blocks, its first row's position and how many.
+
+    Those of one row stand first, the longest of them before the shorter.
+    """
+    decodes = [(blocks, start + 1) for blocks, start, count in spans if count == 1]
+    prefills, row = [], len(decodes)
+    for blocks, start, count in spans[row:]:
+        prefills.append(NativePrefill(row, start, count, cache.held([blocks], start + count).table))
+        row += count
+    lengths = [length for _, length in decodes]
+    starts = [0, *accumulate(-(-length // kernels.span) for length in lengths)]
+    table = cache.held([blocks for blocks, _ in decodes], max(lengths)).table if decodes else torch.empty(0)
+    scratch = torch.empty(starts[-1] * heads * (cache.keys[0].shape[3] + 2))
+    return NativeRows(
+        kernels, len(decodes), table, torch.tensor(lengths), torch.tensor(starts), scratch, prefills
+    )  # fmt: skip
+
+
+def find(
+    device: torch.device, dtype: torch.dtype, shape: TextShape, *, folder: Path = _KEPT, compiler: str = _COMPILER
+) -> Kernels | None:
+    """The library, compiled into ``folder`` if it is not there yet; None where it cannot be had or errs."""
+    if device.type != "cpu" or dtype not in _DTYPES:
+        return None
+    try:
+        found = Kernels(_built(folder, compiler))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found if found.takes(shape) and is_right(found, dtype, shape) else None
+
+
+def _built(folder: Path, compiler: str) -> Path:
+    """Raises OSError (no compiler, no room), SubprocessError (it fails or hangs)."""
+    # A library for another processor would end this process with an illegal instruction.
+    made_of = repr((_FLAGS, compiler, torch.__version__, _processor())).encode() + _SOURCE.read_bytes()
+    target = folder / f"{_SOURCE.stem}-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
+    if target.exists():
+        return target
+    if shutil.which(compiler) is None:
+        raise FileNotFoundError(compiler)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made, linked = Path(scratch, "made.o"), Path(scratch, "linked.so")
+        # In two steps: linked with -fopenmp it would bring a second OpenMP, whose threads fight with torch's.
+        for command in ([*_FLAGS, "-c", str(_SOURCE), "-o", str(made)], ["-shared", str(made), "-o", str(linked)]):
+            subprocess.run([compiler, *command], check=True, capture_output=True, timeout=_COMPILE_S)
+        os.replace(linked, target)
+    return target
+
+
+def _processor() -> str:
+    """What -march=native looks at, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+@torch.inference_mode()
+def is_right(kernels: Kernels, dtype: torch.dtype, shape: TextShape) -> bool:
+    """Whether every kernel gives what torch gives, for rows within a block, at its end and over more than a span."""
+    dice = torch.Generator().manual_seed(0)
+
+    def drawn(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=dice).to(dtype)
+
+    cache = KVCache(KVShape(1, shape.kv_heads, shape.head_dim), 64, 16, dtype=dtype, device="cpu")
+    for pool in (*cache.keys, *cache.values):
+        pool.copy_(drawn(*pool.shape))
+    spans = [([*range(23, 4, -1)], 299, 1), ([1], 15, 1), ([3], 4, 1), ([50, 40, 41, 42, 43, 44], 10, 75), ([60], 0, 9)]
+    slots = [blocks[p // 16] * 16 + p % 16 for blocks, start, count in spans for p in range(start, start + count)]
+    count = len(slots)
+    joined = drawn(count, (shape.heads + 2 * shape.kv_heads) * shape.head_dim)
+    norms = Norm(drawn(shape.head_dim), 1e-6), Norm(drawn(shape.head_dim), 1e-6)
+    angles = drawn(count, shape.head_dim // 2).float().repeat(1, 2)
+    turns = angles.cos().to(dtype), angles.sin().to(dtype)
+    query = kernels.place(joined, norms, turns, torch.tensor(slots), cache, 0)
+    heads = joined.view(count, -1, shape.head_dim).float()
+    queries, keys = heads[:, : shape.heads], heads[:, shape.heads : shape.heads + shape.kv_heads]
+    turned = _turned(queries, norms[0], turns), _turned(keys, norms[1], turns)
+    kept = cache.keys[0].flatten(0, 1)[slots], cache.values[0].flatten(0, 1)[slots]
+    rows = lay_out(kernels, spans, cache, shape.heads)
+    found = kernels.attend(query, cache.keys[0], cache.values[0], rows, shape.head_dim**-0.5)
+    attended, row = [], 0
+    for blocks, start, many in spans:
+        chosen = query[row : row + many]
+        attended.append(by_sdpa(chosen, cache.keys[0][blocks], cache.values[0][blocks], start).flatten(1))
+        row += many
+    hidden, added, weight = drawn(3, shape.hidden), drawn(3, shape.hidden), Norm(drawn(shape.hidden), 1e-6)
+    total, normed = kernels.sum_and_norm(hidden, added, weight)
+    gates = drawn(3, 2 * shape.inner)
+    gate, up = gates.float().chunk(2, 1)
+    pairs = [
+        (query, turned[0]),
+        (kept[0], turned[1]),
+        (kept[1], heads[:, -shape.kv_heads :]),
+        (found, torch.cat(attended)),
+        (total, hidden.float() + added.float()),
+        (normed, _normed(total.float(), weight)),
+        (kernels.norm(hidden, weight), _normed(hidden.float(), weight)),
+        (kernels.gate(gates), torch.nn.functional.silu(gate) * up),
+    ]
+    # Rows beside a whole pass, inputs beyond one part, more rows than a block.
+    for count, inputs in ((1, shape.hidden), (7, 2080), (133, 64)):
+        left, right = drawn(count, inputs), drawn(72, inputs) * inputs**-0.5
+        if kernels.multiplies(right):
+            pairs.append((kernels.multiply(left, right), left.float() @ right.float().T))
+    tolerance = 0.03 if dtype is torch.bfloat16 else 1e-4
+    return all(torch.allclose(ours.float(), theirs.float(), atol=tolerance, rtol=tolerance) for ours, theirs in pairs)
+
+
+def _normed(rows: torch.Tensor, by: Norm) -> torch.Tensor:
+    return torch.nn.functional.rms_norm(rows, rows.shape[-1:], by.weight.float(), by.eps)
+
+
+def _turned(rows: torch.Tensor, by: Norm, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotary position embedding as Transformers has it: halves of a head turn against each other."""
+    normed = _normed(rows, by)
+    left, right = normed.chunk(2, -1)
+    cosines, sines = (turn.float().unsqueeze(1) for turn in turns)
+    return normed * cosines + torch.cat([-right, left], -1) * sines

@@ -1,0 +1,213 @@
+"""Our own kernels for a CPU: built and trusted as promised, and the same tokens through them."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from qqvl_server.engine import native
+from qqvl_server.engine.block_pool import BlockPool
+from qqvl_server.engine.core import EngineCore
+from qqvl_server.engine.native import Kernels, TextShape
+from qqvl_server.engine.runner import ModelRunner, kv_shape
+from qqvl_server.engine.sampler import Sampler
+from qqvl_server.engine.scheduler import Scheduler
+from tests.engine.twins import Twins
+from tests.engine.wide import model, paged_logits, plain_logits
+
+CPU = torch.device("cpu")
+SMALL = TextShape(hidden=64, inner=128, heads=4, kv_heads=2, head_dim=32)
+SHAPES = [
+    SMALL,
+    TextShape(hidden=192, inner=512, heads=6, kv_heads=3, head_dim=32),
+    TextShape(hidden=2048, inner=6144, heads=16, kv_heads=8, head_dim=128),
+    TextShape(hidden=128, inner=64, heads=8, kv_heads=1, head_dim=96),
+    TextShape(hidden=64, inner=64, heads=5, kv_heads=5, head_dim=256),
+]
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def kernels(dtype: torch.dtype = torch.float32, shape: TextShape = SMALL) -> Kernels:
+    found = native.find(CPU, dtype, shape)
+    if found is None:
+        pytest.skip("no C++ compiler, or one whose library does not load beside torch")
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.heads}/{shape.kv_heads}x{shape.head_dim}")
+def test_every_kernel_gives_what_torch_gives(dtype: torch.dtype, shape: TextShape) -> None:
+    assert native.is_right(kernels(dtype, shape), dtype, shape)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        TextShape(hidden=64, inner=128, heads=4, kv_heads=2, head_dim=24),
+        TextShape(hidden=64, inner=128, heads=9, kv_heads=1, head_dim=32),
+        TextShape(hidden=64, inner=128, heads=5, kv_heads=2, head_dim=32),
+        TextShape(hidden=72, inner=128, heads=4, kv_heads=2, head_dim=32),
+        TextShape(hidden=64, inner=100, heads=4, kv_heads=2, head_dim=32),
+        TextShape(hidden=64, inner=128, heads=256, kv_heads=64, head_dim=32),
+    ],
+)
+def test_shapes_it_was_not_built_for_are_declined(shape: TextShape) -> None:
+    kernels()
+    assert native.find(CPU, torch.float32, shape) is None
+
+
+def test_other_devices_and_types_are_declined() -> None:
+    assert native.find(torch.device("cuda"), torch.bfloat16, SMALL) is None
+    assert native.find(CPU, torch.float16, SMALL) is None
+
+
+def off(method: str) -> Callable[[Kernels], object]:
+    """``method`` of the kernels gives what it should, moved by one."""
+
+    def broken(inner: Kernels) -> object:
+        class Off:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(inner, name)
+
+        def moved(*given: Any) -> Any:
+            found = getattr(inner, method)(*given)
+            return tuple(part + 1 for part in found) if isinstance(found, tuple) else found + 1
+
+        made = Off()
+        setattr(made, method, moved)
+        return made
+
+    return broken
+
+
+@pytest.mark.parametrize("method", ["norm", "sum_and_norm", "place", "gate", "attend", "multiply"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_kernel_that_errs_is_not_trusted(method: str, dtype: torch.dtype) -> None:
+    real = kernels(dtype)
+    if method == "multiply" and not real.multiplies(torch.zeros(4, 32, dtype=dtype)):
+        pytest.skip("no products of our own for this type on this processor")
+    broken: Any = off(method)(real)
+    assert not native.is_right(broken, dtype, SMALL)
+
+
+def compiler(folder: Path, script: str) -> str:
+    made = folder / "compiler"
+    made.write_text(f"#!/bin/sh\n{script}\n")
+    made.chmod(made.stat().st_mode | stat.S_IXUSR)
+    return str(made)
+
+
+@pytest.mark.parametrize("script", ["exit 1", 'for last; do :; done; echo "not a library" > "$last"'])
+def test_a_compiler_that_fails_or_makes_rubbish_is_done_without(tmp_path: Path, script: str) -> None:
+    used = compiler(tmp_path, script)
+    assert native.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=used) is None
+
+
+def test_without_a_compiler_or_a_place_to_keep_it_torch_does(tmp_path: Path) -> None:
+    assert native.find(CPU, torch.float32, SMALL, folder=tmp_path, compiler="no-such-compiler") is None
+    (tmp_path / "file").write_text("")
+    assert native.find(CPU, torch.float32, SMALL, folder=tmp_path / "file" / "kept") is None
+
+
+def test_it_is_compiled_once(tmp_path: Path) -> None:
+    kernels()
+    counted = compiler(tmp_path, f'echo >> {tmp_path}/calls; exec c++ "$@"')
+    for _ in range(2):
+        assert native.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=counted) is not None
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2, "once to compile, once to link"
+    assert len(list((tmp_path / "kept").iterdir())) == 1, "nothing half made is left behind"
+
+
+class NativeTwins(Twins):
+    """The engine through our kernels; the oracle is that of ``twins``."""
+
+    def __init__(self, twins: Twins, demo: Path) -> None:
+        self.plain, self.processor = twins.plain, twins.processor
+        self.inputs, self.expected = twins.inputs, twins.expected
+        self.paged = self._load(demo)
+        config = self.paged.model.config
+        self.kernels = kernels(shape=native.text_shape(config, kv_shape(config)))
+
+    def engine(self, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8, **_: Any) -> EngineCore:
+        self.runner = ModelRunner(
+            self.paged.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernels=self.kernels
+        )
+        scheduler = Scheduler(BlockPool(blocks, size), max_tokens=tokens, max_requests=requests)
+        return EngineCore(scheduler, self.runner, Sampler("cpu"))
+
+
+@pytest.fixture(scope="module")
+def own(twins: Twins, demo: Path) -> NativeTwins:
+    return NativeTwins(twins, demo)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{"tokens": 2048}, {"tokens": 7}, {"tokens": 64, "size": 4}, {"tokens": 64, "size": 8, "blocks": 40}],
+    ids=lambda shape: ",".join(f"{k}={v}" for k, v in shape.items()),
+)
+def test_the_tokens_are_those_of_generate(own: NativeTwins, shape: dict[str, int]) -> None:
+    """Batches, chunks, preemption, and again from the cache, which holds what these kernels wrote there."""
+    engine = own.engine(**shape)
+    assert own.run(engine, own.add_all(engine, "a")) == own.expected
+    assert own.run(engine, own.add_all(engine, "b")) == own.expected
+
+
+def test_all_layers_of_the_demo_are_fused(own: NativeTwins) -> None:
+    own.engine()
+    layers = own.paged.model.model.language_model.layers
+    assert {type(layer).__name__ for layer in layers} == {"FusedLayer"}
+
+
+@pytest.mark.parametrize("chunk", [1000, 17, 1])
+def test_logits_equal_those_of_the_plain_forward(chunk: int) -> None:
+    found = paged_logits(model(), kernels(), chunk)
+    torch.testing.assert_close(found, plain_logits(model()), atol=1e-3, rtol=1e-3)
+
+
+def test_bfloat16_is_as_near_to_the_truth_as_transformers_own() -> None:
+    exact = plain_logits(model())
+    plain = plain_logits(model().bfloat16()).float()
+    ours = paged_logits(model().bfloat16(), kernels(torch.bfloat16)).float()
+    assert (ours - exact).abs().mean() <= 1.2 * (plain - exact).abs().mean()
+
+
+def strange_activation() -> Any:
+    made = model()
+    made.config.text_config.hidden_act = "gelu"
+    return made
+
+
+def strange_layers() -> Any:
+    class Other(type(model().model.language_model.layers[0])):  # type: ignore[misc]
+        """Not what the fused layer was written for, whatever it does."""
+
+    made = model()
+    for layer in made.model.language_model.layers:
+        layer.__class__ = Other
+    return made
+
+
+def quantised_layers() -> Any:
+    class Quantised(nn.Linear):
+        """As quantised layers are: a linear layer whose weight is not what it seems."""
+
+    made = model()
+    for layer in made.model.language_model.layers:
+        layer.mlp.down_proj.__class__ = Quantised
+    return made
+
+
+@pytest.mark.parametrize("strange", [strange_activation, strange_layers, quantised_layers])
+def test_layers_that_are_not_known_keep_their_own_arithmetic(strange: Callable[[], Any]) -> None:
+    """Attention still goes through the kernels."""
+    made = strange()
+    found = paged_logits(made, kernels())
+    assert not any(type(layer).__name__ == "FusedLayer" for layer in made.model.language_model.layers)
+    torch.testing.assert_close(found, plain_logits(strange()), atol=1e-3, rtol=1e-3)
