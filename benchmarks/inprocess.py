@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "server"))
 import checkpoints  # noqa: E402
 import torch  # noqa: E402
 
-from qqvl_server.engine import native, varlen  # noqa: E402
+from qqvl_server.engine import native, native_check, varlen  # noqa: E402
 from qqvl_server.engine.block_pool import BlockPool  # noqa: E402
 from qqvl_server.engine.core import EngineCore  # noqa: E402
 from qqvl_server.engine.graphs import CudaCapture  # noqa: E402
@@ -62,7 +62,7 @@ class Engine:
         own = None
         if cpu_kernels:
             shape = native.text_shape(self.model.config, kv_shape(self.model.config))
-            own = native.find(self.model.device, self.model.dtype, shape)
+            own = native_check.find(self.model.device, self.model.dtype, shape)
         blocks = -(-tokens // size)
         runner = ModelRunner(
             self.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernel=kernel, kernels=own

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from qqvl_server.engine import native
+from qqvl_server.engine import native, native_check
 from qqvl_server.engine.block_pool import BlockPool
 from qqvl_server.engine.core import EngineCore
 from qqvl_server.engine.native import Kernels, TextShape
@@ -34,7 +34,7 @@ DTYPES = [torch.float32, torch.bfloat16]
 
 
 def kernels(dtype: torch.dtype = torch.float32, shape: TextShape = SMALL) -> Kernels:
-    found = native.find(CPU, dtype, shape)
+    found = native_check.find(CPU, dtype, shape)
     if found is None:
         pytest.skip("no C++ compiler, or one whose library does not load beside torch")
     return found
@@ -43,7 +43,7 @@ def kernels(dtype: torch.dtype = torch.float32, shape: TextShape = SMALL) -> Ker
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.heads}/{shape.kv_heads}x{shape.head_dim}")
 def test_every_kernel_gives_what_torch_gives(dtype: torch.dtype, shape: TextShape) -> None:
-    assert native.is_right(kernels(dtype, shape), dtype, shape)
+    assert native_check.is_right(kernels(dtype, shape), dtype, shape)
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_every_kernel_gives_what_torch_gives(dtype: torch.dtype, shape: TextShap
 )
 def test_shapes_it_was_not_built_for_are_declined(shape: TextShape) -> None:
     kernels()
-    assert native.find(CPU, torch.float32, shape) is None
+    assert native_check.find(CPU, torch.float32, shape) is None
 
 
 def test_other_devices_and_types_are_declined() -> None:
-    assert native.find(torch.device("cuda"), torch.bfloat16, SMALL) is None
-    assert native.find(CPU, torch.float16, SMALL) is None
+    assert native_check.find(torch.device("cuda"), torch.bfloat16, SMALL) is None
+    assert native_check.find(CPU, torch.float16, SMALL) is None
 
 
 def off(method: str) -> Callable[[Kernels], object]:
@@ -93,7 +93,7 @@ def test_a_kernel_that_errs_is_not_trusted(method: str, dtype: torch.dtype) -> N
     if method == "multiply" and not real.multiplies(torch.zeros(4, 32, dtype=dtype)):
         pytest.skip("no products of our own for this type on this processor")
     broken: Any = off(method)(real)
-    assert not native.is_right(broken, dtype, SMALL)
+    assert not native_check.is_right(broken, dtype, SMALL)
 
 
 def compiler(folder: Path, script: str) -> str:
@@ -106,20 +106,20 @@ def compiler(folder: Path, script: str) -> str:
 @pytest.mark.parametrize("script", ["exit 1", 'for last; do :; done; echo "not a library" > "$last"'])
 def test_a_compiler_that_fails_or_makes_rubbish_is_done_without(tmp_path: Path, script: str) -> None:
     used = compiler(tmp_path, script)
-    assert native.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=used) is None
+    assert native_check.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=used) is None
 
 
 def test_without_a_compiler_or_a_place_to_keep_it_torch_does(tmp_path: Path) -> None:
-    assert native.find(CPU, torch.float32, SMALL, folder=tmp_path, compiler="no-such-compiler") is None
+    assert native_check.find(CPU, torch.float32, SMALL, folder=tmp_path, compiler="no-such-compiler") is None
     (tmp_path / "file").write_text("")
-    assert native.find(CPU, torch.float32, SMALL, folder=tmp_path / "file" / "kept") is None
+    assert native_check.find(CPU, torch.float32, SMALL, folder=tmp_path / "file" / "kept") is None
 
 
 def test_it_is_compiled_once(tmp_path: Path) -> None:
     kernels()
     counted = compiler(tmp_path, f'echo >> {tmp_path}/calls; exec c++ "$@"')
     for _ in range(2):
-        assert native.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=counted) is not None
+        assert native_check.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=counted) is not None
     assert len((tmp_path / "calls").read_text().splitlines()) == 2, "once to compile, once to link"
     assert len(list((tmp_path / "kept").iterdir())) == 1, "nothing half made is left behind"
 

@@ -23,7 +23,10 @@ constexpr int kSpan = 256;      // keys that one unit of a decode reads
 constexpr int kTile = 64;       // keys that one tile of a prefill reads
 constexpr int kQueries = 96;    // query rows of such a tile, heads of a group counted each
 constexpr int kRows = 6;        // rows that one product keeps in registers
-constexpr int kAlone = 1 << 14; // elements below which sharing out costs more than it saves
+// Below so many elements touched, or multiplied, one thread is done before another would have begun; and where other
+// work keeps the cores busy, waiting for that other one takes longest.
+constexpr int kAlone = 1 << 16;
+constexpr int kAloneProduct = 1 << 22;
 
 using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
 using Half = float __attribute__((vector_size(kLanes / 2 * sizeof(float))));
@@ -197,7 +200,7 @@ template <typename T, int G>
 void decode(const T* query, const Cache<T>& cache, const Index* tables, Index columns, const Index* lengths,
             const Index* starts, Index requests, float scaling, int threads, float* scratch, T* out) {
     const Index width = cache.head_dim, heads = cache.kv_heads * G, size = heads * (width + 2);
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (starts[requests] * kSpan * cache.row() > 2 * kAlone)
     {
 #pragma omp for schedule(dynamic)
         for (Index unit = 0; unit < starts[requests]; ++unit) {
@@ -381,7 +384,7 @@ void prefill(const T* query, const Cache<T>& cache, int group, const Index* tabl
     const int rows = kQueries / group;
     const Index tiles = (count + rows - 1) / rows;
     // The last tiles see the most: they go first, so that no thread is left with one at the end.
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (count * (start + count) * cache.row() > kAloneProduct)
     for (Index unit = 0; unit < tiles * cache.kv_heads; ++unit) {
         const int from = static_cast<int>(tiles - 1 - unit / cache.kv_heads) * rows;
         tile<T>(query, cache, group, static_cast<int>(unit % cache.kv_heads), table, static_cast<int>(start), from,
@@ -451,7 +454,7 @@ void weigh(const BFloat16* rows, const BFloat16* weight, Index count, Index outp
            BFloat16* out) {
     // Blocks of about one size: a last one of a few rows would read the whole weight for them.
     const Index blocks = (count + kBlock - 1) / kBlock, size = ((count + blocks - 1) / blocks + kPass - 1) / kPass * kPass;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (count * outputs * inputs > kAloneProduct || outputs * inputs > 2 * kAlone)
     for (Index block = 0; block < count; block += size) {
         const int here = static_cast<int>(std::min(size, count - block)), passes = (here + kPass - 1) / kPass;
 #pragma omp for schedule(static) nowait

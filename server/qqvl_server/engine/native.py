@@ -1,21 +1,13 @@
-"""Our own C++ for a CPU (``cpu_kernels.cpp``): attention over the paged cache, and what lies between matrix products.
+"""Our own C++ for a CPU (``cpu_kernels.cpp``): attention over the paged cache, products, and what lies between them.
 
 SDPA wants a request's blocks copied beside each other and reads them at half of what memory gives; norms and turns
-made of single operations cost more in starting than in working. The library is compiled when it is first wanted and
-kept by what it was made of; it is trusted once it gives what torch gives. Where there is no compiler,
-``gathered.py`` and Transformers' own layers do.
+made of single operations cost more in starting than in working. ``native_check.py`` finds the library; where there
+is none, ``gathered.py`` and Transformers' own layers do.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import importlib.util
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -25,19 +17,6 @@ from typing import Any, Final
 import torch
 
 from qqvl_server.engine.kv_cache import KVCache, KVShape
-from qqvl_server.engine.varlen import by_sdpa
-
-_SOURCE: Final = Path(__file__).with_name("cpu_kernels.cpp")
-_COMPILER: Final = "c++"
-# The parts of -ffast-math that sums need; the whole of it would change how this process rounds denormals.
-_FLAGS: Final = (
-    "-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
-    "-fassociative-math", "-fno-signed-zeros", "-ffinite-math-only", "-Wno-psabi",
-)  # fmt: skip
-_COMPILE_S: Final = 120
-# Beside what Python compiles from this package: as much the user's own, and gone with it.
-_KEPT: Final = Path(importlib.util.cache_from_source(__file__)).parent
-_DTYPES: Final = (torch.bfloat16, torch.float32)
 
 _P, _N, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _FUNCTIONS: Final[dict[str, list[Any]]] = {
@@ -253,109 +232,3 @@ def lay_out(
     return NativeRows(
         kernels, len(decodes), table, torch.tensor(lengths), torch.tensor(starts), scratch, prefills
     )  # fmt: skip
-
-
-def find(
-    device: torch.device, dtype: torch.dtype, shape: TextShape, *, folder: Path = _KEPT, compiler: str = _COMPILER
-) -> Kernels | None:
-    """The library, compiled into ``folder`` if it is not there yet; None where it cannot be had or errs."""
-    if device.type != "cpu" or dtype not in _DTYPES:
-        return None
-    try:
-        found = Kernels(_built(folder, compiler))
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found if found.takes(shape) and is_right(found, dtype, shape) else None
-
-
-def _built(folder: Path, compiler: str) -> Path:
-    """Raises OSError (no compiler, no room), SubprocessError (it fails or hangs)."""
-    # A library for another processor would end this process with an illegal instruction.
-    made_of = repr((_FLAGS, compiler, torch.__version__, _processor())).encode() + _SOURCE.read_bytes()
-    target = folder / f"{_SOURCE.stem}-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
-    if target.exists():
-        return target
-    if shutil.which(compiler) is None:
-        raise FileNotFoundError(compiler)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made, linked = Path(scratch, "made.o"), Path(scratch, "linked.so")
-        # In two steps: linked with -fopenmp it would bring a second OpenMP, whose threads fight with torch's.
-        for command in ([*_FLAGS, "-c", str(_SOURCE), "-o", str(made)], ["-shared", str(made), "-o", str(linked)]):
-            subprocess.run([compiler, *command], check=True, capture_output=True, timeout=_COMPILE_S)
-        os.replace(linked, target)
-    return target
-
-
-def _processor() -> str:
-    """What -march=native looks at, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-
-
-@torch.inference_mode()
-def is_right(kernels: Kernels, dtype: torch.dtype, shape: TextShape) -> bool:
-    """Whether every kernel gives what torch gives, for rows within a block, at its end and over more than a span."""
-    dice = torch.Generator().manual_seed(0)
-
-    def drawn(*size: int) -> torch.Tensor:
-        return torch.randn(size, generator=dice).to(dtype)
-
-    cache = KVCache(KVShape(1, shape.kv_heads, shape.head_dim), 64, 16, dtype=dtype, device="cpu")
-    for pool in (*cache.keys, *cache.values):
-        pool.copy_(drawn(*pool.shape))
-    spans = [([*range(23, 4, -1)], 299, 1), ([1], 15, 1), ([3], 4, 1), ([50, 40, 41, 42, 43, 44], 10, 75), ([60], 0, 9)]
-    slots = [blocks[p // 16] * 16 + p % 16 for blocks, start, count in spans for p in range(start, start + count)]
-    count = len(slots)
-    joined = drawn(count, (shape.heads + 2 * shape.kv_heads) * shape.head_dim)
-    norms = Norm(drawn(shape.head_dim), 1e-6), Norm(drawn(shape.head_dim), 1e-6)
-    angles = drawn(count, shape.head_dim // 2).float().repeat(1, 2)
-    turns = angles.cos().to(dtype), angles.sin().to(dtype)
-    query = kernels.place(joined, norms, turns, torch.tensor(slots), cache, 0)
-    heads = joined.view(count, -1, shape.head_dim).float()
-    queries, keys = heads[:, : shape.heads], heads[:, shape.heads : shape.heads + shape.kv_heads]
-    turned = _turned(queries, norms[0], turns), _turned(keys, norms[1], turns)
-    kept = cache.keys[0].flatten(0, 1)[slots], cache.values[0].flatten(0, 1)[slots]
-    rows = lay_out(kernels, spans, cache, shape.heads)
-    found = kernels.attend(query, cache.keys[0], cache.values[0], rows, shape.head_dim**-0.5)
-    attended, row = [], 0
-    for blocks, start, many in spans:
-        chosen = query[row : row + many]
-        attended.append(by_sdpa(chosen, cache.keys[0][blocks], cache.values[0][blocks], start).flatten(1))
-        row += many
-    hidden, added, weight = drawn(3, shape.hidden), drawn(3, shape.hidden), Norm(drawn(shape.hidden), 1e-6)
-    total, normed = kernels.sum_and_norm(hidden, added, weight)
-    gates = drawn(3, 2 * shape.inner)
-    gate, up = gates.float().chunk(2, 1)
-    pairs = [
-        (query, turned[0]),
-        (kept[0], turned[1]),
-        (kept[1], heads[:, -shape.kv_heads :]),
-        (found, torch.cat(attended)),
-        (total, hidden.float() + added.float()),
-        (normed, _normed(total.float(), weight)),
-        (kernels.norm(hidden, weight), _normed(hidden.float(), weight)),
-        (kernels.gate(gates), torch.nn.functional.silu(gate) * up),
-    ]
-    # Rows beside a whole pass, inputs beyond one part, more rows than a block.
-    for count, inputs in ((1, shape.hidden), (7, 2080), (133, 64)):
-        left, right = drawn(count, inputs), drawn(72, inputs) * inputs**-0.5
-        if kernels.multiplies(right):
-            pairs.append((kernels.multiply(left, right), left.float() @ right.float().T))
-    tolerance = 0.03 if dtype is torch.bfloat16 else 1e-4
-    return all(torch.allclose(ours.float(), theirs.float(), atol=tolerance, rtol=tolerance) for ours, theirs in pairs)
-
-
-def _normed(rows: torch.Tensor, by: Norm) -> torch.Tensor:
-    return torch.nn.functional.rms_norm(rows, rows.shape[-1:], by.weight.float(), by.eps)
-
-
-def _turned(rows: torch.Tensor, by: Norm, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotary position embedding as Transformers has it: halves of a head turn against each other."""
-    normed = _normed(rows, by)
-    left, right = normed.chunk(2, -1)
-    cosines, sines = (turn.float().unsqueeze(1) for turn in turns)
-    return normed * cosines + torch.cat([-right, left], -1) * sines

@@ -7,7 +7,7 @@ import os
 import psutil
 import torch
 
-from qqvl_server.engine import faults, native, varlen
+from qqvl_server.engine import faults, native, native_check, varlen
 from qqvl_server.engine.block_pool import BlockPool
 from qqvl_server.engine.core import EngineCore
 from qqvl_server.engine.graphs import CudaCapture
@@ -44,7 +44,7 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
     device, dtype, kv = loaded.model.device, loaded.model.dtype, kv_shape(loaded.model.config)
     shape = native.text_shape(loaded.model.config, kv)
     kernel, block_size = varlen.find(device, dtype, kv, shape.heads) or (None, BLOCK_SIZE)
-    own = native.find(device, dtype, shape) if settings.cpu_kernels == "auto" else None
+    own = native_check.find(device, dtype, shape) if settings.cpu_kernels == "auto" else None
     if device.type == "cpu" and own is None and settings.cpu_kernels == "auto":
         logger().warning("没有能用的 C++ 编译器，CPU 上会慢一些：装上 g++ 再启动，或用 --cpu-kernels off 不再提示")
     blocks = _blocks(loaded, settings, context_tokens, block_size)

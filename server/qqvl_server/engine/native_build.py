@@ -1,0 +1,54 @@
+"""Compiling ``cpu_kernels.cpp`` for this processor: once, kept by what it was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import torch
+
+COMPILER: Final = "c++"
+# Beside what Python compiles from this package: as much the user's own, and gone with it.
+KEPT: Final = Path(importlib.util.cache_from_source(__file__)).parent
+_SOURCE: Final = Path(__file__).with_name("cpu_kernels.cpp")
+# The parts of -ffast-math that sums need; the whole of it would change how this process rounds denormals.
+_FLAGS: Final = (
+    "-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
+    "-fassociative-math", "-fno-signed-zeros", "-ffinite-math-only", "-Wno-psabi",
+)  # fmt: skip
+_COMPILE_S: Final = 120
+
+
+def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
+    """The library in ``folder``. Raises OSError (no compiler, no room), SubprocessError (it fails or hangs)."""
+    # A library for another processor would end this process with an illegal instruction.
+    made_of = repr((_FLAGS, compiler, torch.__version__, _processor())).encode() + _SOURCE.read_bytes()
+    target = folder / f"{_SOURCE.stem}-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
+    if target.exists():
+        return target
+    if shutil.which(compiler) is None:
+        raise FileNotFoundError(compiler)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made, linked = Path(scratch, "made.o"), Path(scratch, "linked.so")
+        # In two steps: linked with -fopenmp it would bring a second OpenMP, whose threads fight with torch's.
+        for command in ([*_FLAGS, "-c", str(_SOURCE), "-o", str(made)], ["-shared", str(made), "-o", str(linked)]):
+            subprocess.run([compiler, *command], check=True, capture_output=True, timeout=_COMPILE_S)
+        os.replace(linked, target)
+    return target
+
+
+def _processor() -> str:
+    """What -march=native looks at, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

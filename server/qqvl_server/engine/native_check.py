@@ -1,0 +1,94 @@
+"""Finding our own kernels: compiled if need be, and trusted once they give what torch gives."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import torch
+from torch.nn.functional import rms_norm, silu
+
+from qqvl_server.engine.kv_cache import KVCache, KVShape
+from qqvl_server.engine.native import Kernels, Norm, TextShape, lay_out
+from qqvl_server.engine.native_build import COMPILER, KEPT, built
+from qqvl_server.engine.varlen import by_sdpa
+
+_DTYPES = (torch.bfloat16, torch.float32)
+
+
+def find(
+    device: torch.device, dtype: torch.dtype, shape: TextShape, *, folder: Path = KEPT, compiler: str = COMPILER
+) -> Kernels | None:
+    """The kernels, compiled into ``folder`` if they are not there yet; None where they cannot be had or err."""
+    if device.type != "cpu" or dtype not in _DTYPES:
+        return None
+    try:
+        found = Kernels(built(folder, compiler))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found if found.takes(shape) and is_right(found, dtype, shape) else None
+
+
+@torch.inference_mode()
+def is_right(kernels: Kernels, dtype: torch.dtype, shape: TextShape) -> bool:
+    """Whether every kernel gives what torch gives, for rows within a block, at its end and over more than a span."""
+    dice = torch.Generator().manual_seed(0)
+
+    def drawn(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=dice).to(dtype)
+
+    cache = KVCache(KVShape(1, shape.kv_heads, shape.head_dim), 64, 16, dtype=dtype, device="cpu")
+    for pool in (*cache.keys, *cache.values):
+        pool.copy_(drawn(*pool.shape))
+    spans = [([*range(23, 4, -1)], 299, 1), ([1], 15, 1), ([3], 4, 1), ([50, 40, 41, 42, 43, 44], 10, 75), ([60], 0, 9)]
+    slots = [blocks[p // 16] * 16 + p % 16 for blocks, start, count in spans for p in range(start, start + count)]
+    count = len(slots)
+    joined = drawn(count, (shape.heads + 2 * shape.kv_heads) * shape.head_dim)
+    norms = Norm(drawn(shape.head_dim), 1e-6), Norm(drawn(shape.head_dim), 1e-6)
+    angles = drawn(count, shape.head_dim // 2).float().repeat(1, 2)
+    turns = angles.cos().to(dtype), angles.sin().to(dtype)
+    query = kernels.place(joined, norms, turns, torch.tensor(slots), cache, 0)
+    heads = joined.view(count, -1, shape.head_dim).float()
+    queries, keys = heads[:, : shape.heads], heads[:, shape.heads : shape.heads + shape.kv_heads]
+    turned = _turned(queries, norms[0], turns), _turned(keys, norms[1], turns)
+    kept = cache.keys[0].flatten(0, 1)[slots], cache.values[0].flatten(0, 1)[slots]
+    rows = lay_out(kernels, spans, cache, shape.heads)
+    found = kernels.attend(query, cache.keys[0], cache.values[0], rows, shape.head_dim**-0.5)
+    attended, row = [], 0
+    for blocks, start, many in spans:
+        chosen = query[row : row + many]
+        attended.append(by_sdpa(chosen, cache.keys[0][blocks], cache.values[0][blocks], start).flatten(1))
+        row += many
+    hidden, added, weight = drawn(3, shape.hidden), drawn(3, shape.hidden), Norm(drawn(shape.hidden), 1e-6)
+    total, normed = kernels.sum_and_norm(hidden, added, weight)
+    gates = drawn(3, 2 * shape.inner)
+    gate, up = gates.float().chunk(2, 1)
+    pairs = [
+        (query, turned[0]),
+        (kept[0], turned[1]),
+        (kept[1], heads[:, -shape.kv_heads :]),
+        (found, torch.cat(attended)),
+        (total, hidden.float() + added.float()),
+        (normed, _normed(total.float(), weight)),
+        (kernels.norm(hidden, weight), _normed(hidden.float(), weight)),
+        (kernels.gate(gates), silu(gate) * up),
+    ]
+    # Rows beside a whole pass, inputs beyond one part, more rows than a block.
+    for count, inputs in ((1, shape.hidden), (7, 2080), (133, 64)):
+        left, right = drawn(count, inputs), drawn(72, inputs) * inputs**-0.5
+        if kernels.multiplies(right):
+            pairs.append((kernels.multiply(left, right), left.float() @ right.float().T))
+    tolerance = 0.03 if dtype is torch.bfloat16 else 1e-4
+    return all(torch.allclose(ours.float(), theirs.float(), atol=tolerance, rtol=tolerance) for ours, theirs in pairs)
+
+
+def _normed(rows: torch.Tensor, by: Norm) -> torch.Tensor:
+    return rms_norm(rows, rows.shape[-1:], by.weight.float(), by.eps)
+
+
+def _turned(rows: torch.Tensor, by: Norm, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotary position embedding as Transformers has it: halves of a head turn against each other."""
+    normed = _normed(rows, by)
+    left, right = normed.chunk(2, -1)
+    cosines, sines = (turn.float().unsqueeze(1) for turn in turns)
+    return normed * cosines + torch.cat([-right, left], -1) * sines
