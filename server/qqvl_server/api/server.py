@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qqvl_server import errors
 from qqvl_server.api import faults
@@ -26,6 +27,8 @@ from qqvl_server.generation.port import VoiceStatus
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ServerSettings
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
 
 def build(
     service: ChatService,
@@ -39,17 +42,53 @@ def build(
     """
     # A redirect to a path without its last slash would be to wherever the Host header says.
     app = FastAPI(title="qqvl", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
-    app.include_router(qq.build(service))
-    app.include_router(openai.build(desk))
-    app.include_router(responses.build(desk))
-    app.include_router(anthropic.build(desk))
-    app.include_router(admin.build(service, status, metrics))
+    doors = (
+        qq.build(service),
+        openai.build(desk),
+        responses.build(desk),
+        anthropic.build(desk),
+        admin.build(service, status, metrics),
+    )
+    for door in doors:
+        app.include_router(door)
     app.add_exception_handler(errors.QqvlError, faults.on_error)
     app.add_exception_handler(HTTPException, faults.on_router_error)
     app.add_exception_handler(RequestValidationError, _on_bad_query)
     app.add_exception_handler(Exception, faults.on_bug)
-    posts = frozenset(path for path, methods in app.openapi()["paths"].items() if "post" in methods)
-    return Guard(app, posts, settings, metrics)
+    posts = {
+        route.path: route.endpoint
+        for door in doors
+        for route in door.routes
+        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+    }
+    return Guard(Direct(posts, app), frozenset(posts), settings, metrics)
+
+
+class Direct:
+    """Calls what answers a POST at once; everything else goes through the framework, ``app``.
+
+    Its layers take longer than a small model's token, and there is nothing in them for us: doors read, validate and
+    answer by themselves.
+    """
+
+    def __init__(self, posts: Mapping[str, Endpoint], app: ASGIApp) -> None:
+        self._posts = posts
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._posts.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await endpoint(request)
+        except errors.QqvlError as error:
+            response = faults.answer_to(request, error)
+        except Exception as error:
+            # The outermost edge of a request, as the framework's is for the others.
+            response = await faults.on_bug(request, error)
+        await response(scope, receive, send)
 
 
 def opened_to_pages(guard: Guard, settings: ServerSettings) -> ASGIApp:

@@ -97,9 +97,8 @@ class EventStream(StreamingResponse):
         async with aclosing(self._begun.chunks):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             sending = asyncio.create_task(self._send(send))
-            aside = [
-                asyncio.create_task(work) for work in (until_hung_up(receive), self._gather(), self._break_silence())
-            ]
+            aside = [asyncio.create_task(work) for work in (until_hung_up(receive), self._gather())]
+            self._break_silence()
             try:
                 await asyncio.wait({sending, aside[0]}, return_when=asyncio.FIRST_COMPLETED)
                 if sending.done():
@@ -111,6 +110,7 @@ class EventStream(StreamingResponse):
                 await send({"type": "http.response.body", "body": self._taken(), "more_body": False})
                 raise
             finally:
+                self._ping.cancel()
                 await _ended(sending, *aside, self._begun.first)
 
     async def _gather(self) -> None:
@@ -140,13 +140,12 @@ class EventStream(StreamingResponse):
             await send({"type": "http.response.body", "body": self._taken(), "more_body": not over})
             self._room.set()
 
-    async def _break_silence(self) -> None:
+    def _break_silence(self) -> None:
         # One timer for all pings: a timeout around every wait would cost as much as the event.
-        while True:
-            self._silent = True
-            await asyncio.sleep(self._ping_s)
-            if self._silent:
-                self._put(_PING)
+        if self._silent:
+            self._put(_PING)
+        self._silent = True
+        self._ping = asyncio.get_running_loop().call_later(self._ping_s, self._break_silence)
 
     def _put(self, chunk: str) -> None:
         self._gathered.append(chunk)

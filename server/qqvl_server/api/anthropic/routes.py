@@ -38,13 +38,13 @@ def build(desk: Desk) -> APIRouter:
         return await sse.while_connected(request, _message(desk, body, _caller(request), request_id_of(request)))
 
     @router.post("/count_tokens", openapi_extra=request_body(PromptBody))
-    async def count_tokens(request: Request) -> dict[str, Any]:
+    async def count_tokens(request: Request) -> Response:
         raw = await read_object(request)
         refuse_unsupported(raw)
         body = validated(PromptBody, raw)
         voice = desk.voice()
         prompt = await translate.prompt(body, desk, _caller(request), request_id_of(request))
-        return {"input_tokens": len(await voice.tokenize(prompt))}
+        return JSONResponse({"input_tokens": len(await voice.tokenize(prompt))})
 
     return router
 

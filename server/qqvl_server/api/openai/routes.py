@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
@@ -45,14 +43,14 @@ def build(desk: Desk) -> APIRouter:
         return await sse.while_connected(request, _complete(desk, body, _asker(desk, request)))
 
     @router.post("/tokenize", openapi_extra=request_body(TokenizeBody))
-    async def tokenize(request: Request) -> dict[str, Any]:
+    async def tokenize(request: Request) -> Response:
         raw = await read_object(request)
         refuse_unsupported(raw)
-        return await tokens.tokenize(validated(TokenizeBody, raw), desk, _asker(desk, request))
+        return JSONResponse(await tokens.tokenize(validated(TokenizeBody, raw), desk, _asker(desk, request)))
 
     @router.post("/detokenize", openapi_extra=request_body(DetokenizeBody))
-    async def detokenize(request: Request) -> dict[str, Any]:
-        return await tokens.detokenize(validated(DetokenizeBody, await read_object(request)), desk)
+    async def detokenize(request: Request) -> Response:
+        return JSONResponse(await tokens.detokenize(validated(DetokenizeBody, await read_object(request)), desk))
 
     return router
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ValidationError
+from starlette.responses import Response
 
 from qqvl_server.api.body import read_object
 from qqvl_server.api.document import request_body
@@ -22,20 +23,24 @@ def build(service: ChatService) -> APIRouter:
     router = APIRouter(prefix="/api/chat", tags=["qq"])
 
     @router.post("/group", openapi_extra=request_body(GroupMessage), response_model=GroupReply)
-    async def group(request: Request) -> GroupReply:
+    async def group(request: Request) -> Response:
         body = _validated(GroupMessage, await read_object(request))
         request_id = request_id_of(request)
         answer = await service.handle(translate.group_to_incoming(body, request_id), body.group_name)
-        return translate.answer_to_group(answer, request_id)
+        return _told(translate.answer_to_group(answer, request_id))
 
     @router.post("/private", openapi_extra=request_body(PrivateMessage), response_model=PrivateReply)
-    async def private(request: Request) -> PrivateReply:
+    async def private(request: Request) -> Response:
         body = _validated(PrivateMessage, await read_object(request))
         request_id = request_id_of(request)
         answer = await service.handle(translate.private_to_incoming(body, request_id), body.user_nickname)
-        return translate.answer_to_private(answer, request_id)
+        return _told(translate.answer_to_private(answer, request_id))
 
     return router
+
+
+def _told(reply: BaseModel) -> Response:
+    return Response(reply.model_dump_json(), media_type="application/json")
 
 
 def _validated(model: type[M], value: dict[str, Any]) -> M:
