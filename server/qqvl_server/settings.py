@@ -33,6 +33,11 @@ def _off(value: object) -> object:
     return "off" if value is False else value
 
 
+def _switch(value: object) -> object:
+    """YAML reads the bare words ``on`` and ``off`` as true and false."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\%]{1,253})(:[1-9]\d{0,4})?")
 
 
@@ -117,6 +122,10 @@ class GenerationSettings(Room):
     )
     step_ahead: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = Field(
         "auto", description="显卡还在算这一步时就把下一步排好；off 等一步算完再排下一步，CPU 上总是这样"
+    )
+    torch_compile: Annotated[Literal["off", "on"], BeforeValidator(_switch)] = Field(
+        "off",
+        description="on 用 torch.compile 编译显卡上的文字层：启动时多花一两分钟，每步少启动一些算子；CPU 上没有作用",
     )
     cpu_kernels: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = Field(
         "auto",

@@ -42,9 +42,12 @@ class PagedBatch:
     rows: Rows
 
 
-def register() -> None:
-    """Make ``attn_implementation="qqvl_paged"`` known; harmless when it already is."""
-    AttentionInterface.register(NAME, paged_attention)
+def register(*, compiled: bool = False) -> None:
+    """Make ``attn_implementation="qqvl_paged"`` known; harmless when it already is.
+
+    ``compiled`` layers leave it as it is: it reads and writes the cache by numbers that change with every step.
+    """
+    AttentionInterface.register(NAME, torch.compiler.disable(paged_attention) if compiled else paged_attention)
     AttentionMaskInterface.register(NAME, _no_mask)
 
 

@@ -22,7 +22,10 @@ from qqvl_server.engine.vision import EncoderOutput, FeatureCache, Patches, Pict
 
 
 class ModelRunner:
-    """Owns the model and its cache; used by one thread. ``on_picture`` hears of each look-up in the feature cache."""
+    """Owns the model and its cache; used by one thread. ``on_picture`` hears of each look-up in the feature cache.
+
+    ``compiled`` names the backend by which torch.compile compiles the text layers when they are first run.
+    """
 
     def __init__(
         self,
@@ -33,12 +36,15 @@ class ModelRunner:
         feature_bytes: int,
         kernel: Kernel | None = None,
         kernels: Kernels | None = None,
+        compiled: str | None = None,
         on_picture: Callable[[bool], None] = lambda _found: None,
     ) -> None:
-        attention.register()
+        attention.register(compiled=compiled is not None)
         if kernels is not None:
             fused.fuse(model, kernels)
         packing.pack(model)
+        if compiled is not None:
+            _compile_layers(model, compiled)
         model.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
         self._model = model
         self._device = model.device
@@ -199,6 +205,14 @@ class ModelRunner:
             [f.embeddings[low:high] for f, low, high in slices],
             [[f.deepstack[level][low:high] for f, low, high in slices] for level in levels],
         )
+
+
+def _compile_layers(model: Any, backend: str) -> None:
+    # What cannot be compiled here runs as it is, with torch's warning, instead of ending the step.
+    torch._dynamo.config.suppress_errors = True
+    for layer in model.model.language_model.layers:
+        # Layers are alike, and so are steps but for their number of rows: compiled once for all.
+        layer.compile(dynamic=True, backend=backend)
 
 
 def kv_shape(config: Any) -> KVShape:

@@ -55,6 +55,7 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
         feature_bytes=FEATURE_BYTES,
         kernel=kernel,
         kernels=own,
+        compiled="inductor" if device.type == "cuda" and settings.torch_compile == "on" else None,
         on_picture=lambda found: (metrics.vision_cache_hits if found else metrics.vision_cache_misses).inc(),
     )
     if kernel is not None and settings.cuda_graphs == "auto":

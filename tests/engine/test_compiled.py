@@ -1,0 +1,57 @@
+"""torch.compile of the text layers: the same tokens, and no compilation for every size of step.
+
+By the backend that runs what was traced as it is: what Inductor makes of it is torch's matter, and takes half a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from qqvl_server.engine import attention
+from qqvl_server.engine.block_pool import BlockPool
+from qqvl_server.engine.core import EngineCore
+from qqvl_server.engine.runner import ModelRunner
+from qqvl_server.engine.sampler import Sampler
+from qqvl_server.engine.scheduler import Scheduler
+from tests.engine.twins import Twins
+
+
+class CompiledTwins(Twins):
+    """The engine through compiled layers; the oracle is that of ``twins``."""
+
+    def __init__(self, twins: Twins, demo: Path) -> None:
+        self.plain, self.processor = twins.plain, twins.processor
+        self.inputs, self.expected = twins.inputs, twins.expected
+        self.paged = self._load(demo)
+
+    def engine(self, **_: Any) -> EngineCore:
+        self.runner = ModelRunner(self.paged.model, blocks=400, block_size=16, feature_bytes=10**8, compiled="eager")
+        return EngineCore(Scheduler(BlockPool(400, 16), max_tokens=64, max_requests=8), self.runner, Sampler("cpu"))
+
+
+@pytest.fixture
+def compiled(twins: Twins, demo: Path) -> Iterator[CompiledTwins]:
+    torch.compiler.reset()
+    yield CompiledTwins(twins, demo)
+    torch.compiler.reset()
+    torch._dynamo.config.suppress_errors = False
+    attention.register()
+
+
+def test_the_tokens_are_those_of_generate_and_steps_of_other_sizes_compile_nothing_new(compiled: CompiledTwins) -> None:
+    engine = compiled.engine()
+    assert compiled.run(engine, compiled.add_all(engine, "a")) == compiled.expected
+    made = counters["stats"]["unique_graphs"]
+    assert made > 0
+    assert compiled.run(engine, compiled.add_all(engine, "b")) == compiled.expected
+    more = [compiled.request(str(n), compiled.inputs[n]) for n in (0, 4)]
+    for request, patches in more:
+        engine.add(request, patches)
+    assert compiled.run(engine, [request for request, _ in more]) == [compiled.expected[n] for n in (0, 4)]
+    assert counters["stats"]["unique_graphs"] == made
