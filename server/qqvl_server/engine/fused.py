@@ -138,8 +138,10 @@ def _linears(layer: Any) -> list[Any]:
 
 
 def _plain(layer: Any) -> bool:
-    """Not quantised, and with biases on all of the joined layers or on none."""
-    linears = _linears(layer)
-    return all(type(one) is nn.Linear for one in linears) and all(
-        len({one.bias is None for one in joined}) == 1 for joined in (linears[:3], linears[4:6])
+    """Not quantised, with biases on all of the joined layers or on none, and heads normalised alike."""
+    linears, attention = _linears(layer), layer.self_attn
+    return (
+        attention.q_norm.variance_epsilon == attention.k_norm.variance_epsilon
+        and all(type(one) is nn.Linear for one in linears)
+        and all(len({one.bias is None for one in joined}) == 1 for joined in (linears[:3], linears[4:6]))
     )

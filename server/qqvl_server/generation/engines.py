@@ -46,7 +46,9 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
     kernel, block_size = varlen.find(device, dtype, kv, shape.heads) or (None, BLOCK_SIZE)
     own = native_check.find(device, dtype, shape) if settings.cpu_kernels == "auto" else None
     if device.type == "cpu" and own is None and settings.cpu_kernels == "auto":
-        logger().warning("没有能用的 C++ 编译器，CPU 上会慢一些：装上 g++ 再启动，或用 --cpu-kernels off 不再提示")
+        logger().warning(
+            "自带的 CPU 算子用不了，改用 PyTorch 的，会慢一些：没有编译器就装上 g++ 再启动；--cpu-kernels off 不再提示"
+        )
     blocks = _blocks(loaded, settings, context_tokens, block_size)
     runner = ModelRunner(
         loaded.model,
