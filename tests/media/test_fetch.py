@@ -35,7 +35,12 @@ class Far:
         self.port = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        except asyncio.IncompleteReadError:
+            # A fetch that was called off between connecting and asking.
+            writer.close()
+            return
         self.heads.append(head)
         path = head.split(" ")[1]
         try:
