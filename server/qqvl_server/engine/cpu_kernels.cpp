@@ -378,17 +378,30 @@ void tile(const T* query, const Cache<T>& cache, int group, int kv, const Index*
     }
 }
 
+// Rows row to row + count of a step are positions start and following of one request, whose blocks begin at blocks.
+struct Chunk {
+    Index row, start, count, blocks;
+};
+
 template <typename T>
-void prefill(const T* query, const Cache<T>& cache, int group, const Index* table, Index start, Index count,
+void prefill(const T* query, const Cache<T>& cache, int group, const Chunk* chunks, const Index* blocks, Index number,
              float scaling, int threads, T* out) {
     const int rows = kQueries / group;
-    const Index tiles = (count + rows - 1) / rows;
-    // The last tiles see the most: they go first, so that no thread is left with one at the end.
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (count * (start + count) * cache.row() > kAloneProduct)
-    for (Index unit = 0; unit < tiles * cache.kv_heads; ++unit) {
-        const int from = static_cast<int>(tiles - 1 - unit / cache.kv_heads) * rows;
-        tile<T>(query, cache, group, static_cast<int>(unit % cache.kv_heads), table, static_cast<int>(start), from,
-                static_cast<int>(std::min<Index>(count, from + rows)), scaling, out);
+    const Index width = cache.row() * group;
+    Index work = 0;
+    for (Index n = 0; n < number; ++n) work += chunks[n].count * (chunks[n].start + chunks[n].count) * cache.row();
+#pragma omp parallel num_threads(threads) if (work > kAloneProduct)
+    for (Index n = 0; n < number; ++n) {
+        const Chunk chunk = chunks[n];
+        const Index tiles = (chunk.count + rows - 1) / rows;
+        // The last tiles see the most: they go first, so that no thread is left with one at the end.
+#pragma omp for schedule(dynamic) nowait
+        for (Index unit = 0; unit < tiles * cache.kv_heads; ++unit) {
+            const int from = static_cast<int>(tiles - 1 - unit / cache.kv_heads) * rows;
+            tile<T>(query + chunk.row * width, cache, group, static_cast<int>(unit % cache.kv_heads),
+                    blocks + chunk.blocks, static_cast<int>(chunk.start), from,
+                    static_cast<int>(std::min<Index>(chunk.count, from + rows)), scaling, out + chunk.row * width);
+        }
     }
 }
 
@@ -622,16 +635,17 @@ void qqvl_decode(int bf16, const void* query, const void* keys, const void* valu
                             columns, lengths, starts, requests, scaling, threads, scratch, as<float>(out));
 }
 
+// chunks: four numbers each, as Chunk has them.
 void qqvl_prefill(int bf16, const void* query, const void* keys, const void* values, int block_size, int kv_heads,
-                  int head_dim, int group, const Index* table, Index start, Index count, float scaling, int threads,
-                  void* out) {
+                  int head_dim, int group, const void* chunks, const Index* blocks, Index number, float scaling,
+                  int threads, void* out) {
     if (bf16)
         prefill(as<BFloat16>(query),
-                Cache<BFloat16>{as<BFloat16>(keys), as<BFloat16>(values), block_size, kv_heads, head_dim}, group, table,
-                start, count, scaling, threads, as<BFloat16>(out));
+                Cache<BFloat16>{as<BFloat16>(keys), as<BFloat16>(values), block_size, kv_heads, head_dim}, group,
+                as<Chunk>(chunks), blocks, number, scaling, threads, as<BFloat16>(out));
     else
         prefill(as<float>(query), Cache<float>{as<float>(keys), as<float>(values), block_size, kv_heads, head_dim},
-                group, table, start, count, scaling, threads, as<float>(out));
+                group, as<Chunk>(chunks), blocks, number, scaling, threads, as<float>(out));
 }
 
 void qqvl_norm(int bf16, const void* rows, const void* added, const void* weight, float eps, Index count, int width,

@@ -8,6 +8,7 @@ is none, ``gathered.py`` and Transformers' own layers do.
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -22,7 +23,7 @@ _P, _N, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _FUNCTIONS: Final[dict[str, list[Any]]] = {
     "qqvl_takes": [_I] * 5,
     "qqvl_decode": [_I, _P, _P, _P, _I, _I, _I, _I, _P, _N, _P, _P, _N, _F, _I, _P, _P],
-    "qqvl_prefill": [_I, _P, _P, _P, _I, _I, _I, _I, _P, _N, _N, _F, _I, _P],
+    "qqvl_prefill": [_I, _P, _P, _P, _I, _I, _I, _I, _P, _P, _N, _F, _I, _P],
     "qqvl_norm": [_I, _P, _P, _P, _F, _N, _I, _I, _P, _P],
     "qqvl_place": [_I, _P, _P, _P, _F, _P, _P, _P, _N, _I, _I, _I, _I, _P, _P, _P],
     "qqvl_gate": [_I, _P, _N, _I, _I, _P],
@@ -168,32 +169,22 @@ class Kernels:
                 rows.lengths.data_ptr(), rows.starts.data_ptr(), rows.decodes, scaling, threads,
                 rows.scratch.data_ptr(), out.data_ptr(),
             )  # fmt: skip
-        step = heads * width * query.element_size()
-        for chunk in rows.prefills:
-            at = chunk.row * step
+        if rows.prefills:
             self._prefill(
-                wide, query.data_ptr() + at, *cache, chunk.table.data_ptr(), chunk.start, chunk.count, scaling,
-                threads, out.data_ptr() + at,
+                wide, query.data_ptr(), *cache, rows.chunks.data_ptr(), rows.chunk_blocks.data_ptr(), rows.prefills,
+                scaling, threads, out.data_ptr(),
             )  # fmt: skip
         return out
 
 
 @dataclass(frozen=True, slots=True)
-class NativePrefill:
-    """Rows ``row`` to ``row + count`` are positions ``start`` and following of one request, ``table`` its blocks."""
-
-    row: int
-    start: int
-    count: int
-    table: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class NativeRows:
-    """The packed rows of a step: ``decodes`` of one token each, then the prefills. All int64, in the host's memory.
+    """The packed rows of a step: ``decodes`` of one token each, then ``prefills`` of several. All int64, in the host's
+    memory.
 
     ``table`` (decodes · widest) names each one's blocks; ``lengths`` (decodes,) its tokens in the cache; ``starts``
-    (decodes + 1,) where its spans begin in ``scratch``.
+    (decodes + 1,) where its spans begin in ``scratch``. ``chunks`` (prefills, 4) are each one's first row, the
+    position of that row, how many it has, and where in ``chunk_blocks`` its blocks begin.
     """
 
     kernels: Kernels
@@ -202,7 +193,9 @@ class NativeRows:
     lengths: torch.Tensor
     starts: torch.Tensor
     scratch: torch.Tensor
-    prefills: Sequence[NativePrefill]
+    prefills: int
+    chunks: torch.Tensor
+    chunk_blocks: torch.Tensor
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
@@ -221,14 +214,21 @@ def lay_out(
     Those of one row stand first, the longest of them before the shorter.
     """
     decodes = [(blocks, start + 1) for blocks, start, count in spans if count == 1]
-    prefills, row = [], len(decodes)
+    chunks, held = array("q"), array("q")
+    row = len(decodes)
     for blocks, start, count in spans[row:]:
-        prefills.append(NativePrefill(row, start, count, cache.held([blocks], start + count).table))
+        chunks.extend((row, start, count, len(held)))
+        held.extend(blocks[: -(-(start + count) // cache.block_size)])
         row += count
     lengths = [length for _, length in decodes]
     starts = [0, *accumulate(-(-length // kernels.span) for length in lengths)]
     table = cache.held([blocks for blocks, _ in decodes], max(lengths)).table if decodes else torch.empty(0)
     scratch = torch.empty(starts[-1] * heads * (cache.keys[0].shape[3] + 2))
     return NativeRows(
-        kernels, len(decodes), table, torch.tensor(lengths), torch.tensor(starts), scratch, prefills
+        kernels, len(decodes), table, torch.tensor(lengths), torch.tensor(starts), scratch, len(chunks) // 4,
+        _longs(chunks), _longs(held),
     )  # fmt: skip
+
+
+def _longs(numbers: array[int]) -> torch.Tensor:
+    return torch.frombuffer(numbers, dtype=torch.int64) if numbers else torch.empty(0, dtype=torch.int64)

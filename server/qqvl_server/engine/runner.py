@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from qqvl_server.engine import attention, fused, gathered, native, packing, varlen
+from qqvl_server.engine import attention, fused, gathered, native, packing, positions, varlen
 from qqvl_server.engine.attention import PagedBatch
 from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.decode_inputs import Decode
@@ -16,6 +16,7 @@ from qqvl_server.engine.device import moved, send, watched
 from qqvl_server.engine.graphs import Capture, DecodeGraphs
 from qqvl_server.engine.kv_cache import KVCache, KVShape
 from qqvl_server.engine.native import Kernels
+from qqvl_server.engine.positions import Positions
 from qqvl_server.engine.request import Request
 from qqvl_server.engine.varlen import Kernel
 from qqvl_server.engine.vision import EncoderOutput, FeatureCache, Patches, PictureShelf
@@ -55,7 +56,7 @@ class ModelRunner:
         self._kernels = kernels
         self._heads = model.config.get_text_config().num_attention_heads
         self._graphs: DecodeGraphs | None = None
-        self._positions: dict[str, tuple[torch.Tensor, int]] = {}
+        self._positions: dict[str, Positions] = {}
 
     def record(self, capture: Capture, *, requests: int, longest: int) -> None:
         """Record decode steps of up to ``requests`` requests of up to ``longest`` tokens; before the first step.
@@ -73,15 +74,7 @@ class ModelRunner:
         M-RoPE's offset stays with the request: the model's own ``rope_deltas`` is shared state that leaks between
         requests.
         """
-        length = len(request.prompt)
-        kinds = torch.zeros(1, length, dtype=torch.int)
-        for image in request.images:
-            kinds[0, image.start : image.end] = 1
-        grids = torch.stack([patches[image.digest].grid for image in request.images]) if request.images else None
-        positions, deltas = self._model.model.get_rope_index(
-            torch.tensor([list(request.prompt)]), mm_token_type_ids=kinds, image_grid_thw=grids
-        )
-        self._positions[request.id] = (positions[:, 0], int(deltas[0, 0]))
+        self._positions[request.id] = self._positions_of(request, patches) if request.images else Positions()
         self.pictures.add(request, patches)
 
     def forget(self, request: Request) -> None:
@@ -127,8 +120,8 @@ class ModelRunner:
 
     def _decode(self, chunk: ScheduledChunk) -> Decode:
         request = chunk.request
-        _, delta = self._positions[request.id]
-        return Decode(request.tokens[chunk.start], chunk.start + delta, request.blocks, chunk.end)
+        position = chunk.start + self._positions[request.id].delta
+        return Decode(request.tokens[chunk.start], position, request.blocks, chunk.end)
 
     def _forward(self, batch: ScheduledBatch) -> torch.Tensor:
         if self._graphs is not None and self._graphs.takes(batch):
@@ -141,14 +134,14 @@ class ModelRunner:
             rows[chunk.request.id] = row - chunk.start
             row += chunk.count
         keep = [rows[chunk.request.id] + position for chunk in batch.chunks for position in chunk.kept]
-        positions = torch.cat([self._positions_of(chunk) for chunk in chunks], dim=1)
+        places = positions.packed(((self._positions[c.request.id], c.start, c.count) for c in chunks), row)
         ids = self._carried(batch, chunks)
         if ids is None:
             ids = self._tensor([t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]])
         logits = self._logits(
             ids.unsqueeze(0),
-            moved(positions.unsqueeze(1), self._device),
-            self._paged(chunks),
+            moved(torch.from_numpy(places).unsqueeze(1), self._device),
+            self._paged(chunks, row),
             self._tensor(keep or [0]),
             self._encoder_output(chunks),
         )
@@ -165,20 +158,19 @@ class ModelRunner:
     def _tensor(self, numbers: Sequence[Any]) -> torch.Tensor:
         return send(numbers, self._device)
 
-    def _positions_of(self, chunk: ScheduledChunk) -> torch.Tensor:
-        """(3, count); beyond the prompt all three axes go on from its end, moved by the request's offset."""
-        known, delta = self._positions[chunk.request.id]
-        inside = known[:, chunk.start : chunk.end]
-        if chunk.end <= known.shape[1]:
-            return inside
-        after = torch.arange(max(chunk.start, known.shape[1]) + delta, chunk.end + delta).expand(3, -1)
-        return torch.cat([inside, after], dim=1) if inside.shape[1] else after
+    def _positions_of(self, request: Request, patches: dict[bytes, Patches]) -> Positions:
+        kinds = torch.zeros(1, len(request.prompt), dtype=torch.int)
+        for image in request.images:
+            kinds[0, image.start : image.end] = 1
+        return positions.by_model(
+            self._model.model,
+            input_ids=torch.tensor([list(request.prompt)]),
+            mm_token_type_ids=kinds,
+            image_grid_thw=torch.stack([patches[image.digest].grid for image in request.images]),
+        )
 
-    def _paged(self, chunks: Sequence[ScheduledChunk]) -> PagedBatch:
-        size = self._cache.block_size
-        slots = self._tensor([
-            chunk.request.blocks[n // size] * size + n % size for chunk in chunks for n in range(chunk.start, chunk.end)
-        ])  # fmt: skip
+    def _paged(self, chunks: Sequence[ScheduledChunk], rows: int) -> PagedBatch:
+        slots = moved(torch.from_numpy(positions.slots(chunks, rows, self._cache.block_size)), self._device)
         if self._kernels is not None:
             spans = [(chunk.request.blocks, chunk.start, chunk.count) for chunk in chunks]
             return PagedBatch(self._cache, slots, native.lay_out(self._kernels, spans, self._cache, self._heads))
