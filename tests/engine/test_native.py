@@ -174,6 +174,19 @@ def test_logits_equal_those_of_the_plain_forward(chunk: int) -> None:
     torch.testing.assert_close(found, plain_logits(model()), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("chunk", [1000, 17, 1])
+def test_logits_are_the_same_where_products_are_torchs(chunk: int) -> None:
+    """As on a processor for which there is none of our own: layers go step by step."""
+
+    class NoProducts(Kernels):
+        def multiplies(self, weight: torch.Tensor) -> bool:
+            return False
+
+    kernels()
+    found = paged_logits(model(), NoProducts(native_build.built()), chunk)
+    torch.testing.assert_close(found, plain_logits(model()), atol=1e-3, rtol=1e-3)
+
+
 def test_bfloat16_is_as_near_to_the_truth_as_transformers_own() -> None:
     exact = plain_logits(model())
     plain = plain_logits(model().bfloat16()).float()

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -405,18 +405,82 @@ void prefill(const T* query, const Cache<T>& cache, int group, const Chunk* chun
     }
 }
 
+template <typename T, typename... Rest>
+void decode_group(int group, Rest... rest) {
+    switch (group) {
+        case 1: return decode<T, 1>(rest...);
+        case 2: return decode<T, 2>(rest...);
+        case 3: return decode<T, 3>(rest...);
+        case 4: return decode<T, 4>(rest...);
+        case 5: return decode<T, 5>(rest...);
+        case 6: return decode<T, 6>(rest...);
+        case 7: return decode<T, 7>(rest...);
+        case 8: return decode<T, 8>(rest...);
+    }
+}
+
+// The rows of a step: first decodes of one token each, then prefills (see decode and prefill).
+struct Step {
+    Index block_size, decodes, columns, prefills;
+    const Index *table, *lengths, *starts;
+    const Chunk* chunks;
+    const Index* blocks;
+    float* scratch;
+};
+
+// query (rows of the step, heads, head_dim) looks at all that each request has in the cache.
+template <typename T>
+void attend(const T* query, const Cache<T>& cache, int group, const Step& step, float scaling, int threads, T* out) {
+    if (step.decodes > 0)
+        decode_group<T>(group, query, cache, step.table, step.columns, step.lengths, step.starts, step.decodes, scaling,
+                        threads, step.scratch, out);
+    if (step.prefills > 0)
+        prefill<T>(query, cache, group, step.chunks, step.blocks, step.prefills, scaling, threads, out);
+}
+
 // ---- Products: rows times a weight (outputs, inputs) ------------------------------------------------------------------
 // Few rows are bound by reading the weight, many by multiplying. Both reach their limit when a group of weight rows
-// stays in the first cache while all rows pass by, and the next group is asked for meanwhile. Not where the processor
-// has tiles (AMX): torch uses those.
+// stays in the first cache while all rows pass by, and the next group is asked for meanwhile. bfloat16 not where the
+// processor has tiles (AMX): torch uses those.
 
+#ifdef __AVX512F__
+#define QQVL_MULTIPLIES_SINGLES 1
+#endif
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
-#define QQVL_MULTIPLIES 1
+#define QQVL_MULTIPLIES_BFLOAT16 1
+#endif
 
+#ifdef QQVL_MULTIPLIES_SINGLES
 constexpr int kGroupRows = 4;      // weight rows of a group
 constexpr int kPass = 4;           // rows that pass by at once
-constexpr int kDepth = 2048;       // inputs summed before the next part of them: a group of so many fits the cache
+constexpr int kDepthBytes = 4096;  // of a row, summed before the next part of it: a group of so much fits the cache
 constexpr int kBlock = 128;        // rows whose parts of that depth fit the second cache
+
+struct DotSingles {
+    using Vector = Lanes;
+    static Vector load(const float* from) {
+        Vector found = _mm512_loadu_ps(from);
+        // Kept in a register: compilers would rather read it again for each product, of which memory gives half as many.
+        asm("" : "+v"(found));
+        return found;
+    }
+    static Lanes add(Lanes total, Vector left, Vector right) { return total + left * right; }
+};
+template <typename T>
+struct Dot {
+    using As = DotSingles;
+};
+#ifdef QQVL_MULTIPLIES_BFLOAT16
+struct DotPairs {
+    using Vector = __m512bh;
+    static Vector load(const BFloat16* from) { return reinterpret_cast<Vector>(_mm512_loadu_si512(from)); }
+    static Lanes add(Lanes total, Vector left, Vector right) { return _mm512_dpbf16_ps(total, left, right); }
+};
+template <>
+struct Dot<BFloat16> {
+    using As = DotPairs;
+};
+#endif
 
 inline Lanes pairwise(Lanes a, Lanes b, Lanes c, Lanes d) {
     const Lanes ab = _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b);
@@ -441,30 +505,32 @@ inline Lanes sums_of(const Lanes (*dots)[kGroupRows]) {
 // M rows times a group of weight rows over depth inputs, added to partial (kPass, kGroupRows). Rows from first to last
 // of the next group are fetched on the way. Where out is given the sums are whole and go there, at once: a column of
 // many rows falls on few places of the cache, so its stores must not come in one go.
-template <int M>
-inline void pass(const BFloat16* rows, const BFloat16* weight, Index inputs, int depth, const BFloat16* next, int first,
-                 int last, float* partial, BFloat16* out, Index outputs) {
+template <int M, typename T>
+inline void pass(const T* rows, const T* weight, Index inputs, int depth, const T* next, int first, int last,
+                 float* partial, T* out, Index outputs) {
+    using As = typename Dot<T>::As;
+    constexpr int kStep = sizeof(Lanes) / sizeof(T);
     Lanes dots[kPass][kGroupRows] = {};
-    for (int d = 0; d < depth; d += 2 * kLanes) {
+    for (int d = 0; d < depth; d += kStep) {
         for (int r = first; r < last; ++r) __builtin_prefetch(next + r * inputs + d, 0, 2);
-        __m512bh group[kGroupRows];
-        for (int r = 0; r < kGroupRows; ++r)
-            group[r] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(weight + r * inputs + d));
+        typename As::Vector group[kGroupRows];
+        for (int r = 0; r < kGroupRows; ++r) group[r] = As::load(weight + r * inputs + d);
         for (int m = 0; m < M; ++m) {
-            const auto row = reinterpret_cast<__m512bh>(_mm512_loadu_si512(rows + m * inputs + d));
-            for (int r = 0; r < kGroupRows; ++r) dots[m][r] = _mm512_dpbf16_ps(dots[m][r], group[r], row);
+            const auto row = As::load(rows + m * inputs + d);
+            for (int r = 0; r < kGroupRows; ++r) dots[m][r] = As::add(dots[m][r], group[r], row);
         }
     }
     const Lanes total = load(partial) + sums_of(dots);
     if (out == nullptr) return store(partial, total);
-    alignas(32) BFloat16 rounded[kLanes];
+    alignas(64) T rounded[kLanes];
     store(rounded, total);
     for (int m = 0; m < M; ++m)
         std::memcpy(out + m * outputs, rounded + m * kGroupRows, kGroupRows * sizeof *rounded);
 }
 
-void weigh(const BFloat16* rows, const BFloat16* weight, Index count, Index outputs, Index inputs, int threads,
-           BFloat16* out) {
+template <typename T>
+void weigh(const T* rows, const T* weight, Index count, Index outputs, Index inputs, int threads, T* out) {
+    constexpr int kDepth = kDepthBytes / sizeof(T);
     // Blocks of about one size: a last one of a few rows would read the whole weight for them.
     const Index blocks = (count + kBlock - 1) / kBlock, size = ((count + blocks - 1) / blocks + kPass - 1) / kPass * kPass;
 #pragma omp parallel num_threads(threads) if (count * outputs * inputs > kAloneProduct || outputs * inputs > 2 * kAlone)
@@ -477,14 +543,14 @@ void weigh(const BFloat16* rows, const BFloat16* weight, Index count, Index outp
             for (Index from = 0; from < inputs; from += kDepth) {
                 const int depth = static_cast<int>(std::min<Index>(kDepth, inputs - from));
                 const bool whole = from + depth == inputs;
-                const BFloat16* part = weight + group * inputs + from;
+                const T* part = weight + group * inputs + from;
                 // What is read next: the rest of this group, else the beginning of the next one.
-                const BFloat16* next = whole ? part + kGroupRows * inputs - from : part + depth;
+                const T* next = whole ? part + kGroupRows * inputs - from : part + depth;
                 for (int p = 0; p < passes; ++p) {
                     const Index row = block + p * kPass;
-                    const BFloat16* at = rows + row * inputs + from;
+                    const T* at = rows + row * inputs + from;
                     float* into = partial + p * kPass * kGroupRows;
-                    BFloat16* to = whole ? out + row * outputs + group : nullptr;
+                    T* to = whole ? out + row * outputs + group : nullptr;
                     const int first = p * kGroupRows / passes, last = (p + 1) * kGroupRows / passes;
                     switch (std::min(kPass, here - p * kPass)) {
                         case 1: pass<1>(at, part, inputs, depth, next, first, last, into, to, outputs); break;
@@ -567,20 +633,6 @@ void gate(const T* joined, Index count, int width, int threads, T* out) {
         }
 }
 
-template <typename T, typename... Rest>
-void decode_group(int group, Rest... rest) {
-    switch (group) {
-        case 1: return decode<T, 1>(rest...);
-        case 2: return decode<T, 2>(rest...);
-        case 3: return decode<T, 3>(rest...);
-        case 4: return decode<T, 4>(rest...);
-        case 5: return decode<T, 5>(rest...);
-        case 6: return decode<T, 6>(rest...);
-        case 7: return decode<T, 7>(rest...);
-        case 8: return decode<T, 8>(rest...);
-    }
-}
-
 template <typename T>
 const T* as(const void* pointer) {
     return static_cast<const T*>(pointer);
@@ -591,28 +643,93 @@ T* as(void* pointer) {
     return static_cast<T*>(pointer);
 }
 
+// ---- Whole layers ---------------------------------------------------------------------------------------------------
+// In one call: between two calls the interpreter's lock has to be had back from the threads that read and answer.
+
+// Weights of type T; joined are those of queries, keys and values, and of gate and up, along their outputs.
+struct Layer {
+    Index hidden, inner, heads, kv_heads, head_dim;
+    float first_eps, head_eps, second_eps, scaling;
+    const void *first_norm, *joined, *query_norm, *key_norm, *projection, *second_norm, *gate_up, *down;
+    void *keys, *values;  // the layer's part of the cache
+};
+
+#ifdef QQVL_MULTIPLIES_SINGLES
+// rows (count, hidden) become what the layer makes of them; slots, cosines and sines as place takes them. The
+// workspace has, for each row, hidden elements; as many as the widest of the joined ones; as many as the widest of the
+// others.
+template <typename T>
+void run(const Layer& layer, const Step& step, Index count, const Index* slots, const T* cosines, const T* sines,
+         int threads, T* workspace, T* rows) {
+    T *keys = as<T>(layer.keys), *values = as<T>(layer.values);
+    const Cache<T> cache{keys, values, static_cast<int>(step.block_size), static_cast<int>(layer.kv_heads),
+                         static_cast<int>(layer.head_dim)};
+    const int hidden = static_cast<int>(layer.hidden), inner = static_cast<int>(layer.inner);
+    const int heads = static_cast<int>(layer.heads), group = heads / cache.kv_heads, queries = heads * cache.head_dim;
+    T *narrow = workspace, *wide = narrow + count * hidden;
+    T *middle = wide + count * std::max(queries + 2 * cache.row(), 2 * layer.inner);
+
+    norm<T>(rows, nullptr, as<T>(layer.first_norm), layer.first_eps, count, hidden, threads, nullptr, narrow);
+    weigh(narrow, as<T>(layer.joined), count, queries + 2 * cache.row(), hidden, threads, wide);
+    place<T>(wide, as<T>(layer.query_norm), as<T>(layer.key_norm), layer.head_eps, cosines, sines, slots, count, heads,
+             cache.kv_heads, cache.head_dim, threads, keys, values, middle);
+    attend<T>(middle, cache, group, step, layer.scaling, threads, wide);
+    weigh(wide, as<T>(layer.projection), count, hidden, queries, threads, narrow);
+    norm<T>(rows, narrow, as<T>(layer.second_norm), layer.second_eps, count, hidden, threads, rows, middle);
+    weigh(middle, as<T>(layer.gate_up), count, 2 * inner, hidden, threads, wide);
+    gate<T>(wide, count, inner, threads, middle);
+    weigh(middle, as<T>(layer.down), count, hidden, inner, threads, narrow);
+#pragma omp parallel for num_threads(threads) if (count * hidden > kAlone)
+    for (Index at = 0; at < count * hidden; at += kLanes) store(rows + at, load(rows + at) + load(narrow + at));
+}
+#endif
+
 }  // namespace
 
 extern "C" {
 
 int qqvl_span() { return kSpan; }
 
-// Whether qqvl_multiply may be called: bfloat16, inputs in multiples of 32, outputs of 4.
-int qqvl_multiplies() {
-#ifdef QQVL_MULTIPLIES
-    return 1;
-#else
-    return 0;
+// Whether qqvl_multiply may be called: inputs in multiples of 64 bytes, outputs of 4.
+int qqvl_multiplies(int bf16) {
+    (void)bf16;
+#ifdef QQVL_MULTIPLIES_BFLOAT16
+    if (bf16) return 1;
 #endif
+#ifdef QQVL_MULTIPLIES_SINGLES
+    if (!bf16) return 1;
+#endif
+    return 0;
 }
 
-void qqvl_multiply(const void* rows, const void* weight, Index count, Index outputs, Index inputs, int threads,
+void qqvl_multiply(int bf16, const void* rows, const void* weight, Index count, Index outputs, Index inputs, int threads,
                    void* out) {
-#ifdef QQVL_MULTIPLIES
-    weigh(as<BFloat16>(rows), as<BFloat16>(weight), count, outputs, inputs, threads, as<BFloat16>(out));
-#else
-    (void)rows, (void)weight, (void)count, (void)outputs, (void)inputs, (void)threads, (void)out;
+#ifdef QQVL_MULTIPLIES_BFLOAT16
+    if (bf16) weigh(as<BFloat16>(rows), as<BFloat16>(weight), count, outputs, inputs, threads, as<BFloat16>(out));
 #endif
+#ifdef QQVL_MULTIPLIES_SINGLES
+    if (!bf16) weigh(as<float>(rows), as<float>(weight), count, outputs, inputs, threads, as<float>(out));
+#endif
+    (void)bf16, (void)rows, (void)weight, (void)count, (void)outputs, (void)inputs, (void)threads, (void)out;
+}
+
+// One layer after another. Only where qqvl_multiply takes all of their weights.
+void qqvl_layers(int bf16, const Layer* layers, int number, const Step* step, Index count, const Index* slots,
+                 const void* cosines, const void* sines, int threads, void* workspace, void* rows) {
+    for (int n = 0; n < number; ++n) {
+#ifdef QQVL_MULTIPLIES_BFLOAT16
+        if (bf16)
+            run(layers[n], *step, count, slots, as<BFloat16>(cosines), as<BFloat16>(sines), threads,
+                as<BFloat16>(workspace), as<BFloat16>(rows));
+#endif
+#ifdef QQVL_MULTIPLIES_SINGLES
+        if (!bf16)
+            run(layers[n], *step, count, slots, as<float>(cosines), as<float>(sines), threads, as<float>(workspace),
+                as<float>(rows));
+#endif
+    }
+    (void)bf16, (void)layers, (void)step, (void)count, (void)slots, (void)cosines, (void)sines, (void)threads;
+    (void)workspace, (void)rows;
 }
 
 // Whether rows of such widths and heads are taken; all else may be called only then.
@@ -622,30 +739,16 @@ int qqvl_takes(int hidden, int inner, int heads, int kv_heads, int head_dim) {
            head_dim % (2 * kLanes) == 0 && hidden % kLanes == 0 && inner % kLanes == 0;
 }
 
-void qqvl_decode(int bf16, const void* query, const void* keys, const void* values, int block_size, int kv_heads,
-                 int head_dim, int group, const Index* tables, Index columns, const Index* lengths, const Index* starts,
-                 Index requests, float scaling, int threads, float* scratch, void* out) {
+void qqvl_attend(int bf16, const void* query, const void* keys, const void* values, int kv_heads, int head_dim,
+                 int group, const Step* step, float scaling, int threads, void* out) {
+    const int size = static_cast<int>(step->block_size);
     if (bf16)
-        decode_group<BFloat16>(group, as<BFloat16>(query),
-                               Cache<BFloat16>{as<BFloat16>(keys), as<BFloat16>(values), block_size, kv_heads, head_dim},
-                               tables, columns, lengths, starts, requests, scaling, threads, scratch, as<BFloat16>(out));
+        attend(as<BFloat16>(query),
+               Cache<BFloat16>{as<BFloat16>(keys), as<BFloat16>(values), size, kv_heads, head_dim}, group, *step,
+               scaling, threads, as<BFloat16>(out));
     else
-        decode_group<float>(group, as<float>(query),
-                            Cache<float>{as<float>(keys), as<float>(values), block_size, kv_heads, head_dim}, tables,
-                            columns, lengths, starts, requests, scaling, threads, scratch, as<float>(out));
-}
-
-// chunks: four numbers each, as Chunk has them.
-void qqvl_prefill(int bf16, const void* query, const void* keys, const void* values, int block_size, int kv_heads,
-                  int head_dim, int group, const void* chunks, const Index* blocks, Index number, float scaling,
-                  int threads, void* out) {
-    if (bf16)
-        prefill(as<BFloat16>(query),
-                Cache<BFloat16>{as<BFloat16>(keys), as<BFloat16>(values), block_size, kv_heads, head_dim}, group,
-                as<Chunk>(chunks), blocks, number, scaling, threads, as<BFloat16>(out));
-    else
-        prefill(as<float>(query), Cache<float>{as<float>(keys), as<float>(values), block_size, kv_heads, head_dim},
-                group, as<Chunk>(chunks), blocks, number, scaling, threads, as<float>(out));
+        attend(as<float>(query), Cache<float>{as<float>(keys), as<float>(values), size, kv_heads, head_dim}, group,
+               *step, scaling, threads, as<float>(out));
 }
 
 void qqvl_norm(int bf16, const void* rows, const void* added, const void* weight, float eps, Index count, int width,

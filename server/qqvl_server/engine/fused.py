@@ -1,11 +1,13 @@
 """Text layers of which all but the matrix products run in our own kernels (``native.py``): for CPUs.
 
-A layer of Transformers starts some sixty operations, which on a CPU cost more than a small step's work; this one
-starts nine. Only layers known to consist of exactly these parts are swapped; the others keep Transformers' own.
+A layer of Transformers starts some sixty operations, which on a CPU cost more than a small step's work, and between any
+two the engine may wait for the interpreter's lock; this one starts one, or nine where the products are not our own.
+Only layers known to consist of exactly these parts are swapped; the others keep Transformers' own.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,10 +17,12 @@ from torch.nn.functional import linear
 
 from qqvl_server.engine import packing
 from qqvl_server.engine.attention import PagedBatch
+from qqvl_server.engine.kv_cache import KVCache
 from qqvl_server.engine.mapped import MappedFiles
-from qqvl_server.engine.native import Kernels, NativeRows, Norm
+from qqvl_server.engine.native import Kernels, NativeLayer, NativeRows, Norm
 
 _KNOWN: Final = ("Qwen3VLTextDecoderLayer",)
+_KNOWN_TEXTS: Final = ("Qwen3VLTextModel",)
 
 
 class NativeLinear(nn.Module):
@@ -27,13 +31,13 @@ class NativeLinear(nn.Module):
     def __init__(self, linears: Sequence[nn.Linear], kernels: Kernels) -> None:
         super().__init__()
         self._kernels = kernels
-        self._weight = _joined([one.weight for one in linears])
+        self.weight = _joined([one.weight for one in linears])
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Args:
         rows: (..., in_features) → (..., out_features).
         """
-        out = self._kernels.multiply(rows.reshape(-1, rows.shape[-1]), self._weight)
+        out = self._kernels.multiply(rows.reshape(-1, rows.shape[-1]), self.weight)
         return out.view(*rows.shape[:-1], -1)
 
 
@@ -69,6 +73,23 @@ class FusedLayer(nn.Module):
         self._out = _product([attention.o_proj], kernels)
         self._gate_up = _product([mlp.gate_proj, mlp.up_proj], kernels)
         self._down = _product([mlp.down_proj], kernels)
+        self.native = self._native(attention, mlp)
+
+    def _native(self, attention: Any, mlp: Any) -> NativeLayer | None:
+        """None where a product is not our own; without its part of the cache."""
+        products = self._heads, self._out, self._gate_up, self._down
+        weights = [product.weight.data_ptr() for product in products if isinstance(product, NativeLinear)]
+        if len(weights) < len(products):
+            return None
+        heads, out, gate_up, down = weights
+        (first, second), (queries, keys) = self._norms, self._head_norms
+        width = len(queries.weight)
+        return NativeLayer(
+            len(first.weight), mlp.down_proj.in_features, attention.q_proj.out_features // width,
+            attention.k_proj.out_features // width, width, first.eps, queries.eps, second.eps, self._scaling,
+            first.weight.data_ptr(), heads, queries.weight.data_ptr(), keys.weight.data_ptr(), out,
+            second.weight.data_ptr(), gate_up, down,
+        )  # fmt: skip
 
     def forward(
         self,
@@ -79,7 +100,7 @@ class FusedLayer(nn.Module):
         **_others: Any,
     ) -> torch.Tensor:
         """Args:
-        hidden_states: (1, N, hidden).
+        hidden_states: (1, N, hidden), which may be what is given back.
         position_embeddings: cosines and sines, (1, N, head_dim) each.
 
         Returns:
@@ -88,12 +109,57 @@ class FusedLayer(nn.Module):
         kernels, cache, layer = self._kernels, paged.cache, self._layer
         assert isinstance(paged.rows, NativeRows)
         rows = hidden_states[0].contiguous()
-        joined = self._heads(kernels.norm(rows, self._norms[0]))
         turns = position_embeddings[0][0].contiguous(), position_embeddings[1][0].contiguous()
+        if self.native is not None:
+            kernels.run(placed([self.native], cache, layer), rows, turns, paged.new_slots, paged.rows)
+            return rows.unsqueeze(0)
+        joined = self._heads(kernels.norm(rows, self._norms[0]))
         query = kernels.place(joined, self._head_norms, turns, paged.new_slots, cache, layer)
         attended = kernels.attend(query, cache.keys[layer], cache.values[layer], paged.rows, self._scaling)
         total, normed = kernels.sum_and_norm(rows, self._out(attended), self._norms[1])
         return total.add_(self._down(kernels.gate(self._gate_up(normed)))).unsqueeze(0)
+
+
+def placed(layers: Sequence[NativeLayer], cache: KVCache, first: int = 0) -> ctypes.Array[NativeLayer]:
+    """``layers`` with their parts of ``cache``, in which the first is layer number ``first``."""
+    found = (NativeLayer * len(layers))(*layers)
+    for number, layer in enumerate(found, first):
+        layer.keys, layer.values = cache.keys[number].data_ptr(), cache.values[number].data_ptr()
+    return found
+
+
+class FusedText:
+    """The text model with its head, for steps that show no picture: all layers in one call.
+
+    Around the layers Transformers starts some sixty operations more, and the engine may wait at each.
+    """
+
+    def __init__(self, model: Any, kernels: Kernels, cache: KVCache, layers: Sequence[NativeLayer]) -> None:
+        text = model.model.language_model
+        self._kernels = kernels
+        self._embedding = text.embed_tokens.weight.detach()
+        self._turn = text.rotary_emb
+        self._layers = placed(layers, cache)
+        self._norm = _norm(text.norm)
+        self._head = model.lm_head
+
+    def logits(self, ids: torch.Tensor, positions: torch.Tensor, paged: PagedBatch, keep: torch.Tensor) -> torch.Tensor:
+        """(K, vocabulary) of the rows ``keep`` (K,), from ``ids`` (N,) and ``positions`` (3, 1, N)."""
+        assert isinstance(paged.rows, NativeRows)
+        rows = self._embedding[ids]
+        cosines, sines = (turn[0].contiguous() for turn in self._turn(rows, positions))
+        self._kernels.run(self._layers, rows, (cosines, sines), paged.new_slots, paged.rows)
+        found: torch.Tensor = self._head(self._kernels.norm(rows[keep], self._norm))
+        return found
+
+
+def text_of(model: Any, kernels: Kernels, cache: KVCache) -> FusedText | None:
+    """None where not all of ``model``'s text layers, swapped by ``fuse``, are our own throughout."""
+    text = model.model.language_model
+    layers = [layer.native for layer in text.layers if isinstance(layer, FusedLayer) and layer.native is not None]
+    if type(text).__name__ not in _KNOWN_TEXTS or len(layers) < len(text.layers):
+        return None
+    return FusedText(model, kernels, cache, layers)
 
 
 def _product(linears: Sequence[Any], kernels: Kernels) -> nn.Module:

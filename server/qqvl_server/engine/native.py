@@ -15,6 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
+import numpy
 import torch
 
 from qqvl_server.engine.kv_cache import KVCache, KVShape
@@ -22,13 +23,16 @@ from qqvl_server.engine.kv_cache import KVCache, KVShape
 _P, _N, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _FUNCTIONS: Final[dict[str, list[Any]]] = {
     "qqvl_takes": [_I] * 5,
-    "qqvl_decode": [_I, _P, _P, _P, _I, _I, _I, _I, _P, _N, _P, _P, _N, _F, _I, _P, _P],
-    "qqvl_prefill": [_I, _P, _P, _P, _I, _I, _I, _I, _P, _P, _N, _F, _I, _P],
+    "qqvl_attend": [_I, _P, _P, _P, _I, _I, _I, _P, _F, _I, _P],
     "qqvl_norm": [_I, _P, _P, _P, _F, _N, _I, _I, _P, _P],
     "qqvl_place": [_I, _P, _P, _P, _F, _P, _P, _P, _N, _I, _I, _I, _I, _P, _P, _P],
     "qqvl_gate": [_I, _P, _N, _I, _I, _P],
-    "qqvl_multiply": [_P, _P, _N, _N, _N, _I, _P],
+    "qqvl_multiplies": [_I],
+    "qqvl_multiply": [_I, _P, _P, _N, _N, _N, _I, _P],
+    "qqvl_layers": [_I, _P, _I, _P, _N, _P, _P, _P, _I, _P, _P],
 }
+_GIVE_NUMBERS: Final = ("qqvl_takes", "qqvl_multiplies")
+_TAKEN: Final = (torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,12 @@ class TextShape:
     heads: int
     kv_heads: int
     head_dim: int
+
+    @property
+    def workspace(self) -> int:
+        """Elements that a row needs while a layer runs, as ``run`` in the C++ has it."""
+        queries, both = self.heads * self.head_dim, 2 * self.kv_heads * self.head_dim
+        return self.hidden + max(queries + both, 2 * self.inner) + max(queries, self.inner, self.hidden)
 
 
 def text_shape(config: Any, kv: KVShape) -> TextShape:
@@ -66,16 +76,16 @@ class Kernels:
         self._functions = {name: getattr(loaded, name) for name in _FUNCTIONS}
         for name, arguments in _FUNCTIONS.items():
             self._functions[name].argtypes = arguments
-            self._functions[name].restype = _I if name == "qqvl_takes" else None
+            self._functions[name].restype = _I if name in _GIVE_NUMBERS else None
         self._takes = self._functions["qqvl_takes"]
-        self._decode = self._functions["qqvl_decode"]
-        self._prefill = self._functions["qqvl_prefill"]
+        self._attend = self._functions["qqvl_attend"]
         self._norm = self._functions["qqvl_norm"]
         self._place = self._functions["qqvl_place"]
         self._gate = self._functions["qqvl_gate"]
         self._multiply = self._functions["qqvl_multiply"]
+        self._layers = self._functions["qqvl_layers"]
         self.span: Final[int] = loaded.qqvl_span()
-        self._multiplies = bool(loaded.qqvl_multiplies())
+        self._multiplied = frozenset(dtype for dtype in _TAKEN if loaded.qqvl_multiplies(dtype is torch.bfloat16))
 
     def takes(self, shape: TextShape) -> bool:
         return bool(self._takes(shape.hidden, shape.inner, shape.heads, shape.kv_heads, shape.head_dim))
@@ -83,15 +93,16 @@ class Kernels:
     def multiplies(self, weight: torch.Tensor) -> bool:
         """Whether ``multiply`` takes such a weight here; it is then faster than torch's product."""
         outputs, inputs = weight.shape
-        return self._multiplies and weight.dtype is torch.bfloat16 and outputs % 4 == 0 and inputs % 32 == 0
+        return weight.dtype in self._multiplied and outputs % 4 == 0 and inputs * weight.element_size() % 64 == 0
 
     def multiply(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """``rows`` (N, inputs) times ``weight`` (outputs, inputs) → (N, outputs)."""
         count, inputs = rows.shape
         out = rows.new_empty(count, len(weight))
         self._multiply(
-            rows.data_ptr(), weight.data_ptr(), count, len(weight), inputs, torch.get_num_threads(), out.data_ptr()
-        )
+            rows.dtype is torch.bfloat16, rows.data_ptr(), weight.data_ptr(), count, len(weight), inputs,
+            torch.get_num_threads(), out.data_ptr(),
+        )  # fmt: skip
         return out
 
     def norm(self, rows: torch.Tensor, by: Norm) -> torch.Tensor:
@@ -159,43 +170,62 @@ class Kernels:
             (N, heads · head_dim).
         """
         count, heads, width = query.shape
-        _, size, kv_heads, _ = keys.shape
+        kv_heads = keys.shape[2]
         out = query.new_empty(count, heads * width)
-        wide, threads = query.dtype is torch.bfloat16, torch.get_num_threads()
-        cache = (keys.data_ptr(), values.data_ptr(), size, kv_heads, width, heads // kv_heads)
-        if rows.decodes:
-            self._decode(
-                wide, query.data_ptr(), *cache, rows.table.data_ptr(), len(rows.table) // rows.decodes,
-                rows.lengths.data_ptr(), rows.starts.data_ptr(), rows.decodes, scaling, threads,
-                rows.scratch.data_ptr(), out.data_ptr(),
-            )  # fmt: skip
-        if rows.prefills:
-            self._prefill(
-                wide, query.data_ptr(), *cache, rows.chunks.data_ptr(), rows.chunk_blocks.data_ptr(), rows.prefills,
-                scaling, threads, out.data_ptr(),
-            )  # fmt: skip
+        self._attend(
+            query.dtype is torch.bfloat16, query.data_ptr(), keys.data_ptr(), values.data_ptr(), kv_heads, width,
+            heads // kv_heads, ctypes.byref(rows.step), scaling, torch.get_num_threads(), out.data_ptr(),
+        )  # fmt: skip
         return out
+
+    def run(
+        self, layers: ctypes.Array[NativeLayer], rows: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor],
+        slots: torch.Tensor, step: NativeRows,
+    ) -> None:  # fmt: skip
+        """All of the layers in one call: ``rows`` (N, hidden) become what they make of them.
+
+        Args:
+            turns, slots: as ``place`` takes them.
+        """
+        assert step.workspace is not None
+        self._layers(
+            rows.dtype is torch.bfloat16, layers, len(layers), ctypes.byref(step.step), len(slots), slots.data_ptr(),
+            turns[0].data_ptr(), turns[1].data_ptr(), torch.get_num_threads(), step.workspace.data_ptr(),
+            rows.data_ptr(),
+        )  # fmt: skip
+
+
+class NativeLayer(ctypes.Structure):
+    """A layer's measures, and where its weights and its part of the cache are, as ``Layer`` in the C++."""
+
+    _fields_ = [
+        *((name, _N) for name in ("hidden", "inner", "heads", "kv_heads", "head_dim")),
+        *((name, _F) for name in ("first_eps", "head_eps", "second_eps", "scaling")),
+        *((name, _P) for name in ("first_norm", "joined", "query_norm", "key_norm", "projection", "second_norm")),
+        *((name, _P) for name in ("gate_up", "down", "keys", "values")),
+    ]
+
+
+class _Step(ctypes.Structure):
+    """As ``Step`` in the C++."""
+
+    _fields_ = [
+        *((name, _N) for name in ("block_size", "decodes", "columns", "prefills")),
+        *((name, _P) for name in ("table", "lengths", "starts", "chunks", "blocks", "scratch")),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class NativeRows:
-    """The packed rows of a step: ``decodes`` of one token each, then ``prefills`` of several. All int64, in the host's
-    memory.
+    """The packed rows of a step, those of one token first. ``step`` points into ``kept``.
 
-    ``table`` (decodes · widest) names each one's blocks; ``lengths`` (decodes,) its tokens in the cache; ``starts``
-    (decodes + 1,) where its spans begin in ``scratch``. ``chunks`` (prefills, 4) are each one's first row, the
-    position of that row, how many it has, and where in ``chunk_blocks`` its blocks begin.
+    ``workspace`` is what ``Kernels.run`` needs for them.
     """
 
     kernels: Kernels
-    decodes: int
-    table: torch.Tensor
-    lengths: torch.Tensor
-    starts: torch.Tensor
-    scratch: torch.Tensor
-    prefills: int
-    chunks: torch.Tensor
-    chunk_blocks: torch.Tensor
+    step: _Step
+    kept: tuple[torch.Tensor, ...]
+    workspace: torch.Tensor | None
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
@@ -206,29 +236,49 @@ class NativeRows:
         return found.view(rows.shape)
 
 
+class Workspace:
+    """Room for one step at a time, kept from step to step: new memory is cleared by the system, page by page."""
+
+    def __init__(self, shape: TextShape, dtype: torch.dtype) -> None:
+        self._shape = shape
+        self._room = torch.empty(0, dtype=dtype)
+
+    def rows(self, count: int) -> torch.Tensor:
+        needed = count * self._shape.workspace
+        if len(self._room) < needed:
+            self.clear()
+            self._room = torch.empty(needed, dtype=self._room.dtype)
+        return self._room
+
+    def clear(self) -> None:
+        self._room = self._room.new_empty(0)
+
+
 def lay_out(
-    kernels: Kernels, spans: Sequence[tuple[Sequence[int], int, int]], cache: KVCache, heads: int
+    kernels: Kernels,
+    spans: Sequence[tuple[Sequence[int], int, int]],
+    cache: KVCache,
+    heads: int,
+    workspace: torch.Tensor | None = None,
 ) -> NativeRows:
     """``spans``, in the order of their packed rows, are each request's blocks, its first row's position and how many.
 
     Those of one row stand first, the longest of them before the shorter.
     """
     decodes = [(blocks, start + 1) for blocks, start, count in spans if count == 1]
-    chunks, held = array("q"), array("q")
-    row = len(decodes)
-    for blocks, start, count in spans[row:]:
-        chunks.extend((row, start, count, len(held)))
-        held.extend(blocks[: -(-(start + count) // cache.block_size)])
-        row += count
-    lengths = [length for _, length in decodes]
-    starts = [0, *accumulate(-(-length // kernels.span) for length in lengths)]
+    lengths = array("q", (length for _, length in decodes))
+    # Where each one's parts begin in the scratch: so many tokens of it are one.
+    starts = array("q", (0, *accumulate(-(-length // kernels.span) for length in lengths)))
     table = cache.held([blocks for blocks, _ in decodes], max(lengths)).table if decodes else torch.empty(0)
+    # Of each prefill its first row, that row's position, how many rows it has, and where its blocks begin.
+    chunks, blocks = array("q"), array("q")
+    row = len(decodes)
+    for held, start, count in spans[row:]:
+        chunks.extend((row, start, count, len(blocks)))
+        blocks.extend(held[: -(-(start + count) // cache.block_size)])
+        row += count
     scratch = torch.empty(starts[-1] * heads * (cache.keys[0].shape[3] + 2))
-    return NativeRows(
-        kernels, len(decodes), table, torch.tensor(lengths), torch.tensor(starts), scratch, len(chunks) // 4,
-        _longs(chunks), _longs(held),
-    )  # fmt: skip
-
-
-def _longs(numbers: array[int]) -> torch.Tensor:
-    return torch.frombuffer(numbers, dtype=torch.int64) if numbers else torch.empty(0, dtype=torch.int64)
+    kept = (table, *(torch.from_numpy(numpy.array(numbers)) for numbers in (lengths, starts, chunks, blocks)), scratch)
+    columns = len(table) // len(decodes) if decodes else 0
+    step = _Step(cache.block_size, len(decodes), columns, len(chunks) // 4, *(tensor.data_ptr() for tensor in kept))
+    return NativeRows(kernels, step, kept, workspace)

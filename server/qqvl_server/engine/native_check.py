@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.nn.functional import rms_norm, silu
 
 from qqvl_server.engine.kv_cache import KVCache, KVShape
-from qqvl_server.engine.native import Kernels, Norm, TextShape, lay_out
+from qqvl_server.engine.native import Kernels, NativeLayer, NativeRows, Norm, TextShape, lay_out
 from qqvl_server.engine.native_build import COMPILER, KEPT, built
 from qqvl_server.engine.varlen import by_sdpa
 
@@ -78,8 +80,45 @@ def is_right(kernels: Kernels, dtype: torch.dtype, shape: TextShape) -> bool:
         left, right = drawn(count, inputs), drawn(72, inputs) * inputs**-0.5
         if kernels.multiplies(right):
             pairs.append((kernels.multiply(left, right), left.float() @ right.float().T))
+    narrow = replace(shape, hidden=64, inner=96)
+    workspace = torch.empty(len(slots) * narrow.workspace, dtype=dtype)
+    step = lay_out(kernels, spans, cache, shape.heads, workspace)
+    pairs += _layers(kernels, narrow, norms, turns, torch.tensor(slots), step, cache, drawn)
     tolerance = 0.03 if dtype is torch.bfloat16 else 1e-4
     return all(torch.allclose(ours.float(), theirs.float(), atol=tolerance, rtol=tolerance) for ours, theirs in pairs)
+
+
+def _layers(
+    kernels: Kernels, shape: TextShape, heads: tuple[Norm, Norm], turns: tuple[torch.Tensor, torch.Tensor],
+    slots: torch.Tensor, step: NativeRows, cache: KVCache, drawn: Callable[..., torch.Tensor],
+) -> list[tuple[torch.Tensor, torch.Tensor]]:  # fmt: skip
+    """Two layers at once, and what their parts give one by one; nothing where products are not our own."""
+    hidden, inner, queries = shape.hidden, shape.inner, shape.heads * shape.head_dim
+    sizes = (
+        (queries + 2 * shape.kv_heads * shape.head_dim, hidden),
+        (hidden, queries),
+        (2 * inner, hidden),
+        (hidden, inner),
+    )
+    weights = [drawn(*size) * size[1] ** -0.5 for size in sizes]
+    if not all(kernels.multiplies(weight) for weight in weights):
+        return []
+    before, after = Norm(drawn(hidden), 1e-6), Norm(drawn(hidden), 1e-6)
+    joined, projection, gate_up, down = (weight.data_ptr() for weight in weights)
+    layer = NativeLayer(
+        hidden, inner, shape.heads, shape.kv_heads, shape.head_dim, before.eps, heads[0].eps, after.eps,
+        shape.head_dim**-0.5, before.weight.data_ptr(), joined, heads[0].weight.data_ptr(), heads[1].weight.data_ptr(),
+        projection, after.weight.data_ptr(), gate_up, down, cache.keys[0].data_ptr(), cache.values[0].data_ptr(),
+    )  # fmt: skip
+    rows = drawn(len(slots), hidden)
+    at_once = rows.clone()
+    for _ in range(2):
+        query = kernels.place(kernels.multiply(kernels.norm(rows, before), weights[0]), heads, turns, slots, cache, 0)
+        attended = kernels.attend(query, cache.keys[0], cache.values[0], step, shape.head_dim**-0.5)
+        total, normed = kernels.sum_and_norm(rows, kernels.multiply(attended, weights[1]), after)
+        rows = total + kernels.multiply(kernels.gate(kernels.multiply(normed, weights[2])), weights[3])
+    kernels.run((NativeLayer * 2)(layer, layer), at_once, turns, slots, step)
+    return [(at_once, rows)]
 
 
 def _normed(rows: torch.Tensor, by: Norm) -> torch.Tensor:

@@ -50,11 +50,14 @@ class ModelRunner:
         self._model = model
         self._device = model.device
         self._cache = KVCache(kv_shape(model.config), blocks, block_size, dtype=model.dtype, device=model.device)
+        self._text = None if kernels is None else fused.text_of(model, kernels, self._cache)
         self.features = FeatureCache(feature_bytes, on_picture)
         self.pictures = PictureShelf(model, self.features)
         self._kernel = kernel
         self._kernels = kernels
-        self._heads = model.config.get_text_config().num_attention_heads
+        shape = native.text_shape(model.config, kv_shape(model.config))
+        self._heads = shape.heads
+        self._workspace = native.Workspace(shape, model.dtype)
         self._graphs: DecodeGraphs | None = None
         self._positions: dict[str, Positions] = {}
 
@@ -84,6 +87,7 @@ class ModelRunner:
     def release_memory(self) -> None:
         """Drop cached features and whatever torch keeps for later."""
         self.features.clear()
+        self._workspace.clear()
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -138,13 +142,12 @@ class ModelRunner:
         ids = self._carried(batch, chunks)
         if ids is None:
             ids = self._tensor([t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]])
-        logits = self._logits(
-            ids.unsqueeze(0),
-            moved(torch.from_numpy(places).unsqueeze(1), self._device),
-            self._paged(chunks, row),
-            self._tensor(keep or [0]),
-            self._encoder_output(chunks),
-        )
+        where = moved(torch.from_numpy(places).unsqueeze(1), self._device)
+        paged, kept, encoded = self._paged(chunks, row), self._tensor(keep or [0]), self._encoder_output(chunks)
+        if self._text is not None and encoded is None:
+            logits = self._text.logits(ids, where, paged, kept)
+        else:
+            logits = self._logits(ids.unsqueeze(0), where, paged, kept, encoded)
         return logits[: len(keep)]
 
     def _carried(self, batch: ScheduledBatch, chunks: Sequence[ScheduledChunk]) -> torch.Tensor | None:
@@ -173,7 +176,9 @@ class ModelRunner:
         slots = moved(torch.from_numpy(positions.slots(chunks, rows, self._cache.block_size)), self._device)
         if self._kernels is not None:
             spans = [(chunk.request.blocks, chunk.start, chunk.count) for chunk in chunks]
-            return PagedBatch(self._cache, slots, native.lay_out(self._kernels, spans, self._cache, self._heads))
+            workspace = self._workspace.rows(rows)
+            laid = native.lay_out(self._kernels, spans, self._cache, self._heads, workspace)
+            return PagedBatch(self._cache, slots, laid)
         if self._kernel is None:
             return PagedBatch(self._cache, slots, gathered.lay_out(chunks, self._cache))
         return PagedBatch(self._cache, slots, varlen.lay_out(chunks, self._cache, self._kernel))
