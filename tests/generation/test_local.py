@@ -14,7 +14,7 @@ import pytest
 
 from qqvl_server.engine.request import TokenMask
 from qqvl_server.errors import Busy, DeadlineExceeded, EngineDead, GenerationFailed, InvalidRequest, PromptTooLong
-from qqvl_server.generation.channel import End, LikelyToken
+from qqvl_server.generation.channel import End, LikelyToken, TokenChannel
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
     ChatMessage,
@@ -335,6 +335,66 @@ async def test_many_streams_at_once_are_told_less_often_and_lose_nothing() -> No
     # The last few, once the others have ended, are told token by token.
     assert deltas_told < 0.6 * 16 * 2 * len(text)
     await voice.aclose()
+
+
+class OpenEngine:
+    """Gives each reply its first token; the test gives the rest."""
+
+    alive = True
+
+    def __init__(self) -> None:
+        self.channels: dict[str, TokenChannel] = {}
+
+    def submit(
+        self, prompt: Letters, request: GenerationRequest, channel: TokenChannel, mask: TokenMask | None = None
+    ) -> None:
+        self.channels[request.request_id] = channel
+        channel.send(ord(prompt.text[0]))
+
+    def score(
+        self, prompt: Letters, candidates: Sequence[Sequence[int]], request: GenerationRequest, channel: TokenChannel
+    ) -> None:
+        raise NotImplementedError
+
+    def warm(self, prompt: Letters, request: GenerationRequest) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+def test_in_a_crowd_the_end_of_a_reply_is_told_at_once() -> None:
+    """On a loop whose clock stands still, so that no pause ever passes."""
+
+    class Frozen(asyncio.SelectorEventLoop):
+        def time(self) -> float:
+            return 1.0
+
+    async def last_of_a_crowd() -> str:
+        engine = OpenEngine()
+        voice = LocalVoice(LetterPrompts(), engine, device="cpu", context_tokens=100, metrics=Metrics())
+        crowd = [voice.generate(replace(ask("一"), request_id=str(n))) for n in range(12)]
+        for events in crowd:
+            await anext(events)
+        me, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert me is not None
+        # The clock cannot end this test either.
+        rescue = threading.Timer(20, loop.call_soon_threadsafe, [me.cancel])
+        rescue.start()
+        text = ""
+        for channel in engine.channels.values():
+            channel.send(ord("二"))
+        engine.channels["11"].send(End(FinishReason.STOP))
+        async for event in crowd[-1]:
+            text += event.text if isinstance(event, TextDelta) else ""
+        rescue.cancel()
+        for events in crowd:
+            await events.aclose()
+        await voice.aclose()
+        return text
+
+    with asyncio.Runner(loop_factory=Frozen) as runner:
+        assert runner.run(last_of_a_crowd()) == "二"
 
 
 async def test_pictures_do_not_hold_up_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,41 @@ class Scores:
 Item = int | LikelyToken | End | Scores | QqvlError
 
 
+class Inbox:
+    """What has come for one answer, each item with its choice. Used on the event loop only.
+
+    ``due`` is set when a reply has ended or failed, for readers who let tokens gather.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[tuple[int, Item]] = deque()
+        self._filled = asyncio.Event()
+        self.due = asyncio.Event()
+
+    def put(self, choice: int, item: Item) -> None:
+        self._items.append((choice, item))
+        self._filled.set()
+        if not isinstance(item, int | LikelyToken):
+            self.due.set()
+
+    async def get(self) -> tuple[int, Item]:
+        """The oldest, once there is one."""
+        await self._filled.wait()
+        oldest = self._items.popleft()
+        if not self._items:
+            self._filled.clear()
+        return oldest
+
+    async def all(self) -> list[tuple[int, Item]]:
+        """All that is there, at least one."""
+        await self._filled.wait()
+        found = list(self._items)
+        self._items.clear()
+        self._filled.clear()
+        self.due.clear()
+        return found
+
+
 class TokenChannel:
     """One reply's tokens, then one end or error. Made on the event loop, fed from any thread.
 
@@ -46,15 +82,15 @@ class TokenChannel:
     ``cached_tokens`` is written by the engine as soon as it knows, for replies that end before their ``End``.
     """
 
-    def __init__(self, choice: int = 0, inbox: asyncio.Queue[tuple[int, Item]] | None = None) -> None:
+    def __init__(self, choice: int = 0, inbox: Inbox | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._choice = choice
-        self._queue: asyncio.Queue[tuple[int, Item]] = asyncio.Queue() if inbox is None else inbox
+        self._inbox = Inbox() if inbox is None else inbox
         self._abandoned = threading.Event()
         self.cached_tokens = 0
 
     async def receive(self) -> Item:
-        _, item = await self._queue.get()
+        _, item = await self._inbox.get()
         return item
 
     def abandon(self) -> None:
@@ -68,7 +104,7 @@ class TokenChannel:
         scatter([(self, item)])
 
     def _put(self, item: Item) -> None:
-        self._queue.put_nowait((self._choice, item))
+        self._inbox.put(self._choice, item)
 
     def _wake(self, items: Sequence[tuple[TokenChannel, Item]]) -> None:
         if not self._loop.is_closed():

@@ -21,7 +21,7 @@ from qqvl_server.errors import (
     QqvlError,
 )
 from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
-from qqvl_server.generation.channel import Item, Scores, TokenChannel
+from qqvl_server.generation.channel import Inbox, Scores, TokenChannel
 from qqvl_server.generation.port import (
     ChatMessage,
     GenerationRequest,
@@ -34,8 +34,8 @@ from qqvl_server.observe.metrics import Metrics
 
 _RETRY_AFTER_S = 5
 _PICTURE_THREADS = 2
-# Waking up for a token costs more than its text: with more streams than these each looks less often and tells what it
-# finds as one delta. No eye sees such pauses.
+# Waking up for a token costs more than its text: with more streams than these all look less often, and at once, and
+# tell what they find as one delta. No eye sees such pauses.
 _FEW_STREAMS = 4
 _PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.06
@@ -68,6 +68,7 @@ class LocalVoice(Generic[P]):
         self._grammars = grammars
         self._pending: set[object] = set()
         self._streams = 0
+        self._pulse = _Pulse()
         self._closed = False
         # Apart, so that one chat's many pictures do not hold up another's words.
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="qqvl-prompt")
@@ -144,7 +145,7 @@ class LocalVoice(Generic[P]):
     async def _events(
         self, prompt: P, request: GenerationRequest, fresh_mask: Callable[[int], TokenMask] | None
     ) -> AsyncGenerator[TextEvent, None]:
-        inbox: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
+        inbox = Inbox()
         channels = [TokenChannel(choice, inbox) for choice in range(request.choices)]
         choices = Choices([self._reply(choice, prompt, request) for choice in range(request.choices)], channels)
         # The others wait for the first one's first token: by then the prompt is in the engine's cache for all.
@@ -158,13 +159,13 @@ class LocalVoice(Generic[P]):
         # One timer a request: a timeout around every token would cost as much as the token's text.
         late = _too_late()
         left = max(request.deadline - time.monotonic(), 0)
-        alarm = asyncio.get_running_loop().call_later(left, inbox.put_nowait, (0, late))
+        alarm = asyncio.get_running_loop().call_later(left, inbox.put, 0, late)
         self._streams += 1
         try:
             await self._aside(self._pool(request), lambda: submit([0]))
             while not choices.finished:
                 crowded = self._streams > _FEW_STREAMS
-                items = [await inbox.get(), *(_waiting_in(inbox) if crowded else ())]
+                items = await inbox.all() if crowded else [await inbox.get()]
                 if (0, late) in items:
                     raise late
                 if rest := list(later):
@@ -172,7 +173,7 @@ class LocalVoice(Generic[P]):
                 for event in choices.take(items):
                     yield event
                 if crowded and not choices.finished:
-                    await asyncio.sleep(min(self._streams * _PAUSE_S, _LONGEST_PAUSE_S))
+                    await self._pulse.beat(min(self._streams * _PAUSE_S, _LONGEST_PAUSE_S), inbox.due)
         finally:
             self._streams -= 1
             alarm.cancel()
@@ -219,17 +220,31 @@ class LocalVoice(Generic[P]):
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
+class _Pulse:
+    """Wakes all who wait for it together: each alone would take the interpreter from the engine once more."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Event] = []
+
+    async def beat(self, pause_s: float, due: asyncio.Event) -> None:
+        """Until ``due`` is set: by the beat, ``pause_s`` after the first began to wait, if by nobody before."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(pause_s, self._wake)
+        self._waiting.append(due)
+        await due.wait()
+
+    def _wake(self) -> None:
+        for due in self._waiting:
+            due.set()
+        self._waiting.clear()
+
+
 def _one_choice(request: GenerationRequest, choice: int) -> GenerationRequest:
     if request.choices == 1:
         return request
     seed = request.sampling.seed
     sampling = replace(request.sampling, seed=None if seed is None else seed + choice)
     return replace(request, request_id=f"{request.request_id}-{choice}", sampling=sampling, choices=1)
-
-
-def _waiting_in(inbox: asyncio.Queue[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
-    while not inbox.empty():
-        yield inbox.get_nowait()
 
 
 async def _in_time(work: Awaitable[T], deadline: float) -> T:
