@@ -1,7 +1,7 @@
 """What the HTTP door costs: the same work through ``/v1/chat/completions`` and by the engine alone, in turn.
 
-Requests a second: so many callers at once, each of which asks again as soon as it has its one token. Streaming: so
-many replies at once, from the first's question to the last's end.
+So many callers at once, each of which asks again as soon as its answer has ended: for one token, which counts
+requests, and for replies of many lengths, which counts what a streamed token costs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import gc
 import json
 import multiprocessing
+import random
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -63,15 +64,21 @@ def _run(streams: int, turns: int, new: int) -> float:
 
     engine = globals()["engine"]
     started = time.perf_counter()
-    running = [engine.add(_PROMPT, new) for _ in range(streams)]
-    waiting = streams * (turns - 1)
-    while engine.core.has_work:
+    running = {stream: (0, engine.add(_PROMPT, _length(new, stream, 0))) for stream in range(streams)}
+    while running:
         engine.core.step()
-        running = [request for request in running if request.status is not Status.FINISHED]
-        more = min(streams - len(running), waiting)
-        waiting -= more
-        running += [engine.add(_PROMPT, new) for _ in range(more)]
+        for stream, (turn, request) in list(running.items()):
+            if request.status is not Status.FINISHED:
+                continue
+            del running[stream]
+            if turn + 1 < turns:
+                running[stream] = turn + 1, engine.add(_PROMPT, _length(new, stream, turn + 1))
     return time.perf_counter() - started
+
+
+def _length(new: int, stream: int, turn: int) -> int:
+    """Tokens of a reply, ``new`` on average: replies of one length would all end, and all be asked for, at once."""
+    return new if new == 1 else random.Random(f"{stream} {turn}").randint(new // 2, new * 3 // 2)
 
 
 class Caller(asyncio.Protocol):
@@ -124,8 +131,8 @@ async def through_the_door(base: str, model: str, work: Workload, streams: int, 
 
     def request(stream: int, turn: int) -> bytes:
         body = json.dumps({
-            "model": model, "messages": [said(work.text(stream, turn))], "max_tokens": new, "temperature": 0,
-            "stream": True, "ignore_eos": True,
+            "model": model, "messages": [said(work.text(stream, turn))], "temperature": 0,
+            "stream": True, "ignore_eos": True, "max_tokens": _length(new, stream, turn),
         }).encode()  # fmt: skip
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: application/json\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -145,14 +152,14 @@ def main() -> None:
     parser.add_argument("--size", choices=(*checkpoints.SIZES, "demo"), default="demo", help="默认自带的演示模型")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=8, help="只要一个 token 时，每路连着问几次")
-    parser.add_argument("--new", type=int, default=64, help="每条回答多少 token")
+    parser.add_argument("--turns", type=int, default=8, help="每路连着问几次")
+    parser.add_argument("--new", type=int, default=64, help="回答平均多少 token")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     folder = checkpoints.DEMO if given.size == "demo" else checkpoints.folder(given.size)
     words = checkpoints.vocabulary(folder)
     flags = ("--engine", "paged", "--max-running", str(given.streams), "--context-tokens", "2048")
-    tokens = given.streams * (_PROMPT + given.new + 64) * 2
+    tokens = given.streams * (_PROMPT + 2 * given.new + 64) * 2
     engine = Alone(folder, given.dtype, tokens)
     # The same number of blocks on both sides.
     kv_gb = tokens * engine.bytes_per_token() / 1e9
@@ -161,29 +168,26 @@ def main() -> None:
         for _ in range(2):
             asyncio.run(through_the_door(server.base, server.model, Workload(words), given.streams, 2, given.new))
             engine.seconds(given.streams, 2, given.new)
-        rows = [
-            _compared(given, engine, server, words, turns, new) for turns, new in ((given.turns, 1), (1, given.new))
-        ]
+        rows = [_compared(given, engine, server, words, new) for new in (1, given.new)]
     report("door_overhead", rows, size=given.size, streams=given.streams, turns=given.turns)
 
 
-def _compared(
-    given: argparse.Namespace, engine: Alone, server: Qqvl, words: list[str], turns: int, new: int
-) -> dict[str, Any]:
+def _compared(given: argparse.Namespace, engine: Alone, server: Qqvl, words: list[str], new: int) -> dict[str, Any]:
     bare: list[float] = []
     door: list[float] = []
     for _ in range(given.repeats):
-        bare.append(engine.seconds(given.streams, turns, new))
+        bare.append(engine.seconds(given.streams, given.turns, new))
         work = Workload(words)
-        door.append(asyncio.run(through_the_door(server.base, server.model, work, given.streams, turns, new)))
-    requests = given.streams * turns
+        door.append(asyncio.run(through_the_door(server.base, server.model, work, given.streams, given.turns, new)))
+    requests = given.streams * given.turns
+    tokens = sum(_length(new, stream, turn) for stream in range(given.streams) for turn in range(given.turns))
     # The best of each: what else runs on the machine only ever adds, and more to what needs both cores.
     engine_s, door_s = min(bare), min(door)
     return {
         "new_tokens": new, "engine_s": engine_s, "door_s": door_s, "engine_requests_s": requests / engine_s,
         "door_requests_s": requests / door_s, "overhead": door_s / engine_s - 1,
         "median_overhead": median(door) / median(bare) - 1,
-        "us_per_token": (door_s - engine_s) / (requests * new) * 1e6,
+        "us_per_token": (door_s - engine_s) / tokens * 1e6,
     }  # fmt: skip
 
 

@@ -34,6 +34,8 @@ from qqvl_server.observe.metrics import Metrics
 
 _RETRY_AFTER_S = 5
 _PICTURE_THREADS = 2
+# Tokens of a prompt that is handed to the engine without leaving the event loop.
+_SHORT = 1024
 # Waking up for a token costs more than its text: with more streams than these all look less often, and at once, and
 # tell what they find as one delta. No eye sees such pauses.
 _FEW_STREAMS = 4
@@ -162,7 +164,12 @@ class LocalVoice(Generic[P]):
         alarm = asyncio.get_running_loop().call_later(left, inbox.put, 0, late)
         self._streams += 1
         try:
-            await self._aside(self._pool(request), lambda: submit([0]))
+            if fresh_mask is None and prompt.tokens <= _SHORT and self._pool(request) is self._texts:
+                # Over before another thread would have begun.
+                self._check_open()
+                submit([0])
+            else:
+                await self._aside(self._pool(request), lambda: submit([0]))
             while not choices.finished:
                 crowded = self._streams > _FEW_STREAMS
                 items = await inbox.all() if crowded else [await inbox.get()]
@@ -210,13 +217,16 @@ class LocalVoice(Generic[P]):
         finally:
             self._pending.discard(seat)
 
+    def _check_open(self) -> None:
+        if self._closed or not self._engine.alive:
+            raise EngineDead("模型已停止工作，服务正在退出")
+
     def _pool(self, request: GenerationRequest) -> ThreadPoolExecutor:
         pictures = any(isinstance(part, ImagePart) for message in request.messages for part in message.parts)
         return self._pictures if pictures else self._texts
 
     async def _aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        if self._closed or not self._engine.alive:
-            raise EngineDead("模型已停止工作，服务正在退出")
+        self._check_open()
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 

@@ -63,6 +63,8 @@ class Preprocessor:
         self._lengths = LengthGuard(self._tokenizer.backend_tokenizer, context_tokens)
         self._lock = threading.Lock()
         self._vocabulary = Vocabulary(self._tokenizer.backend_tokenizer)
+        # Asked once: it looks into signatures.
+        self._tells_kinds = "mm_token_type_ids" in self._processor.model_input_names
         self._pictures = PictureMaker(processor, library, max_image_tokens)
         self._pads: list[Any] = [getattr(processor, f"{kind}_token_id", None) for kind in ("image", "video")]
         added = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.content.strip()]
@@ -186,7 +188,7 @@ class Preprocessor:
         if pictures:
             inputs["pixel_values"] = _joined([patches.pixel_values for patches in pictures])
             inputs["image_grid_thw"] = _joined([patches.grids for patches in pictures])
-        if "mm_token_type_ids" in self._processor.model_input_names:
+        if self._tells_kinds:
             inputs["mm_token_type_ids"] = torch.eq(tokens, self._pads[0]).long()
         digests = tuple(digest for patches in pictures for digest in patches.digests)
         return Prompt(BatchFeature(inputs), len(ids), shared, self._pictures.patches_per_token, digests)
