@@ -60,7 +60,8 @@ class Device:
 
     def release_memory(self) -> None: ...
 
-    def run(self, batch: ScheduledBatch) -> list[Kept]:
+    def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> list[Kept]:
+        meanwhile()
         if self.broken is not None:
             error, self.broken = self.broken, None
             raise error

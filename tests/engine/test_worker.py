@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,8 @@ class CountingRunner:
     def release_memory(self) -> None:
         self.released += 1
 
-    def run(self, batch: ScheduledBatch) -> list[int]:
+    def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> list[int]:
+        meanwhile()
         self.go.acquire(timeout=5)
         self.batches.append(batch)
         if self.error is not None:
@@ -150,6 +151,17 @@ def test_tokens_come_in_order_and_end_with_a_reason(bench: Bench) -> None:
     assert [inbox.tokens() for inbox in inboxes] == [[2, 3, 4, FinishReason.LENGTH]] * 6
     assert bench.ask("stop", prompt=48, new=10).tokens() == [48, 49, FinishReason.STOP]
     bench.core.check_integrity()
+
+
+def test_a_long_step_does_not_keep_back_what_the_one_before_it_gave() -> None:
+    bench = Bench()
+    bench.runner.go = threading.Semaphore(1)
+    inbox = bench.ask()
+    first = inbox.items.get(timeout=5)
+    assert isinstance(first, Chosen)
+    assert first.token == 2
+    bench.runner.go.release(10)
+    assert inbox.tokens() == [3, 4, FinishReason.LENGTH]
 
 
 def test_a_stop_token_is_named_only_when_the_caller_asked_for_it(bench: Bench) -> None:

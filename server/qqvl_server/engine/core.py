@@ -6,7 +6,7 @@ the one before are known, wherever it can be told without them (``Scheduler.cont
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -24,8 +24,8 @@ class Runner(Protocol):
 
     def forget(self, request: Request) -> None: ...
 
-    def run(self, batch: ScheduledBatch) -> Any:
-        """Logits of each chunk's ``kept`` positions, in order."""
+    def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> Any:
+        """Logits of each chunk's ``kept`` positions, in order; ``meanwhile`` is called before the long part of it."""
         ...
 
     def release_memory(self) -> None:
@@ -93,8 +93,11 @@ class EngineCore:
         self.scheduler.abort(request)
         self._runner.forget(request)
 
-    def step(self) -> list[StepOutput]:
+    def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[StepOutput]:
         """One forward over everything that is due; returns the tokens it gave.
+
+        ``meanwhile`` is called, if at all, when the computing is about to begin: it takes long and leaves the
+        interpreter to others, whom a call before or after it would have get in the engine's way.
 
         Nothing comes of a step that runs out of memory: its requests are put back and the next steps are smaller.
 
@@ -106,7 +109,7 @@ class EngineCore:
         batch = self.scheduler.schedule() if begun is None else begun.batch
         if not batch.chunks:
             return []
-        sampled = self._sampled(batch, None if begun is None else begun.drawn)
+        sampled = self._sampled(batch, None if begun is None else begun.drawn, meanwhile)
         if sampled is None:
             # Outside the handler: its traceback would keep every tensor of the failed step alive.
             del begun
@@ -119,14 +122,16 @@ class EngineCore:
                 self._runner.forget(output.request)
         return outputs
 
-    def _sampled(self, batch: ScheduledBatch, drawn: Drawn | Exception | None) -> Sampled | None:
+    def _sampled(
+        self, batch: ScheduledBatch, drawn: Drawn | Exception | None, meanwhile: Callable[[], None]
+    ) -> Sampled | None:
         """None when memory ran out."""
         try:
             if isinstance(drawn, Exception):
                 raise drawn
             if drawn is None:
-                drawn = self._run(batch)
-            self._begun = self._begin_after(batch, drawn.tokens)
+                drawn = self._run(batch, meanwhile)
+            self._begun = self._begin_after(batch, drawn.tokens, meanwhile)
             return drawn.wait()
         except EngineDead:
             raise
@@ -137,20 +142,20 @@ class EngineCore:
             logger().warning("内存不够，缩小步长重算", tokens=batch.tokens, requests=len(batch.chunks))
             return None
 
-    def _begin_after(self, batch: ScheduledBatch, tokens: Any) -> _Begun | None:
+    def _begin_after(self, batch: ScheduledBatch, tokens: Any, meanwhile: Callable[[], None]) -> _Begun | None:
         following = self.scheduler.continued(batch) if self._ahead and tokens is not None else None
         if following is None:
             return None
         places = {chunk.request.id: place for place, chunk in enumerate(batch.chunks)}
         following = replace(following, carried=Carried(tokens, places))
         try:
-            return _Begun(following, self._run(following))
+            return _Begun(following, self._run(following, meanwhile))
         except Exception as error:
             # A step's edge as in _sampled, but its turn comes after the step that still runs has been booked.
             return _Begun(following, error)
 
-    def _run(self, batch: ScheduledBatch) -> Drawn:
-        logits = self._runner.run(batch)
+    def _run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> Drawn:
+        logits = self._runner.run(batch, meanwhile)
         row, sampling = 0, []
         scored: list[tuple[int, Request, int]] = []
         for chunk in batch.chunks:

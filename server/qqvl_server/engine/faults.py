@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 from qqvl_server.engine.batch import ScheduledBatch
@@ -39,7 +40,7 @@ class FaultyRunner:
     def release_memory(self) -> None:
         self._runner.release_memory()
 
-    def run(self, batch: ScheduledBatch) -> Any:
+    def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> Any:
         self._steps += 1
         if self._steps in self._faulty:
             if self._kind == "thread":
@@ -47,7 +48,7 @@ class FaultyRunner:
             if self._kind == "hang":
                 threading.Event().wait()
             raise MemoryError if self._kind == "oom" else RuntimeError("planted fault")
-        return self._runner.run(batch)
+        return self._runner.run(batch, meanwhile)
 
 
 def plant(runner: Runner, wish: str) -> Runner:

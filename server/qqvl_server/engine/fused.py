@@ -8,7 +8,7 @@ Only layers known to consist of exactly these parts are swapped; the others keep
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -143,11 +143,18 @@ class FusedText:
         self._norm = _norm(text.norm)
         self._head = model.lm_head
 
-    def logits(self, ids: torch.Tensor, positions: torch.Tensor, paged: PagedBatch, keep: torch.Tensor) -> torch.Tensor:
-        """(K, vocabulary) of the rows ``keep`` (K,), from ``ids`` (N,) and ``positions`` (3, 1, N)."""
+    def logits(
+        self, ids: torch.Tensor, positions: torch.Tensor, paged: PagedBatch, keep: torch.Tensor,
+        meanwhile: Callable[[], None],
+    ) -> torch.Tensor:  # fmt: skip
+        """(K, vocabulary) of the rows ``keep`` (K,), from ``ids`` (N,) and ``positions`` (3, 1, N).
+
+        ``meanwhile`` is called before the layers, which leave the interpreter to others.
+        """
         assert isinstance(paged.rows, NativeRows)
         rows = self._embedding[ids]
         cosines, sines = (turn[0].contiguous() for turn in self._turn(rows, positions))
+        meanwhile()
         self._kernels.run(self._layers, rows, (cosines, sines), paged.new_slots, paged.rows)
         found: torch.Tensor = self._head(self._kernels.norm(rows[keep], self._norm))
         return found

@@ -17,7 +17,7 @@ from qqvl_server.engine.graphs import Capture, DecodeGraphs
 from qqvl_server.engine.kv_cache import KVCache, KVShape
 from qqvl_server.engine.native import Kernels
 from qqvl_server.engine.positions import Positions
-from qqvl_server.engine.request import Request
+from qqvl_server.engine.request import ImageSpan, Request
 from qqvl_server.engine.varlen import Kernel
 from qqvl_server.engine.vision import EncoderOutput, FeatureCache, Patches, PictureShelf
 
@@ -93,14 +93,16 @@ class ModelRunner:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def run(self, batch: ScheduledBatch) -> torch.Tensor:
+    def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None] = lambda: None) -> torch.Tensor:
         """Logits (N, vocabulary) of the positions that the chunks keep, in the batch's order.
+
+        ``meanwhile`` is called once, when the inputs are made and the computing is about to begin.
 
         Raises:
             EngineDead: the device is lost.
         """
         with watched():
-            return self._forward(batch)
+            return self._forward(batch, meanwhile)
 
     def _logits(
         self,
@@ -127,9 +129,10 @@ class ModelRunner:
         position = chunk.start + self._positions[request.id].delta
         return Decode(request.tokens[chunk.start], position, request.blocks, chunk.end)
 
-    def _forward(self, batch: ScheduledBatch) -> torch.Tensor:
+    def _forward(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> torch.Tensor:
         if self._graphs is not None and self._graphs.takes(batch):
             decodes = [self._decode(chunk) for chunk in batch.chunks]
+            meanwhile()
             return self._graphs.run(decodes, self._carried(batch, batch.chunks))
         # Decodes stand first, the longest before the shorter, so that rows of about one length are one slice.
         chunks = sorted(batch.chunks, key=lambda chunk: (chunk.count > 1, -chunk.end))
@@ -143,11 +146,13 @@ class ModelRunner:
         if ids is None:
             ids = self._tensor([t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]])
         where = moved(torch.from_numpy(places).unsqueeze(1), self._device)
-        paged, kept, encoded = self._paged(chunks, row), self._tensor(keep or [0]), self._encoder_output(chunks)
-        if self._text is not None and encoded is None:
-            logits = self._text.logits(ids, where, paged, kept)
+        paged, kept = self._paged(chunks, row), self._tensor(keep or [0])
+        shown = [(chunk, image) for chunk in chunks for image in chunk.request.images_in(chunk.start, chunk.end)]
+        if self._text is not None and not shown:
+            logits = self._text.logits(ids, where, paged, kept, meanwhile)
         else:
-            logits = self._logits(ids.unsqueeze(0), where, paged, kept, encoded)
+            meanwhile()
+            logits = self._logits(ids.unsqueeze(0), where, paged, kept, self._encoder_output(shown))
         return logits[: len(keep)]
 
     def _carried(self, batch: ScheduledBatch, chunks: Sequence[ScheduledChunk]) -> torch.Tensor | None:
@@ -183,9 +188,8 @@ class ModelRunner:
             return PagedBatch(self._cache, slots, gathered.lay_out(chunks, self._cache))
         return PagedBatch(self._cache, slots, varlen.lay_out(chunks, self._cache, self._kernel))
 
-    def _encoder_output(self, chunks: Sequence[ScheduledChunk]) -> EncoderOutput | None:
+    def _encoder_output(self, wanted: Sequence[tuple[ScheduledChunk, ImageSpan]]) -> EncoderOutput | None:
         """Slices of the pictures' features that stand inside the chunks, in packed order."""
-        wanted = [(chunk, image) for chunk in chunks for image in chunk.request.images_in(chunk.start, chunk.end)]
         if not wanted:
             return None
         features = self.pictures.features([(chunk.request, image.digest) for chunk, image in wanted])

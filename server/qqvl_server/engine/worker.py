@@ -71,7 +71,8 @@ class Job:
 class Worker:
     """``submit`` may be called from any thread; everything else happens on the worker's own.
 
-    ``deliver`` is called on that thread, once per step.
+    ``deliver`` is called on that thread, once per step: when the next one computes, so that who is woken by it does not
+    get in the engine's way, or at once when there is no next.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Worker:
         self._max_waiting = max_waiting
         self._arriving: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs: dict[str, Job] = {}
+        self._untold: list[tuple[Sink, Item]] = []
         self._failed_steps = 0
         self._pace = Pace()
         self._ended = False
@@ -162,12 +164,12 @@ class Worker:
         except EngineDead:
             raise
         except ValueError:
-            self._deliver([(job.sink, PromptTooLong("内容太长，超出了模型缓存的容量"))])
+            self._tell([(job.sink, PromptTooLong("内容太长，超出了模型缓存的容量"))])
             return
         except Exception as error:
             # One request's edge: the model's libraries may refuse a prompt in any way.
             logger().error("请求无法开始", kind=type(error).__name__, exc_info=error)
-            self._deliver([(job.sink, GenerationFailed("模型出错，这条消息没能回答，请重试"))])
+            self._tell([(job.sink, GenerationFailed("模型出错，这条消息没能回答，请重试"))])
             return
         self._jobs[job.request.id] = job
         if job.followers and self._core.scheduler.is_cached(job.request):
@@ -184,21 +186,29 @@ class Worker:
             if job.sink.is_abandoned() or now > job.deadline:
                 self._core.abort(job.request)
                 del self._jobs[job.request.id]
-                self._deliver([(job.sink, DeadlineExceeded("这条消息处理太久，已放弃，请稍后再试", retry_after=5))])
+                self._tell([(job.sink, DeadlineExceeded("这条消息处理太久，已放弃，请稍后再试", retry_after=5))])
 
     def _step(self) -> None:
         self._busy_since = started = time.monotonic()
         before = self._core.computed
         try:
-            outputs = self._core.step()
+            outputs = self._core.step(self._tell)
         except StepFailed as failed:
             self._fail_step(failed)
             return
         self._failed_steps = 0
         self._pace.stepped(self._core.computed - before, time.monotonic() - started)
-        items = [item for output in outputs for item in self._items(output)]
-        if items:
-            self._deliver(items)
+        # What the step had no computing for.
+        self._tell()
+        self._untold = [item for output in outputs for item in self._items(output)]
+        if not self._core.has_work:
+            self._tell()
+
+    def _tell(self, more: Sequence[tuple[Sink, Item]] = ()) -> None:
+        """Deliver what the last step gave, then ``more``."""
+        told, self._untold = [*self._untold, *more], []
+        if told:
+            self._deliver(told)
 
     def _items(self, output: StepOutput) -> list[tuple[Sink, Item]]:
         request, chosen = output.request, output.chosen
@@ -228,7 +238,7 @@ class Worker:
             self._core.abort(request)
             job = self._jobs.pop(request.id)
             told.append((job.sink, GenerationFailed("模型出错，这条消息没能回答，请重试")))
-        self._deliver(told)
+        self._tell(told)
         if self._failed_steps >= MAX_FAILED_STEPS:
             raise EngineDead("模型连续出错，服务将退出以便重启") from error
 
@@ -241,4 +251,4 @@ class Worker:
             if job is not None:
                 waiting.append(job.sink)
         self._jobs.clear()
-        self._deliver([(sink, error) for sink in waiting])
+        self._tell([(sink, error) for sink in waiting])
