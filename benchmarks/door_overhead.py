@@ -99,7 +99,7 @@ class Caller(asyncio.Protocol):
         self._ask()
 
     def data_received(self, data: bytes) -> None:
-        if not self._end and not data.startswith(b"HTTP/1.1 200"):
+        if b'"error"' in data or (not self._end and not data.startswith(b"HTTP/1.1 200")):
             self._refused = data
             self._transport.close()
             return

@@ -53,6 +53,7 @@ class Device:
         self.broken: Exception | None = None
         self.broken_late: Exception | None = None
         self.begun_ahead = 0
+        self.waits = 0
 
     def add(self, request: Request, patches: dict[bytes, Any]) -> None: ...
 
@@ -115,6 +116,7 @@ class Arriving:
     tokens: list[int]
 
     def wait(self) -> Sampled:
+        self.device.waits += 1
         # No more than what it waits for: what was begun after it stays undone.
         while PENDING in self.tokens:
             self.device.queue.pop(0)()
@@ -138,6 +140,21 @@ def asked(
         name, chat or name, prompt, SamplingParams(new, end_token_ids=ends, **wishes), salt=name[:1].encode(),
         priority=priority,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("new", [4, 30])
+def test_what_a_step_gave_is_not_kept_until_the_next_has_been_waited_for(new: int) -> None:
+    """A reply that ends by its length, and one that ends before anybody expects it."""
+    engine, device = core()
+    engine.add(asked("a", list(range(5)), new), {})
+    steps = 0
+    while engine.has_work:
+        waits, told = device.waits, []
+        engine.step(lambda told=told: told.append(device.waits))  # type: ignore[misc]
+        if device.waits > waits:
+            assert told[:1] == [waits]
+            steps += 1
+    assert steps > 3
 
 
 class Traffic(RuleBasedStateMachine):

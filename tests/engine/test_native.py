@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from qqvl_server.engine import native, native_build, native_check
+from qqvl_server.engine import fused, native, native_build, native_check
 from qqvl_server.engine.block_pool import BlockPool
 from qqvl_server.engine.core import EngineCore
+from qqvl_server.engine.kv_cache import KVCache
 from qqvl_server.engine.native import Kernels, TextShape
 from qqvl_server.engine.runner import ModelRunner, kv_shape
 from qqvl_server.engine.sampler import Sampler
@@ -80,6 +81,10 @@ def off(method: str) -> Callable[[Kernels], object]:
 
         def moved(*given: Any) -> Any:
             found = getattr(inner, method)(*given)
+            if found is None:
+                # ``run`` changes its rows in place.
+                given[1].add_(1)
+                return None
             return tuple(part + 1 for part in found) if isinstance(found, tuple) else found + 1
 
         made = Off()
@@ -89,11 +94,11 @@ def off(method: str) -> Callable[[Kernels], object]:
     return broken
 
 
-@pytest.mark.parametrize("method", ["norm", "sum_and_norm", "place", "gate", "attend", "multiply"])
+@pytest.mark.parametrize("method", ["norm", "sum_and_norm", "place", "gate", "attend", "multiply", "run"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_kernel_that_errs_is_not_trusted(method: str, dtype: torch.dtype) -> None:
     real = kernels(dtype)
-    if method == "multiply" and not real.multiplies(torch.zeros(4, 32, dtype=dtype)):
+    if method in ("multiply", "run") and not real.multiplies(torch.zeros(4, 32, dtype=dtype)):
         pytest.skip("no products of our own for this type on this processor")
     broken: Any = off(method)(real)
     assert not native_check.is_right(broken, dtype, SMALL)
@@ -166,6 +171,29 @@ def test_all_layers_of_the_demo_are_fused(own: NativeTwins) -> None:
     own.engine()
     layers = own.paged.model.model.language_model.layers
     assert {type(layer).__name__ for layer in layers} == {"FusedLayer"}
+
+
+def test_where_products_are_our_own_words_go_through_all_layers_at_once(own: NativeTwins) -> None:
+    model = own.paged.model
+    own.engine()
+    cache = KVCache(kv_shape(model.config), 4, 16, dtype=model.dtype, device="cpu")
+    ours = own.kernels.multiplies(torch.zeros(4, 32, dtype=model.dtype))
+    assert (fused.text_of(model, own.kernels, cache) is not None) == ours
+
+
+def test_each_step_says_once_that_it_begins_to_compute(own: NativeTwins) -> None:
+    """With words alone, with pictures, and with both."""
+    engine = own.engine(tokens=2048)
+    own.add_all(engine, "begins")
+    while engine.has_work:
+        said: list[None] = []
+        assert engine.step(lambda said=said: said.append(None))  # type: ignore[misc]
+        assert len(said) == 1
+    words, patches = own.request("words", own.inputs[0])
+    engine.add(words, patches)
+    said = []
+    engine.step(lambda: said.append(None))
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("chunk", [1000, 17, 1])

@@ -120,7 +120,10 @@ def deliver(items: Sequence[tuple[Sink, Item]]) -> None:
 
 
 class Bench:
-    def __init__(self, fault: str = "", *, tokens: int = 64, max_waiting: int = 1000, ahead: bool = False) -> None:
+    def __init__(
+        self, fault: str = "", *, tokens: int = 64, max_waiting: int = 1000, ahead: bool = False,
+        deliver: Callable[[Sequence[tuple[Sink, Item]]], None] = deliver,
+    ) -> None:  # fmt: skip
         self.runner = CountingRunner()
         scheduler = Scheduler(BlockPool(32, 4), max_tokens=tokens, max_requests=4)
         self.core = EngineCore(scheduler, plant(self.runner, fault), PassThrough(), ahead=ahead)
@@ -153,11 +156,29 @@ def test_tokens_come_in_order_and_end_with_a_reason(bench: Bench) -> None:
     bench.core.check_integrity()
 
 
+def test_an_engine_that_cannot_hand_on_its_tokens_ends() -> None:
+    """It is no fault of the model, and nobody may be left waiting."""
+    calls = []
+
+    def failing(items: Sequence[tuple[Sink, Item]]) -> None:
+        calls.append(items)
+        if len(calls) == 2:
+            raise RuntimeError("nobody there")
+        deliver(items)
+
+    bench = Bench(deliver=failing)
+    inbox = bench.ask(new=20)
+    found = inbox.all()
+    assert isinstance(found[-1], EngineDead)
+    assert not bench.worker.alive
+
+
 def test_a_long_step_does_not_keep_back_what_the_one_before_it_gave() -> None:
     bench = Bench()
     bench.runner.go = threading.Semaphore(1)
     inbox = bench.ask()
-    first = inbox.items.get(timeout=5)
+    # Sooner than the runner goes on by itself.
+    first = inbox.items.get(timeout=2)
     assert isinstance(first, Chosen)
     assert first.token == 2
     bench.runner.go.release(10)

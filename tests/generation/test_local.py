@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -363,38 +363,94 @@ class OpenEngine:
         pass
 
 
-def test_in_a_crowd_the_end_of_a_reply_is_told_at_once() -> None:
-    """On a loop whose clock stands still, so that no pause ever passes."""
+class Clock(asyncio.SelectorEventLoop):
+    """Stands still, so that no pause passes, until it is moved."""
 
-    class Frozen(asyncio.SelectorEventLoop):
-        def time(self) -> float:
-            return 1.0
+    now = 1.0
 
-    async def last_of_a_crowd() -> str:
+    def time(self) -> float:
+        return self.now
+
+
+@dataclass
+class Crowd:
+    """Twelve replies, each with its first letter told; ``texts`` is what came after it."""
+
+    engine: OpenEngine
+    texts: list[str]
+    readers: list[asyncio.Task[None]]
+
+    def send(self, letter: str) -> None:
+        for channel in self.engine.channels.values():
+            channel.send(ord(letter))
+
+    async def settle(self) -> None:
+        """Whatever can go on without the clock has gone on."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+def with_a_crowd(work: Callable[[Crowd], Awaitable[None]]) -> None:
+    async def run() -> None:
         engine = OpenEngine()
         voice = LocalVoice(LetterPrompts(), engine, device="cpu", context_tokens=100, metrics=Metrics())
-        crowd = [voice.generate(replace(ask("一"), request_id=str(n))) for n in range(12)]
-        for events in crowd:
-            await anext(events)
-        me, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert me is not None
-        # The clock cannot end this test either.
-        rescue = threading.Timer(20, loop.call_soon_threadsafe, [me.cancel])
-        rescue.start()
-        text = ""
-        for channel in engine.channels.values():
-            channel.send(ord("二"))
-        engine.channels["11"].send(End(FinishReason.STOP))
-        async for event in crowd[-1]:
-            text += event.text if isinstance(event, TextDelta) else ""
-        rescue.cancel()
-        for events in crowd:
-            await events.aclose()
-        await voice.aclose()
-        return text
+        replies = [voice.generate(replace(ask("一"), request_id=str(n))) for n in range(12)]
+        for reply in replies:
+            await anext(reply)
+        texts = [""] * len(replies)
 
-    with asyncio.Runner(loop_factory=Frozen) as runner:
-        assert runner.run(last_of_a_crowd()) == "二"
+        async def read(place: int) -> None:
+            async for event in replies[place]:
+                texts[place] += event.text if isinstance(event, TextDelta) else "。"
+
+        crowd = Crowd(engine, texts, [asyncio.create_task(read(place)) for place in range(len(replies))])
+        try:
+            await work(crowd)
+        finally:
+            for task in crowd.readers:
+                task.cancel()
+            await asyncio.wait(crowd.readers)
+            await voice.aclose()
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(run())
+
+
+def test_a_crowd_is_told_together_after_each_pause() -> None:
+    async def beats(crowd: Crowd) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, Clock)
+        await crowd.settle()
+        # The first four came when there was no crowd yet, and look at whatever comes next.
+        crowd.send("零")
+        await crowd.settle()
+        for letter in "甲乙":
+            before = list(crowd.texts)
+            crowd.send(letter)
+            await crowd.settle()
+            assert crowd.texts == before
+            loop.now += 1
+            # The clock is looked at once for each turn of the loop.
+            await crowd.settle()
+            assert all(text.endswith(letter) for text in crowd.texts)
+        assert set(crowd.texts) == {"零甲乙"}
+
+    with_a_crowd(beats)
+
+
+def test_in_a_crowd_the_end_of_a_reply_is_told_at_once() -> None:
+    async def ends(crowd: Crowd) -> None:
+        await crowd.settle()
+        crowd.send("二")
+        crowd.engine.channels["11"].send(End(FinishReason.STOP))
+        await crowd.settle()
+        assert crowd.texts[11] == "二。"
+        crowd.engine.channels["10"].send(GenerationFailed("broken"))
+        await crowd.settle()
+        assert isinstance(crowd.readers[10].exception(), GenerationFailed)
+        assert crowd.texts[9] == ""
+
+    with_a_crowd(ends)
 
 
 async def test_pictures_do_not_hold_up_words() -> None:

@@ -25,7 +25,7 @@ class Runner(Protocol):
     def forget(self, request: Request) -> None: ...
 
     def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> Any:
-        """Logits of each chunk's ``kept`` positions, in order; ``meanwhile`` is called before the long part of it."""
+        """Logits of each chunk's ``kept`` positions, in order; calls ``meanwhile`` before the long part of it."""
         ...
 
     def release_memory(self) -> None:
@@ -96,8 +96,8 @@ class EngineCore:
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[StepOutput]:
         """One forward over everything that is due; returns the tokens it gave.
 
-        ``meanwhile`` is called, if at all, when the computing is about to begin: it takes long and leaves the
-        interpreter to others, whom a call before or after it would have get in the engine's way.
+        ``meanwhile`` is called when the computing is about to begin, once or more often, or not at all where there is
+        none. Computing needs little of the interpreter: whoever is woken then does not compete with the engine for it.
 
         Nothing comes of a step that runs out of memory: its requests are put back and the next steps are smaller.
 
@@ -129,9 +129,13 @@ class EngineCore:
         try:
             if isinstance(drawn, Exception):
                 raise drawn
+            begun_before = drawn is not None
             if drawn is None:
                 drawn = self._run(batch, meanwhile)
             self._begun = self._begin_after(batch, drawn.tokens, meanwhile)
+            if begun_before and self._begun is None:
+                # Nothing begins to compute now; what is left is to wait.
+                meanwhile()
             return drawn.wait()
         except EngineDead:
             raise

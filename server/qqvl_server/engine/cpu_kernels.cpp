@@ -654,10 +654,10 @@ struct Layer {
     void *keys, *values;  // the layer's part of the cache
 };
 
+// AVX512-BF16 comes with AVX512F only, so this stands wherever either type is multiplied.
 #ifdef QQVL_MULTIPLIES_SINGLES
-// rows (count, hidden) become what the layer makes of them; slots, cosines and sines as place takes them. The
-// workspace has, for each row, hidden elements; as many as the widest of the joined ones; as many as the widest of the
-// others.
+// rows (count, hidden) become what the layer makes of them; slots, cosines and sines as place takes them. The workspace
+// is three tensors of count rows: hidden wide; max(queries + keys + values, 2 inner); max(queries, inner, hidden).
 template <typename T>
 void run(const Layer& layer, const Step& step, Index count, const Index* slots, const T* cosines, const T* sines,
          int threads, T* workspace, T* rows) {

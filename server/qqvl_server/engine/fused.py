@@ -1,4 +1,4 @@
-"""Text layers of which all but the matrix products run in our own kernels (``native.py``): for CPUs.
+"""Text layers in our own kernels (``native.py``), for CPUs; products too, where there is one for type and processor.
 
 A layer of Transformers starts some sixty operations, which on a CPU cost more than a small step's work, and between any
 two the engine may wait for the interpreter's lock; this one starts one, or nine where the products are not our own.
@@ -139,6 +139,8 @@ class FusedText:
         self._kernels = kernels
         self._embedding = text.embed_tokens.weight.detach()
         self._turn = text.rotary_emb
+        # They hold addresses only: the weights and the cache must stay where they are, and stay.
+        self._held = model, cache
         self._layers = placed(layers, cache)
         self._norm = _norm(text.norm)
         self._head = model.lm_head
@@ -158,6 +160,11 @@ class FusedText:
         self._kernels.run(self._layers, rows, (cosines, sines), paged.new_slots, paged.rows)
         found: torch.Tensor = self._head(self._kernels.norm(rows[keep], self._norm))
         return found
+
+
+def runs_at_once(model: Any) -> bool:
+    """Whether any of the text layers, swapped by ``fuse``, is our own throughout."""
+    return any(getattr(layer, "native", None) is not None for layer in model.model.language_model.layers)
 
 
 def text_of(model: Any, kernels: Kernels, cache: KVCache) -> FusedText | None:

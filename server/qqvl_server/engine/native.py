@@ -196,7 +196,10 @@ class Kernels:
 
 
 class NativeLayer(ctypes.Structure):
-    """A layer's measures, and where its weights and its part of the cache are, as ``Layer`` in the C++."""
+    """A layer's measures, and where its weights and its part of the cache are, as ``Layer`` in the C++.
+
+    Addresses only: whoever makes one keeps what they are of.
+    """
 
     _fields_ = [
         *((name, _N) for name in ("hidden", "inner", "heads", "kv_heads", "head_dim")),
@@ -206,7 +209,7 @@ class NativeLayer(ctypes.Structure):
     ]
 
 
-class _Step(ctypes.Structure):
+class NativeStep(ctypes.Structure):
     """As ``Step`` in the C++."""
 
     _fields_ = [
@@ -223,7 +226,7 @@ class NativeRows:
     """
 
     kernels: Kernels
-    step: _Step
+    step: NativeStep
     kept: tuple[torch.Tensor, ...]
     workspace: torch.Tensor | None
 
@@ -280,5 +283,7 @@ def lay_out(
     scratch = torch.empty(starts[-1] * heads * (cache.keys[0].shape[3] + 2))
     kept = (table, *(torch.from_numpy(numpy.array(numbers)) for numbers in (lengths, starts, chunks, blocks)), scratch)
     columns = len(table) // len(decodes) if decodes else 0
-    step = _Step(cache.block_size, len(decodes), columns, len(chunks) // 4, *(tensor.data_ptr() for tensor in kept))
+    step = NativeStep(
+        cache.block_size, len(decodes), columns, len(chunks) // 4, *(tensor.data_ptr() for tensor in kept)
+    )
     return NativeRows(kernels, step, kept, workspace)

@@ -16,6 +16,7 @@ from qqvl_server.engine.native_build import COMPILER, KEPT, built
 from qqvl_server.engine.varlen import by_sdpa
 
 _DTYPES = (torch.bfloat16, torch.float32)
+_GUARD = 4096
 
 
 def find(
@@ -80,10 +81,14 @@ def is_right(kernels: Kernels, dtype: torch.dtype, shape: TextShape) -> bool:
         left, right = drawn(count, inputs), drawn(72, inputs) * inputs**-0.5
         if kernels.multiplies(right):
             pairs.append((kernels.multiply(left, right), left.float() @ right.float().T))
-    narrow = replace(shape, hidden=64, inner=96)
-    workspace = torch.empty(len(slots) * narrow.workspace, dtype=dtype)
-    step = lay_out(kernels, spans, cache, shape.heads, workspace)
-    pairs += _layers(kernels, narrow, norms, turns, torch.tensor(slots), step, cache, drawn)
+    joined_width = joined.shape[1]
+    for inner in (96, joined_width + 32):
+        # Narrow, but with either half of a layer as the wider; what stands behind the workspace must stay as it is.
+        narrow = replace(shape, hidden=64, inner=inner)
+        workspace = torch.full((len(slots) * narrow.workspace + _GUARD,), 7, dtype=dtype)
+        step = lay_out(kernels, spans, cache, shape.heads, workspace)
+        pairs += _layers(kernels, narrow, norms, turns, torch.tensor(slots), step, cache, drawn)
+        pairs.append((workspace[-_GUARD:], torch.full((_GUARD,), 7.0)))
     tolerance = 0.03 if dtype is torch.bfloat16 else 1e-4
     return all(torch.allclose(ours.float(), theirs.float(), atol=tolerance, rtol=tolerance) for ours, theirs in pairs)
 

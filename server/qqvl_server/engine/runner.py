@@ -57,7 +57,7 @@ class ModelRunner:
         self._kernels = kernels
         shape = native.text_shape(model.config, kv_shape(model.config))
         self._heads = shape.heads
-        self._workspace = native.Workspace(shape, model.dtype)
+        self._workspace = native.Workspace(shape, model.dtype) if fused.runs_at_once(model) else None
         self._graphs: DecodeGraphs | None = None
         self._positions: dict[str, Positions] = {}
 
@@ -87,7 +87,8 @@ class ModelRunner:
     def release_memory(self) -> None:
         """Drop cached features and whatever torch keeps for later."""
         self.features.clear()
-        self._workspace.clear()
+        if self._workspace is not None:
+            self._workspace.clear()
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -181,7 +182,7 @@ class ModelRunner:
         slots = moved(torch.from_numpy(positions.slots(chunks, rows, self._cache.block_size)), self._device)
         if self._kernels is not None:
             spans = [(chunk.request.blocks, chunk.start, chunk.count) for chunk in chunks]
-            workspace = self._workspace.rows(rows)
+            workspace = None if self._workspace is None else self._workspace.rows(rows)
             laid = native.lay_out(self._kernels, spans, self._cache, self._heads, workspace)
             return PagedBatch(self._cache, slots, laid)
         if self._kernel is None:

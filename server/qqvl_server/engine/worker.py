@@ -71,8 +71,8 @@ class Job:
 class Worker:
     """``submit`` may be called from any thread; everything else happens on the worker's own.
 
-    ``deliver`` is called on that thread, once per step: when the next one computes, so that who is woken by it does not
-    get in the engine's way, or at once when there is no next.
+    ``deliver`` is called on that thread, once per step: when the next begins to compute, so that whom it wakes does not
+    compete with the engine for the interpreter, or at once where there is no next.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Worker:
         self._arriving: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs: dict[str, Job] = {}
         self._untold: list[tuple[Sink, Item]] = []
+        self._undelivered: Exception | None = None
         self._failed_steps = 0
         self._pace = Pace()
         self._ended = False
@@ -156,6 +157,9 @@ class Worker:
                 return True
             if job is None:
                 return False
+            if job.patches:
+                # Pictures take long to place.
+                self._tell()
             self._add(job)
 
     def _add(self, job: Job) -> None:
@@ -192,10 +196,12 @@ class Worker:
         self._busy_since = started = time.monotonic()
         before = self._core.computed
         try:
-            outputs = self._core.step(self._tell)
+            outputs = self._core.step(self._tell_meanwhile)
         except StepFailed as failed:
+            self._check_delivery()
             self._fail_step(failed)
             return
+        self._check_delivery()
         self._failed_steps = 0
         self._pace.stepped(self._core.computed - before, time.monotonic() - started)
         # What the step had no computing for.
@@ -203,6 +209,17 @@ class Worker:
         self._untold = [item for output in outputs for item in self._items(output)]
         if not self._core.has_work:
             self._tell()
+
+    def _tell_meanwhile(self) -> None:
+        try:
+            self._tell()
+        except Exception as error:
+            # Raised from within a step it would be taken for the model's failure; it is raised again after it.
+            self._undelivered = error
+
+    def _check_delivery(self) -> None:
+        if self._undelivered is not None:
+            raise self._undelivered
 
     def _tell(self, more: Sequence[tuple[Sink, Item]] = ()) -> None:
         """Deliver what the last step gave, then ``more``."""

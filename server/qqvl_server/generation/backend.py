@@ -44,7 +44,8 @@ class Engine(Protocol[PIn]):
     def submit(
         self, prompt: PIn, request: GenerationRequest, channel: TokenChannel, mask: TokenMask | None = None
     ) -> None:
-        """Start one reply, from any thread: tokens go into ``channel``, then one end or error.
+        """Start one reply, from any thread and at once, for it is called on the event loop too: tokens go into
+        ``channel``, then one end or error.
 
         An abandoned channel stops it. ``mask`` is the request's compiled grammar.
         """

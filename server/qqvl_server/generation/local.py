@@ -36,7 +36,7 @@ _RETRY_AFTER_S = 5
 _PICTURE_THREADS = 2
 # Tokens of a prompt that is handed to the engine without leaving the event loop.
 _SHORT = 1024
-# Waking up for a token costs more than its text: with more streams than these all look less often, and at once, and
+# Waking up for a token costs more than its text: with more streams than these all look less often, and together, and
 # tell what they find as one delta. No eye sees such pauses.
 _FEW_STREAMS = 4
 _PAUSE_S = 0.002
