@@ -1,4 +1,4 @@
-"""Our own C++ for a CPU (``cpu_kernels.cpp``): attention over the paged cache, products, and what lies between them.
+"""Our own C++ for a CPU (``cpu_kernels/``): attention over the paged cache, products, and what lies between them.
 
 SDPA wants a request's blocks copied beside each other and reads them at half of what memory gives; norms and turns
 made of single operations cost more in starting than in working. ``native_check.py`` finds the library; where there
@@ -73,17 +73,14 @@ class Kernels:
 
     def __init__(self, library: Path) -> None:
         loaded = ctypes.CDLL(str(library))
-        self._functions = {name: getattr(loaded, name) for name in _FUNCTIONS}
         for name, arguments in _FUNCTIONS.items():
-            self._functions[name].argtypes = arguments
-            self._functions[name].restype = _I if name in _GIVE_NUMBERS else None
-        self._takes = self._functions["qqvl_takes"]
-        self._attend = self._functions["qqvl_attend"]
-        self._norm = self._functions["qqvl_norm"]
-        self._place = self._functions["qqvl_place"]
-        self._gate = self._functions["qqvl_gate"]
-        self._multiply = self._functions["qqvl_multiply"]
-        self._layers = self._functions["qqvl_layers"]
+            function = getattr(loaded, name)
+            function.argtypes = arguments
+            function.restype = _I if name in _GIVE_NUMBERS else None
+        self._takes, self._attend, self._norm, self._place = (
+            loaded.qqvl_takes, loaded.qqvl_attend, loaded.qqvl_norm, loaded.qqvl_place,
+        )  # fmt: skip
+        self._gate, self._multiply, self._layers = loaded.qqvl_gate, loaded.qqvl_multiply, loaded.qqvl_layers
         self.span: Final[int] = loaded.qqvl_span()
         self._multiplied = frozenset(dtype for dtype in _TAKEN if loaded.qqvl_multiplies(dtype is torch.bfloat16))
 

@@ -1,4 +1,4 @@
-"""Compiling ``cpu_kernels.cpp`` for this processor: once, kept by what it was made of."""
+"""Compiling ``cpu_kernels/`` for this processor: once, kept by what it was made of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 COMPILER: Final = "c++"
 # Beside what Python compiles from this package: as much the user's own, and gone with it.
 KEPT: Final = Path(importlib.util.cache_from_source(__file__)).parent
-_SOURCE: Final = Path(__file__).with_name("cpu_kernels.cpp")
+_SOURCES: Final = Path(__file__).with_name("cpu_kernels")
 # The parts of -ffast-math that sums need; the whole of it would change how this process rounds denormals.
 _FLAGS: Final = (
     "-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
@@ -29,8 +29,9 @@ _COMPILE_S: Final = 120
 def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
     """The library in ``folder``. Raises OSError (no compiler, no room), SubprocessError (it fails or hangs)."""
     # A library for another processor would end this process with an illegal instruction.
-    made_of = repr((_FLAGS, compiler, torch.__version__, _processor())).encode() + _SOURCE.read_bytes()
-    target = folder / f"{_SOURCE.stem}-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
+    sources = [source.read_bytes() for source in sorted(_SOURCES.glob("*.[ch]*"))]
+    made_of = repr((_FLAGS, compiler, torch.__version__, _processor(), sources)).encode()
+    target = folder / f"{_SOURCES.name}-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
     if target.exists():
         return target
     if shutil.which(compiler) is None:
@@ -39,7 +40,8 @@ def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made, linked = Path(scratch, "made.o"), Path(scratch, "linked.so")
         # In two steps: linked with -fopenmp it would bring a second OpenMP, whose threads fight with torch's.
-        for command in ([*_FLAGS, "-c", str(_SOURCE), "-o", str(made)], ["-shared", str(made), "-o", str(linked)]):
+        source = _SOURCES / "kernels.cpp"
+        for command in ([*_FLAGS, "-c", str(source), "-o", str(made)], ["-shared", str(made), "-o", str(linked)]):
             subprocess.run([compiler, *command], check=True, capture_output=True, timeout=_COMPILE_S)
         os.replace(linked, target)
     return target
