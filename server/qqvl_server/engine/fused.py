@@ -162,15 +162,15 @@ class FusedText:
         return found
 
 
-def runs_at_once(model: Any) -> bool:
-    """Whether any of the text layers, swapped by ``fuse``, is our own throughout."""
-    return any(getattr(layer, "native", None) is not None for layer in model.model.language_model.layers)
+def natives(model: Any) -> list[NativeLayer]:
+    """Of the text layers, swapped by ``fuse``, those that are our own throughout."""
+    layers = model.model.language_model.layers
+    return [layer.native for layer in layers if isinstance(layer, FusedLayer) and layer.native is not None]
 
 
 def text_of(model: Any, kernels: Kernels, cache: KVCache) -> FusedText | None:
-    """None where not all of ``model``'s text layers, swapped by ``fuse``, are our own throughout."""
-    text = model.model.language_model
-    layers = [layer.native for layer in text.layers if isinstance(layer, FusedLayer) and layer.native is not None]
+    """None where not all of ``model``'s text layers are ``natives``."""
+    text, layers = model.model.language_model, natives(model)
     if type(text).__name__ not in _KNOWN_TEXTS or len(layers) < len(text.layers):
         return None
     return FusedText(model, kernels, cache, layers)

@@ -32,7 +32,7 @@ _FUNCTIONS: Final[dict[str, list[Any]]] = {
     "qqvl_layers": [_I, _P, _I, _P, _N, _P, _P, _P, _I, _P, _P],
 }
 _GIVE_NUMBERS: Final = ("qqvl_takes", "qqvl_multiplies")
-_TAKEN: Final = (torch.bfloat16, torch.float32)
+DTYPES: Final = (torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Kernels:
         )  # fmt: skip
         self._gate, self._multiply, self._layers = loaded.qqvl_gate, loaded.qqvl_multiply, loaded.qqvl_layers
         self.span: Final[int] = loaded.qqvl_span()
-        self._multiplied = frozenset(dtype for dtype in _TAKEN if loaded.qqvl_multiplies(dtype is torch.bfloat16))
+        self._multiplied = frozenset(dtype for dtype in DTYPES if loaded.qqvl_multiplies(dtype is torch.bfloat16))
 
     def takes(self, shape: TextShape) -> bool:
         return bool(self._takes(shape.hidden, shape.inner, shape.heads, shape.kv_heads, shape.head_dim))

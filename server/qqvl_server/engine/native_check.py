@@ -11,11 +11,10 @@ import torch
 from torch.nn.functional import rms_norm, silu
 
 from qqvl_server.engine.kv_cache import KVCache, KVShape
-from qqvl_server.engine.native import Kernels, NativeLayer, NativeRows, Norm, TextShape, lay_out
+from qqvl_server.engine.native import DTYPES, Kernels, NativeLayer, NativeRows, Norm, TextShape, lay_out
 from qqvl_server.engine.native_build import COMPILER, KEPT, built
 from qqvl_server.engine.varlen import by_sdpa
 
-_DTYPES = (torch.bfloat16, torch.float32)
 _GUARD = 4096
 
 
@@ -23,7 +22,7 @@ def find(
     device: torch.device, dtype: torch.dtype, shape: TextShape, *, folder: Path = KEPT, compiler: str = COMPILER
 ) -> Kernels | None:
     """The kernels, compiled into ``folder`` if they are not there yet; None where they cannot be had or err."""
-    if device.type != "cpu" or dtype not in _DTYPES:
+    if device.type != "cpu" or dtype not in DTYPES:
         return None
     try:
         found = Kernels(built(folder, compiler))

@@ -57,7 +57,7 @@ class ModelRunner:
         self._kernels = kernels
         shape = native.text_shape(model.config, kv_shape(model.config))
         self._heads = shape.heads
-        self._workspace = native.Workspace(shape, model.dtype) if fused.runs_at_once(model) else None
+        self._workspace = native.Workspace(shape, model.dtype) if fused.natives(model) else None
         self._graphs: DecodeGraphs | None = None
         self._positions: dict[str, Positions] = {}
 
