@@ -25,8 +25,8 @@ from load import Workload, said
 from servers import Qqvl
 from wire import Refused
 
-# Sixty words in their ChatML frame come to about this many tokens.
-_PROMPT: Final = 70
+# Sixty words in their ChatML frame come to no more tokens.
+_LONGEST_PROMPT: Final = 80
 _LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 
 
@@ -39,9 +39,9 @@ class Alone:
     def bytes_per_token(self) -> int:
         return self._pool.apply(_bytes_per_token)
 
-    def seconds(self, streams: int, turns: int, new: int) -> float:
+    def seconds(self, streams: int, turns: int, prompt: int, new: int) -> float:
         """Of ``streams`` requests at once, ``turns`` after one another, from the first's arrival to the last's end."""
-        return self._pool.apply(_run, (streams, turns, new))
+        return self._pool.apply(_run, (streams, turns, prompt, new))
 
     def close(self) -> None:
         self._pool.terminate()
@@ -59,12 +59,12 @@ def _bytes_per_token() -> int:
     return int(globals()["engine"].kv_bytes)
 
 
-def _run(streams: int, turns: int, new: int) -> float:
+def _run(streams: int, turns: int, prompt: int, new: int) -> float:
     from qqvl_server.engine.request import Status
 
     engine = globals()["engine"]
     started = time.perf_counter()
-    running = {stream: (0, engine.add(_PROMPT, _length(new, stream, 0))) for stream in range(streams)}
+    running = {stream: (0, engine.add(prompt, _length(new, stream, 0))) for stream in range(streams)}
     while running:
         engine.core.step()
         for stream, (turn, request) in list(running.items()):
@@ -72,7 +72,7 @@ def _run(streams: int, turns: int, new: int) -> float:
                 continue
             del running[stream]
             if turn + 1 < turns:
-                running[stream] = turn + 1, engine.add(_PROMPT, _length(new, stream, turn + 1))
+                running[stream] = turn + 1, engine.add(prompt, _length(new, stream, turn + 1))
     return time.perf_counter() - started
 
 
@@ -159,24 +159,27 @@ def main() -> None:
     folder = checkpoints.DEMO if given.size == "demo" else checkpoints.folder(given.size)
     words = checkpoints.vocabulary(folder)
     flags = ("--engine", "paged", "--max-running", str(given.streams), "--context-tokens", "2048")
-    tokens = given.streams * (_PROMPT + 2 * given.new + 64) * 2
+    tokens = given.streams * (_LONGEST_PROMPT + 2 * given.new + 64) * 2
     engine = Alone(folder, given.dtype, tokens)
     # The same number of blocks on both sides.
     kv_gb = tokens * engine.bytes_per_token() / 1e9
     with contextlib.closing(engine), Qqvl(folder, *flags, dtype=given.dtype, kv_gb=kv_gb) as server:
         # Until every block has been written once: the system clears memory when it is first touched.
-        for _ in range(2):
-            asyncio.run(through_the_door(server.base, server.model, Workload(words), given.streams, 2, given.new))
-            engine.seconds(given.streams, 2, given.new)
-        rows = [_compared(given, engine, server, words, new) for new in (1, given.new)]
+        turns = 5
+        asyncio.run(through_the_door(server.base, server.model, Workload(words), given.streams, turns, given.new))
+        prompt = round(server.metrics()["qqvl_prompt_tokens_total"] / (given.streams * turns))
+        engine.seconds(given.streams, turns, prompt, given.new)
+        rows = [_compared(given, engine, server, words, prompt, new) for new in (1, given.new)]
     report("door_overhead", rows, size=given.size, streams=given.streams, turns=given.turns)
 
 
-def _compared(given: argparse.Namespace, engine: Alone, server: Qqvl, words: list[str], new: int) -> dict[str, Any]:
+def _compared(
+    given: argparse.Namespace, engine: Alone, server: Qqvl, words: list[str], prompt: int, new: int
+) -> dict[str, Any]:
     bare: list[float] = []
     door: list[float] = []
     for _ in range(given.repeats):
-        bare.append(engine.seconds(given.streams, given.turns, new))
+        bare.append(engine.seconds(given.streams, given.turns, prompt, new))
         work = Workload(words)
         door.append(asyncio.run(through_the_door(server.base, server.model, work, given.streams, given.turns, new)))
     requests = given.streams * given.turns
@@ -184,9 +187,9 @@ def _compared(given: argparse.Namespace, engine: Alone, server: Qqvl, words: lis
     # The best of each: what else runs on the machine only ever adds, and more to what needs both cores.
     engine_s, door_s = min(bare), min(door)
     return {
-        "new_tokens": new, "engine_s": engine_s, "door_s": door_s, "engine_requests_s": requests / engine_s,
-        "door_requests_s": requests / door_s, "overhead": door_s / engine_s - 1,
-        "median_overhead": median(door) / median(bare) - 1,
+        "prompt_tokens": prompt, "new_tokens": new, "engine_s": engine_s, "door_s": door_s,
+        "engine_requests_s": requests / engine_s, "door_requests_s": requests / door_s,
+        "overhead": door_s / engine_s - 1, "median_overhead": median(door) / median(bare) - 1,
         "us_per_token": (door_s - engine_s) / tokens * 1e6,
     }  # fmt: skip
 
