@@ -60,7 +60,7 @@ def _bytes_per_token() -> int:
 
 
 def _run(streams: int, turns: int, prompt: int, new: int) -> float:
-    from qqvl_server.engine.request import Status
+    from qqvl_server.engine.steps.request import Status
 
     engine = globals()["engine"]
     started = time.perf_counter()

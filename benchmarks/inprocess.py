@@ -15,14 +15,16 @@ sys.path.insert(0, str(ROOT / "server"))
 import checkpoints  # noqa: E402
 import torch  # noqa: E402
 
-from qqvl_server.engine import native, native_check, varlen  # noqa: E402
-from qqvl_server.engine.block_pool import BlockPool  # noqa: E402
-from qqvl_server.engine.core import EngineCore  # noqa: E402
-from qqvl_server.engine.graphs import CudaCapture  # noqa: E402
-from qqvl_server.engine.request import Request, SamplingParams, Status  # noqa: E402
-from qqvl_server.engine.runner import ModelRunner, kv_shape  # noqa: E402
-from qqvl_server.engine.sampler import Sampler  # noqa: E402
-from qqvl_server.engine.scheduler import Scheduler  # noqa: E402
+from qqvl_server.engine.cpu import checking  # noqa: E402
+from qqvl_server.engine.cpu.kernels import text_shape  # noqa: E402
+from qqvl_server.engine.cuda import varlen  # noqa: E402
+from qqvl_server.engine.cuda.graphs import CudaCapture  # noqa: E402
+from qqvl_server.engine.forward.runner import ModelRunner, kv_shape  # noqa: E402
+from qqvl_server.engine.forward.sampler import Sampler  # noqa: E402
+from qqvl_server.engine.steps.block_pool import BlockPool  # noqa: E402
+from qqvl_server.engine.steps.core import EngineCore  # noqa: E402
+from qqvl_server.engine.steps.request import Request, SamplingParams, Status  # noqa: E402
+from qqvl_server.engine.steps.scheduler import Scheduler  # noqa: E402
 from qqvl_server.settings import WeightsSettings  # noqa: E402
 from qqvl_server.weights.load import load  # noqa: E402
 from qqvl_server.weights.locate import locate  # noqa: E402
@@ -61,8 +63,8 @@ class Engine:
         kernel, size = found or (None, _BLOCK)
         own = None
         if cpu_kernels:
-            shape = native.text_shape(self.model.config, kv_shape(self.model.config))
-            own = native_check.find(self.model.device, self.model.dtype, shape)
+            shape = text_shape(self.model.config, kv_shape(self.model.config))
+            own = checking.find(self.model.device, self.model.dtype, shape)
         blocks = -(-tokens // size)
         runner = ModelRunner(
             self.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernel=kernel, kernels=own

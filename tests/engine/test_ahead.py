@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qqvl_server.engine.batch import Chosen, Drawn, Sampled, ScheduledBatch
-from qqvl_server.engine.block_pool import BlockPool
-from qqvl_server.engine.core import EngineCore, StepFailed
-from qqvl_server.engine.request import PENDING, FinishReason, Priority, Request, SamplingParams, Status
-from qqvl_server.engine.scheduler import Scheduler
+from qqvl_server.engine.steps.batch import Chosen, Drawn, Sampled, ScheduledBatch
+from qqvl_server.engine.steps.block_pool import BlockPool
+from qqvl_server.engine.steps.core import EngineCore, StepFailed
+from qqvl_server.engine.steps.request import PENDING, FinishReason, Priority, Request, SamplingParams, Status
+from qqvl_server.engine.steps.scheduler import Scheduler
 from tests.engine.test_graphs import Recorder, kernel
 from tests.engine.twins import NEW, Twins
 

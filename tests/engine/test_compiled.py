@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from qqvl_server.engine import attention
-from qqvl_server.engine.block_pool import BlockPool
-from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.runner import ModelRunner
-from qqvl_server.engine.sampler import Sampler
-from qqvl_server.engine.scheduler import Scheduler
+from qqvl_server.engine.cache import paged_attention as attention
+from qqvl_server.engine.forward.runner import ModelRunner
+from qqvl_server.engine.forward.sampler import Sampler
+from qqvl_server.engine.steps.block_pool import BlockPool
+from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.scheduler import Scheduler
 from tests.engine.twins import Twins
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qqvl_server.engine.attention import PagedBatch
-from qqvl_server.engine.decode_inputs import Decode, Inputs
-from qqvl_server.engine.graphs import Replay, sizes
-from qqvl_server.engine.kv_cache import KVCache, KVShape
-from qqvl_server.engine.request import Request, SamplingParams
-from qqvl_server.engine.sampler import Sampler
-from qqvl_server.engine.varlen import InPlace, VarlenRows
+from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
+from qqvl_server.engine.cache.paged_attention import PagedBatch
+from qqvl_server.engine.cuda.decode_inputs import Decode, Inputs
+from qqvl_server.engine.cuda.graphs import Replay, sizes
+from qqvl_server.engine.cuda.varlen import InPlace, VarlenRows
+from qqvl_server.engine.forward.sampler import Sampler
+from qqvl_server.engine.steps.request import Request, SamplingParams
 from tests.engine.twins import NEW, Twins
 
 Forward = Callable[[], torch.Tensor]

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.request import Request
+from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.request import Request
 from qqvl_server.settings import DEFAULT_SYSTEM_PROMPT
 from tests.engine.twins import Twins
 

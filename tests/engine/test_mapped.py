@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qqvl_server.engine.mapped import MappedFiles
+from qqvl_server.engine.cpu.mapped import MappedFiles
 from tests.resident import resident
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")

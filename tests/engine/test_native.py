@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from qqvl_server.engine import fused, native, native_build, native_check
-from qqvl_server.engine.block_pool import BlockPool
-from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.kv_cache import KVCache
-from qqvl_server.engine.native import Kernels, TextShape
-from qqvl_server.engine.runner import ModelRunner, kv_shape
-from qqvl_server.engine.sampler import Sampler
-from qqvl_server.engine.scheduler import Scheduler
+from qqvl_server.engine.cache.kv_cache import KVCache
+from qqvl_server.engine.cpu import checking, compiling
+from qqvl_server.engine.cpu.kernels import Kernels, TextShape, text_shape
+from qqvl_server.engine.cpu.layers import text_of
+from qqvl_server.engine.forward.runner import ModelRunner, kv_shape
+from qqvl_server.engine.forward.sampler import Sampler
+from qqvl_server.engine.steps.block_pool import BlockPool
+from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.scheduler import Scheduler
 from tests.engine.twins import Twins
 from tests.engine.wide import model, paged_logits, plain_logits
 
@@ -36,9 +37,9 @@ DTYPES = [torch.float32, torch.bfloat16]
 
 
 def kernels(dtype: torch.dtype = torch.float32, shape: TextShape = SMALL) -> Kernels:
-    if shutil.which(native_build.COMPILER) is None:
+    if shutil.which(compiling.COMPILER) is None:
         pytest.skip("no C++ compiler")
-    found = native_check.find(CPU, dtype, shape)
+    found = checking.find(CPU, dtype, shape)
     # A kernel that errs is done without, also here: not finding them is what a mistake in them looks like.
     assert found is not None
     return found
@@ -47,7 +48,7 @@ def kernels(dtype: torch.dtype = torch.float32, shape: TextShape = SMALL) -> Ker
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.heads}/{shape.kv_heads}x{shape.head_dim}")
 def test_every_kernel_gives_what_torch_gives(dtype: torch.dtype, shape: TextShape) -> None:
-    assert native_check.is_right(kernels(dtype, shape), dtype, shape)
+    assert checking.is_right(kernels(dtype, shape), dtype, shape)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +64,12 @@ def test_every_kernel_gives_what_torch_gives(dtype: torch.dtype, shape: TextShap
 )
 def test_shapes_it_was_not_built_for_are_declined(shape: TextShape) -> None:
     kernels()
-    assert native_check.find(CPU, torch.float32, shape) is None
+    assert checking.find(CPU, torch.float32, shape) is None
 
 
 def test_other_devices_and_types_are_declined() -> None:
-    assert native_check.find(torch.device("cuda"), torch.bfloat16, SMALL) is None
-    assert native_check.find(CPU, torch.float16, SMALL) is None
+    assert checking.find(torch.device("cuda"), torch.bfloat16, SMALL) is None
+    assert checking.find(CPU, torch.float16, SMALL) is None
 
 
 def off(method: str) -> Callable[[Kernels], object]:
@@ -101,7 +102,7 @@ def test_a_kernel_that_errs_is_not_trusted(method: str, dtype: torch.dtype) -> N
     if method in ("multiply", "run") and not real.multiplies(torch.zeros(4, 32, dtype=dtype)):
         pytest.skip("no products of our own for this type on this processor")
     broken: Any = off(method)(real)
-    assert not native_check.is_right(broken, dtype, SMALL)
+    assert not checking.is_right(broken, dtype, SMALL)
 
 
 def compiler(folder: Path, script: str) -> str:
@@ -114,20 +115,20 @@ def compiler(folder: Path, script: str) -> str:
 @pytest.mark.parametrize("script", ["exit 1", 'for last; do :; done; echo "not a library" > "$last"'])
 def test_a_compiler_that_fails_or_makes_rubbish_is_done_without(tmp_path: Path, script: str) -> None:
     used = compiler(tmp_path, script)
-    assert native_check.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=used) is None
+    assert checking.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=used) is None
 
 
 def test_without_a_compiler_or_a_place_to_keep_it_torch_does(tmp_path: Path) -> None:
-    assert native_check.find(CPU, torch.float32, SMALL, folder=tmp_path, compiler="no-such-compiler") is None
+    assert checking.find(CPU, torch.float32, SMALL, folder=tmp_path, compiler="no-such-compiler") is None
     (tmp_path / "file").write_text("")
-    assert native_check.find(CPU, torch.float32, SMALL, folder=tmp_path / "file" / "kept") is None
+    assert checking.find(CPU, torch.float32, SMALL, folder=tmp_path / "file" / "kept") is None
 
 
 def test_it_is_compiled_once(tmp_path: Path) -> None:
     kernels()
     counted = compiler(tmp_path, f'echo >> {tmp_path}/calls; exec c++ "$@"')
     for _ in range(2):
-        assert native_check.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=counted) is not None
+        assert checking.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=counted) is not None
     assert len((tmp_path / "calls").read_text().splitlines()) == 2, "once to compile, once to link"
     assert len(list((tmp_path / "kept").iterdir())) == 1, "nothing half made is left behind"
 
@@ -140,7 +141,7 @@ class NativeTwins(Twins):
         self.inputs, self.expected = twins.inputs, twins.expected
         self.paged = self._load(demo)
         config = self.paged.model.config
-        self.kernels = kernels(shape=native.text_shape(config, kv_shape(config)))
+        self.kernels = kernels(shape=text_shape(config, kv_shape(config)))
 
     def engine(self, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8, **_: Any) -> EngineCore:
         self.runner = ModelRunner(
@@ -178,7 +179,7 @@ def test_where_products_are_our_own_words_go_through_all_layers_at_once(own: Nat
     own.engine()
     cache = KVCache(kv_shape(model.config), 4, 16, dtype=model.dtype, device="cpu")
     ours = own.kernels.multiplies(torch.zeros(4, 32, dtype=model.dtype))
-    assert (fused.text_of(model, own.kernels, cache) is not None) == ours
+    assert (text_of(model, own.kernels, cache) is not None) == ours
 
 
 def test_each_step_says_once_that_it_begins_to_compute(own: NativeTwins) -> None:
@@ -211,7 +212,7 @@ def test_logits_are_the_same_where_products_are_torchs(chunk: int) -> None:
             return False
 
     kernels()
-    found = paged_logits(model(), NoProducts(native_build.built()), chunk)
+    found = paged_logits(model(), NoProducts(compiling.built()), chunk)
     torch.testing.assert_close(found, plain_logits(model()), atol=1e-3, rtol=1e-3)
 
 

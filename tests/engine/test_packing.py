@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from qqvl_server.engine import packing
+from qqvl_server.engine.cpu import packing
 from qqvl_server.settings import WeightsSettings
 from qqvl_server.weights.load import load
 from qqvl_server.weights.locate import locate

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pytest
 import torch
 
-from qqvl_server.engine.core import EngineCore
+from qqvl_server.engine.steps.core import EngineCore
 from qqvl_server.errors import GenerationFailed, InvalidRequest
 from qqvl_server.generation import engines
 from qqvl_server.generation.channel import End, Item, LikelyToken, Scores, TokenChannel

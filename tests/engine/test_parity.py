@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
+from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
 from tests.engine.twins import Twins
 
 

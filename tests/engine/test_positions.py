@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from qqvl_server.engine import positions
-from qqvl_server.engine.batch import ScheduledChunk
-from qqvl_server.engine.positions import Positions
-from qqvl_server.engine.request import Request, SamplingParams
+from qqvl_server.engine.forward import positions
+from qqvl_server.engine.forward.positions import Positions
+from qqvl_server.engine.steps.batch import ScheduledChunk
+from qqvl_server.engine.steps.request import Request, SamplingParams
 
 # Five tokens: a word, a picture of three that counts as two, a word.
 PICTURE = Positions(numpy.array([[0, 1, 1, 1, 3], [0, 1, 1, 2, 3], [0, 1, 2, 1, 3]]), -1)

@@ -17,10 +17,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from qqvl_server.engine.batch import Chosen
-from qqvl_server.engine.device import watched
-from qqvl_server.engine.request import Request, SamplingParams
-from qqvl_server.engine.sampler import Sampler
+from qqvl_server.engine.cache.device import watched
+from qqvl_server.engine.forward.sampler import Sampler
+from qqvl_server.engine.steps.batch import Chosen
+from qqvl_server.engine.steps.request import Request, SamplingParams
 from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest
 
 LOGITS = torch.tensor([1.0, 3.0, 2.5, -1.0, 0.5, 2.9, -4.0, 0.0])

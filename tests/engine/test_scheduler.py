@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qqvl_server.engine.batch import Chosen, ScheduledBatch, ScheduledChunk
-from qqvl_server.engine.block_pool import BlockPool, block_hash
-from qqvl_server.engine.request import FinishReason, ImageSpan, Priority, Request, SamplingParams, Status
-from qqvl_server.engine.scheduler import Scheduler
+from qqvl_server.engine.steps.batch import Chosen, ScheduledBatch, ScheduledChunk
+from qqvl_server.engine.steps.block_pool import BlockPool, block_hash
+from qqvl_server.engine.steps.request import FinishReason, ImageSpan, Priority, Request, SamplingParams, Status
+from qqvl_server.engine.steps.scheduler import Scheduler
 from tests.running import ROOT
 
 
@@ -264,7 +264,7 @@ def test_hashes_depend_on_everything_before() -> None:
 
 
 def test_scheduling_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import qqvl_server.engine.scheduler"
+    code = "import sys; sys.modules['torch'] = None; import qqvl_server.engine.steps.scheduler"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT / "server", check=True)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qqvl_server.engine import varlen
-from qqvl_server.engine.block_pool import BlockPool
-from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.kv_cache import KVShape
-from qqvl_server.engine.runner import ModelRunner
-from qqvl_server.engine.sampler import Sampler
-from qqvl_server.engine.scheduler import Scheduler
+from qqvl_server.engine.cache.kv_cache import KVShape
+from qqvl_server.engine.cuda import varlen
+from qqvl_server.engine.forward.runner import ModelRunner
+from qqvl_server.engine.forward.sampler import Sampler
+from qqvl_server.engine.steps.block_pool import BlockPool
+from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.scheduler import Scheduler
 from tests.engine.twins import Twins
 
 SHAPE = KVShape(layers=1, kv_heads=2, head_dim=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qqvl_server.engine.sampler import Sampler
+from qqvl_server.engine.forward.sampler import Sampler
 from tests.engine.wide import ASKED, WORDS, model, paged_logits, plain_logits
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.engine.batch import Chosen, Drawn, Sampled, ScheduledBatch
-from qqvl_server.engine.block_pool import BlockPool
-from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.faults import plant
-from qqvl_server.engine.request import FinishReason, Priority, Request, SamplingParams
-from qqvl_server.engine.scheduler import Scheduler
-from qqvl_server.engine.worker import Ended, Item, Job, Sink, Worker
+from qqvl_server.engine.steps.batch import Chosen, Drawn, Sampled, ScheduledBatch
+from qqvl_server.engine.steps.block_pool import BlockPool
+from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.planted import plant
+from qqvl_server.engine.steps.request import FinishReason, Priority, Request, SamplingParams
+from qqvl_server.engine.steps.scheduler import Scheduler
+from qqvl_server.engine.steps.worker import Ended, Item, Job, Sink, Worker
 from qqvl_server.errors import (
     Busy,
     ConfigError,

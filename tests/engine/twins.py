@@ -8,14 +8,14 @@ from typing import Any
 
 from PIL import Image
 
-from qqvl_server.engine.block_pool import BlockPool
-from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.request import ImageSpan, Request, SamplingParams
-from qqvl_server.engine.runner import ModelRunner
-from qqvl_server.engine.sampler import Sampler
-from qqvl_server.engine.scheduler import Scheduler
-from qqvl_server.engine.varlen import Kernel
-from qqvl_server.engine.vision import Patches
+from qqvl_server.engine.cuda.varlen import Kernel
+from qqvl_server.engine.forward.runner import ModelRunner
+from qqvl_server.engine.forward.sampler import Sampler
+from qqvl_server.engine.forward.vision import Patches
+from qqvl_server.engine.steps.block_pool import BlockPool
+from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.request import ImageSpan, Request, SamplingParams
+from qqvl_server.engine.steps.scheduler import Scheduler
 from qqvl_server.generation.paged import PagedEngine
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import WeightsSettings

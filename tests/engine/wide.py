@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
-from qqvl_server.engine.native import Kernels
-from qqvl_server.engine.request import ImageSpan, Request, SamplingParams
-from qqvl_server.engine.runner import ModelRunner
-from qqvl_server.engine.vision import Patches
+from qqvl_server.engine.cpu.kernels import Kernels
+from qqvl_server.engine.forward.runner import ModelRunner
+from qqvl_server.engine.forward.vision import Patches
+from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
+from qqvl_server.engine.steps.request import ImageSpan, Request, SamplingParams
 
 VOCABULARY = 151_936
 IMAGE = 151_655

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.engine.request import TokenMask
+from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation import engines, grammar
 from qqvl_server.generation.backend import GrammarCompiler

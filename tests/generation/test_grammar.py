@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.engine.request import TokenMask
+from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.grammar import GrammarCompiler, tool_grammar
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool

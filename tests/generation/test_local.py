@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.engine.request import TokenMask
+from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import Busy, DeadlineExceeded, EngineDead, GenerationFailed, InvalidRequest, PromptTooLong
 from qqvl_server.generation.channel import End, LikelyToken, TokenChannel
 from qqvl_server.generation.local import LocalVoice

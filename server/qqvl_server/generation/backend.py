@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from qqvl_server.engine.request import TokenMask
+from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.generation.channel import TokenChannel
 from qqvl_server.generation.detokenize import TokenDecoder
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, Grammar, Tool

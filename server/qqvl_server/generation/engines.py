@@ -7,13 +7,16 @@ import os
 import psutil
 import torch
 
-from qqvl_server.engine import faults, native, native_check, varlen
-from qqvl_server.engine.block_pool import BlockPool
-from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.graphs import CudaCapture
-from qqvl_server.engine.runner import ModelRunner, kv_shape
-from qqvl_server.engine.sampler import Sampler
-from qqvl_server.engine.scheduler import Scheduler
+from qqvl_server.engine.cpu import checking
+from qqvl_server.engine.cpu.kernels import text_shape
+from qqvl_server.engine.cuda import varlen
+from qqvl_server.engine.cuda.graphs import CudaCapture
+from qqvl_server.engine.forward.runner import ModelRunner, kv_shape
+from qqvl_server.engine.forward.sampler import Sampler
+from qqvl_server.engine.steps.block_pool import BlockPool
+from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.planted import VARIABLE, plant
+from qqvl_server.engine.steps.scheduler import Scheduler
 from qqvl_server.errors import WeightsError
 from qqvl_server.generation.backend import Engine
 from qqvl_server.generation.paged import PagedEngine, placeholders
@@ -42,9 +45,9 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
         logger().warning("paged 引擎只支持放在一个设备上的 Qwen3-VL，这个模型改用 generate：一次回答一条")
         return SerialEngine(ReferenceEngine(loaded), metrics)
     device, dtype, kv = loaded.model.device, loaded.model.dtype, kv_shape(loaded.model.config)
-    shape = native.text_shape(loaded.model.config, kv)
+    shape = text_shape(loaded.model.config, kv)
     kernel, block_size = varlen.find(device, dtype, kv, shape.heads) or (None, BLOCK_SIZE)
-    own = native_check.find(device, dtype, shape) if settings.cpu_kernels == "auto" else None
+    own = checking.find(device, dtype, shape) if settings.cpu_kernels == "auto" else None
     if device.type == "cpu" and own is None and settings.cpu_kernels == "auto":
         logger().warning(
             "自带的 CPU 算子用不了，改用 PyTorch 的，会慢一些：没有编译器就装上 g++ 再启动；--cpu-kernels off 不再提示"
@@ -67,7 +70,7 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
     )
     config = loaded.model.config
     sampler = Sampler(loaded.model.device, never=sorted(placeholders(config)))
-    planted = faults.plant(runner, os.environ.get(faults.VARIABLE, ""))
+    planted = plant(runner, os.environ.get(VARIABLE, ""))
     ahead = loaded.model.device.type == "cuda" and settings.step_ahead == "auto"
     core = EngineCore(scheduler, planted, sampler, ahead=ahead)
     return PagedEngine(

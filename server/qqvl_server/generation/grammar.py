@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llguidance import LLMatcher, LLParserLimits
 
-from qqvl_server.engine.request import TokenMask
+from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import Busy, InvalidRequest
 from qqvl_server.generation.calling import WhileCalling
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool

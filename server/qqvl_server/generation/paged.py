@@ -7,11 +7,11 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
-from qqvl_server.engine.batch import Chosen
-from qqvl_server.engine.core import EngineCore
-from qqvl_server.engine.request import ImageSpan, Priority, Request, SamplingParams, TokenMask
-from qqvl_server.engine.vision import Patches
-from qqvl_server.engine.worker import Ended, Item, Job, Sink, Worker
+from qqvl_server.engine.forward.vision import Patches
+from qqvl_server.engine.steps.batch import Chosen
+from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.request import ImageSpan, Priority, Request, SamplingParams, TokenMask
+from qqvl_server.engine.steps.worker import Ended, Item, Job, Sink, Worker
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.channel import TokenChannel, scatter
 from qqvl_server.generation.pictures import digests

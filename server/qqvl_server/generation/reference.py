@@ -24,7 +24,7 @@ from transformers.generation import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from qqvl_server.engine.request import TokenMask
+from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed
 from qqvl_server.generation.channel import End, LikelyToken
 from qqvl_server.generation.port import FinishReason, Sampling

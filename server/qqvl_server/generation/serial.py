@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
-from qqvl_server.engine.request import TokenMask
+from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed, QqvlError
 from qqvl_server.generation.channel import End, LikelyToken, Scores, TokenChannel
 from qqvl_server.generation.port import GenerationRequest, Sampling

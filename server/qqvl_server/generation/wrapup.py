@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qqvl_server.engine.request import TokenMask
+from qqvl_server.engine.steps.request import TokenMask
 
 # What ends a string, an object, a list: where one of these may come, the value before it may end here. Space and line
 # break are spelt as byte-level vocabularies do.

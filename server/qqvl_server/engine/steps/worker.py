@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from qqvl_server.engine.batch import Chosen, StepOutput
-from qqvl_server.engine.core import EngineCore, StepFailed
-from qqvl_server.engine.pace import Pace
-from qqvl_server.engine.request import FinishReason, Priority, Request
+from qqvl_server.engine.steps.batch import Chosen, StepOutput
+from qqvl_server.engine.steps.core import EngineCore, StepFailed
+from qqvl_server.engine.steps.pace import Pace
+from qqvl_server.engine.steps.request import FinishReason, Priority, Request
 from qqvl_server.errors import (
     Busy,
     DeadlineExceeded,

@@ -1,4 +1,4 @@
-"""Text layers in our own kernels (``native.py``), for CPUs; products too, where there is one for type and processor.
+"""Text layers in our own kernels (``kernels.py``), for CPUs; products too, where there is one for type and processor.
 
 A layer of Transformers starts some sixty operations, which on a CPU cost more than a small step's work, and between any
 two the engine may wait for the interpreter's lock; this one starts one, or nine where the products are not our own.
@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from qqvl_server.engine import packing
-from qqvl_server.engine.attention import PagedBatch
-from qqvl_server.engine.kv_cache import KVCache
-from qqvl_server.engine.mapped import MappedFiles
-from qqvl_server.engine.native import Kernels, NativeLayer, NativeRows, Norm
+from qqvl_server.engine.cache.kv_cache import KVCache
+from qqvl_server.engine.cache.paged_attention import PagedBatch
+from qqvl_server.engine.cpu import packing
+from qqvl_server.engine.cpu.kernels import Kernels, NativeLayer, NativeRows, Norm
+from qqvl_server.engine.cpu.mapped import MappedFiles
 
 _KNOWN: Final = ("Qwen3VLTextDecoderLayer",)
 _KNOWN_TEXTS: Final = ("Qwen3VLTextModel",)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from qqvl_server.engine.request import Request
+from qqvl_server.engine.steps.request import Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from qqvl_server.engine.mapped import MappedFiles
+from qqvl_server.engine.cpu.mapped import MappedFiles
 
 # oneDNN's kernels for one to three rows are slower than the one for four.
 _FEWEST_ROWS: Final = 4

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch.nn.functional import rms_norm, silu
 
-from qqvl_server.engine.kv_cache import KVCache, KVShape
-from qqvl_server.engine.native import DTYPES, Kernels, NativeLayer, NativeRows, Norm, TextShape, lay_out
-from qqvl_server.engine.native_build import COMPILER, KEPT, built
-from qqvl_server.engine.varlen import by_sdpa
+from qqvl_server.engine.cache.gathered import by_sdpa
+from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
+from qqvl_server.engine.cpu.compiling import COMPILER, KEPT, built
+from qqvl_server.engine.cpu.kernels import DTYPES, Kernels, NativeLayer, NativeRows, Norm, TextShape, lay_out
 
 _GUARD = 4096
 

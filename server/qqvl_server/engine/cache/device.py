@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from qqvl_server.engine.batch import Chosen, Sampled
+from qqvl_server.engine.steps.batch import Chosen, Sampled
 from qqvl_server.errors import EngineDead
 
 

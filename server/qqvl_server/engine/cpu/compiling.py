@@ -1,4 +1,4 @@
-"""Compiling ``cpu_kernels/`` for this processor: once, kept by what it was made of."""
+"""Compiling ``cpp/`` for this processor: once, kept by what it was made of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 COMPILER: Final = "c++"
 # Beside what Python compiles from this package: as much the user's own, and gone with it.
 KEPT: Final = Path(importlib.util.cache_from_source(__file__)).parent
-_SOURCES: Final = Path(__file__).with_name("cpu_kernels")
+_SOURCES: Final = Path(__file__).with_name("cpp")
 # The parts of -ffast-math that sums need; the whole of it would change how this process rounds denormals.
 _FLAGS: Final = (
     "-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
@@ -31,7 +31,7 @@ def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
     # A library for another processor would end this process with an illegal instruction.
     sources = [source.read_bytes() for source in sorted(_SOURCES.glob("*.[ch]*"))]
     made_of = repr((_FLAGS, compiler, torch.__version__, _processor(), sources)).encode()
-    target = folder / f"{_SOURCES.name}-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
+    target = folder / f"kernels-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
     if target.exists():
         return target
     if shutil.which(compiler) is None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from qqvl_server.engine.batch import ScheduledChunk
-from qqvl_server.engine.kv_cache import Held, KVCache
+from qqvl_server.engine.cache.kv_cache import Held, KVCache
+from qqvl_server.engine.steps.batch import ScheduledChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Gathered:
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
     ) -> torch.Tensor:
-        """As ``attention.Rows`` says."""
+        """As ``paged_attention.Rows`` says."""
         _, heads, count, width = query.shape
         kv_heads = key.shape[1]
         grouped = query.reshape(kv_heads, heads // kv_heads, count, width)
@@ -137,3 +137,14 @@ def _causal(start: int, count: int, cache: KVCache) -> torch.Tensor:
 def _forbidding(places: torch.Tensor, cache: KVCache) -> torch.Tensor:
     """-inf at ``places``, in the queries' own type: SDPA turns a mask of truths into this in every layer anew."""
     return torch.zeros(places.shape, dtype=cache.dtype, device=cache.device).masked_fill_(places, -torch.inf)
+
+
+def by_sdpa(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
+    """(N, heads, head_dim) in float32: what rows ``start`` and following of one request see of its blocks."""
+    count = query.shape[0]
+    seen = [t.flatten(0, 1)[: start + count].transpose(0, 1).float() for t in (keys, values)]
+    mask = torch.ones(count, start + count, dtype=torch.bool, device=query.device).tril(start)
+    found = scaled_dot_product_attention(
+        query.transpose(0, 1).float().unsqueeze(0), seen[0].unsqueeze(0), seen[1].unsqueeze(0), mask, enable_gqa=True
+    )
+    return found[0].transpose(0, 1)

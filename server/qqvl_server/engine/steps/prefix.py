@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qqvl_server.engine.block_pool import block_hash
-from qqvl_server.engine.request import Request
+from qqvl_server.engine.steps.block_pool import block_hash
+from qqvl_server.engine.steps.request import Request
 
 
 def block_names(request: Request, count: int, size: int) -> list[bytes]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from qqvl_server.engine.request import Request
+from qqvl_server.engine.steps.request import Request
 from qqvl_server.errors import QqvlError
 
 

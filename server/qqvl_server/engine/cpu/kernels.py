@@ -1,7 +1,7 @@
-"""Our own C++ for a CPU (``cpu_kernels/``): attention over the paged cache, products, and what lies between them.
+"""Our own C++ for a CPU (``cpp/``): attention over the paged cache, products, and what lies between them.
 
 SDPA wants a request's blocks copied beside each other and reads them at half of what memory gives; norms and turns
-made of single operations cost more in starting than in working. ``native_check.py`` finds the library; where there
+made of single operations cost more in starting than in working. ``checking.py`` finds the library; where there
 is none, ``gathered.py`` and Transformers' own layers do.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy
 import torch
 
-from qqvl_server.engine.kv_cache import KVCache, KVShape
+from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
 
 _P, _N, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _FUNCTIONS: Final[dict[str, list[Any]]] = {
@@ -230,7 +230,7 @@ class NativeRows:
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
     ) -> torch.Tensor:
-        """As ``attention.Rows`` says."""
+        """As ``paged_attention.Rows`` says."""
         rows = query[0].transpose(0, 1).contiguous()
         found = self.kernels.attend(rows, cache.keys[layer], cache.values[layer], self, scaling)
         return found.view(rows.shape)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from qqvl_server.engine.batch import ScheduledChunk
+from qqvl_server.engine.steps.batch import ScheduledChunk
 
 Longs = NDArray[numpy.int64]
 

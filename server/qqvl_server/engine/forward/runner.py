@@ -8,18 +8,24 @@ from typing import Any
 
 import torch
 
-from qqvl_server.engine import attention, fused, gathered, native, packing, positions, varlen
-from qqvl_server.engine.attention import PagedBatch
-from qqvl_server.engine.batch import ScheduledBatch, ScheduledChunk
-from qqvl_server.engine.decode_inputs import Decode
-from qqvl_server.engine.device import moved, send, watched
-from qqvl_server.engine.graphs import Capture, DecodeGraphs
-from qqvl_server.engine.kv_cache import KVCache, KVShape
-from qqvl_server.engine.native import Kernels
-from qqvl_server.engine.positions import Positions
-from qqvl_server.engine.request import ImageSpan, Request
-from qqvl_server.engine.varlen import Kernel
-from qqvl_server.engine.vision import EncoderOutput, FeatureCache, Patches, PictureShelf
+from qqvl_server.engine.cache import gathered
+from qqvl_server.engine.cache import paged_attention as attention
+from qqvl_server.engine.cache.device import moved, send, watched
+from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
+from qqvl_server.engine.cache.paged_attention import PagedBatch
+from qqvl_server.engine.cpu import kernels as native
+from qqvl_server.engine.cpu import layers as fused
+from qqvl_server.engine.cpu import packing
+from qqvl_server.engine.cpu.kernels import Kernels
+from qqvl_server.engine.cuda import varlen
+from qqvl_server.engine.cuda.decode_inputs import Decode
+from qqvl_server.engine.cuda.graphs import Capture, DecodeGraphs
+from qqvl_server.engine.cuda.varlen import Kernel
+from qqvl_server.engine.forward import positions
+from qqvl_server.engine.forward.positions import Positions
+from qqvl_server.engine.forward.vision import EncoderOutput, FeatureCache, Patches, PictureShelf
+from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
+from qqvl_server.engine.steps.request import ImageSpan, Request
 
 
 class ModelRunner:

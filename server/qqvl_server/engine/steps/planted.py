@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from qqvl_server.engine.batch import ScheduledBatch
-from qqvl_server.engine.core import Runner
-from qqvl_server.engine.request import Request
+from qqvl_server.engine.steps.batch import ScheduledBatch
+from qqvl_server.engine.steps.core import Runner
+from qqvl_server.engine.steps.request import Request
 from qqvl_server.errors import ConfigError
 from qqvl_server.observe.logs import logger
 

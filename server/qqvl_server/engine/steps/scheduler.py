@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from qqvl_server.engine.batch import Chosen, Sampled, ScheduledBatch, ScheduledChunk, StepOutput
-from qqvl_server.engine.block_pool import BlockPool
-from qqvl_server.engine.budget import StepBudget
-from qqvl_server.engine.prefix import block_names
-from qqvl_server.engine.request import PENDING, FinishReason, Priority, Request, Status
-from qqvl_server.engine.waiting_queue import WaitingQueue
+from qqvl_server.engine.steps.batch import Chosen, Sampled, ScheduledBatch, ScheduledChunk, StepOutput
+from qqvl_server.engine.steps.block_pool import BlockPool
+from qqvl_server.engine.steps.budget import StepBudget
+from qqvl_server.engine.steps.prefix import block_names
+from qqvl_server.engine.steps.request import PENDING, FinishReason, Priority, Request, Status
+from qqvl_server.engine.steps.waiting_queue import WaitingQueue
 from qqvl_server.errors import QqvlError
 
 # What a step of idle prefill may delay somebody who comes in its middle.

@@ -13,9 +13,9 @@ from typing import Final
 
 import torch
 
-from qqvl_server.engine.batch import Chosen, Sampled
-from qqvl_server.engine.device import OnDevice, moved, send, watched
-from qqvl_server.engine.request import Request
+from qqvl_server.engine.cache.device import OnDevice, moved, send, watched
+from qqvl_server.engine.steps.batch import Chosen, Sampled
+from qqvl_server.engine.steps.request import Request
 from qqvl_server.errors import GenerationFailed, QqvlError
 from qqvl_server.observe.logs import logger
 

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import torch
 
-from qqvl_server.engine.attention import PagedBatch
-from qqvl_server.engine.batch import ScheduledBatch
-from qqvl_server.engine.decode_inputs import Decode, Inputs, slot
-from qqvl_server.engine.kv_cache import KVCache
-from qqvl_server.engine.varlen import Kernel, VarlenRows, in_place
+from qqvl_server.engine.cache.kv_cache import KVCache
+from qqvl_server.engine.cache.paged_attention import PagedBatch
+from qqvl_server.engine.cuda.decode_inputs import Decode, Inputs, slot
+from qqvl_server.engine.cuda.varlen import Kernel, VarlenRows, in_place
+from qqvl_server.engine.steps.batch import ScheduledBatch
 from qqvl_server.observe.logs import logger
 
 # (1, N) token ids, (3, 1, N) positions, the batch → (N, vocabulary) logits.

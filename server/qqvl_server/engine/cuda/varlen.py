@@ -12,11 +12,11 @@ from itertools import accumulate
 from typing import Any, Final
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
-from qqvl_server.engine.batch import ScheduledChunk
-from qqvl_server.engine.device import send
-from qqvl_server.engine.kv_cache import KVCache, KVShape
+from qqvl_server.engine.cache.device import send
+from qqvl_server.engine.cache.gathered import by_sdpa
+from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
+from qqvl_server.engine.steps.batch import ScheduledChunk
 
 # Small blocks share more of a prefix; flash-attention 2 takes multiples of 256 only.
 BLOCK_SIZES: Final = (16, 256)
@@ -53,7 +53,7 @@ class VarlenRows:
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
     ) -> torch.Tensor:
-        """As ``attention.Rows`` says."""
+        """As ``paged_attention.Rows`` says."""
         rows = query[0].transpose(0, 1).contiguous()
         return self.kernel(rows, cache.keys[layer], cache.values[layer], self.rows, scaling)
 
@@ -144,14 +144,3 @@ def is_right(kernel: Kernel, size: int, device: torch.device, dtype: torch.dtype
     except (ImportError, AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError):
         # What kernels and their wrappers raise for a device, type or block size that they do not take.
         return False
-
-
-def by_sdpa(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
-    """(N, heads, head_dim) in float32: what rows ``start`` and following of one request see of its blocks."""
-    count = query.shape[0]
-    seen = [t.flatten(0, 1)[: start + count].transpose(0, 1).float() for t in (keys, values)]
-    mask = torch.ones(count, start + count, dtype=torch.bool, device=query.device).tril(start)
-    found = scaled_dot_product_attention(
-        query.transpose(0, 1).float().unsqueeze(0), seen[0].unsqueeze(0), seen[1].unsqueeze(0), mask, enable_gqa=True
-    )
-    return found[0].transpose(0, 1)

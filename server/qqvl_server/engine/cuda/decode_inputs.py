@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy
 import torch
 
-from qqvl_server.engine.attention import PagedBatch
-from qqvl_server.engine.kv_cache import KVCache
-from qqvl_server.engine.varlen import InPlace, Kernel, VarlenRows
+from qqvl_server.engine.cache.kv_cache import KVCache
+from qqvl_server.engine.cache.paged_attention import PagedBatch
+from qqvl_server.engine.cuda.varlen import InPlace, Kernel, VarlenRows
 
 
 class Decode(NamedTuple):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from qqvl_server.engine.batch import Carried, Drawn, Known, Sampled, ScheduledBatch, StepOutput
-from qqvl_server.engine.request import Request, Status
-from qqvl_server.engine.scheduler import Scheduler
+from qqvl_server.engine.steps.batch import Carried, Drawn, Known, Sampled, ScheduledBatch, StepOutput
+from qqvl_server.engine.steps.request import Request, Status
+from qqvl_server.engine.steps.scheduler import Scheduler
 from qqvl_server.errors import EngineDead
 from qqvl_server.observe.logs import logger
 

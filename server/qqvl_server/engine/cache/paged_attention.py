@@ -13,7 +13,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from qqvl_server.engine.kv_cache import KVCache
+from qqvl_server.engine.cache.kv_cache import KVCache
 
 NAME: Final = "qqvl_paged"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
-from qqvl_server.engine.request import Priority, Request
+from qqvl_server.engine.steps.request import Priority, Request
 
 
 class WaitingQueue:
