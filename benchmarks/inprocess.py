@@ -12,6 +12,10 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "server"))
 
+from qqvl_server.openmp import bound_spinning  # noqa: E402
+
+bound_spinning()
+
 import checkpoints  # noqa: E402
 import torch  # noqa: E402
 

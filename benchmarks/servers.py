@@ -93,8 +93,15 @@ def _leave(_number: int, _frame: object) -> None:
 class Qqvl(Process):
     """This project's server on a port of the system's choice."""
 
-    def __init__(self, checkpoint: Path, *flags: str, dtype: str = "bfloat16", kv_gb: float = 1.0) -> None:
-        super().__init__([], "/health")
+    def __init__(
+        self,
+        checkpoint: Path,
+        *flags: str,
+        dtype: str = "bfloat16",
+        kv_gb: float = 1.0,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__([], "/health", env)
         self._command = [
             sys.executable, str(ENTRY), "--port", "0", "--data-dir", str(self.folder / "data"), "--log-format", "json",
             "--model-path", str(checkpoint), "--served-model-name", self.model, "--dtype", dtype,

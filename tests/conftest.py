@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from qqvl_server.openmp import bound_spinning
 from tests.running import ROOT, RunningServer
+
+# This file comes before all tests that import torch.
+bound_spinning()
 
 DEMO = ROOT / "models" / "qqvl-demo"
 ASSETS = ROOT.parent / "shared" / "qwen3-vl-assets"

@@ -12,6 +12,7 @@ from typing import NoReturn
 from qqvl_server import config
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.observe import logs
+from qqvl_server.openmp import bound_spinning
 from qqvl_server.process import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_WEIGHTS
 from qqvl_server.weights.locate import PREFERRED, Checkpoint, locate
 
@@ -29,6 +30,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit status: 0 fine, 2 settings, 3 weights, else 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    bound_spinning()
     try:
         return _dispatch(arguments, os.environ)
     except QqvlError as error:

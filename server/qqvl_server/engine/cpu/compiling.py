@@ -20,7 +20,7 @@ KEPT: Final = Path(importlib.util.cache_from_source(__file__)).parent
 _SOURCES: Final = Path(__file__).with_name("cpp")
 # The parts of -ffast-math that sums need; the whole of it would change how this process rounds denormals.
 _FLAGS: Final = (
-    "-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
+    "-std=c++17", "-O3", "-march=native", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math",
     "-fassociative-math", "-fno-signed-zeros", "-ffinite-math-only", "-Wno-psabi",
 )  # fmt: skip
 _COMPILE_S: Final = 120
@@ -38,11 +38,9 @@ def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
         raise FileNotFoundError(compiler)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made, linked = Path(scratch, "made.o"), Path(scratch, "linked.so")
-        # In two steps: linked with -fopenmp it would bring a second OpenMP, whose threads fight with torch's.
-        source = _SOURCES / "kernels.cpp"
-        for command in ([*_FLAGS, "-c", str(source), "-o", str(made)], ["-shared", str(made), "-o", str(linked)]):
-            subprocess.run([compiler, *command], check=True, capture_output=True, timeout=_COMPILE_S)
+        linked = Path(scratch, "linked.so")
+        command = [compiler, *_FLAGS, "-shared", str(_SOURCES / "kernels.cpp"), "-o", str(linked)]
+        subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_S)
         os.replace(linked, target)
     return target
 

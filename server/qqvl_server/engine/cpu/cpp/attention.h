@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lanes.h"
+#include "team.h"
 
 namespace {
 
@@ -124,10 +125,9 @@ template <typename T, int G>
 void decode(const T* query, const Cache<T>& cache, const Index* tables, Index columns, const Index* lengths,
             const Index* starts, Index requests, float scaling, int threads, float* scratch, T* out) {
     const Index width = cache.head_dim, heads = cache.kv_heads * G, size = heads * (width + 2);
-#pragma omp parallel num_threads(threads) if (starts[requests] * kSpan * cache.row() > 2 * kAlone)
-    {
-#pragma omp for schedule(dynamic)
-        for (Index unit = 0; unit < starts[requests]; ++unit) {
+    const bool worth = starts[requests] * kSpan * cache.row() > 2 * kAlone;
+    share(worth, starts[requests], threads, [&](Index from, Index upto) {
+        for (Index unit = from; unit < upto; ++unit) {
             const Index request = std::upper_bound(starts, starts + requests, unit) - starts - 1;
             const int first = static_cast<int>(unit - starts[request]) * kSpan;
             const int count = static_cast<int>(std::min<Index>(kSpan, lengths[request] - first));
@@ -135,8 +135,9 @@ void decode(const T* query, const Cache<T>& cache, const Index* tables, Index co
             span<T, G>(query + request * heads * width, cache, tables + request * columns, first, count, scaling, part,
                        part + heads, part + 2 * heads);
         }
-#pragma omp for schedule(static)
-        for (Index line = 0; line < requests * heads; ++line) {
+    });
+    share(worth, requests * heads, threads, [&](Index from, Index upto) {
+        for (Index line = from; line < upto; ++line) {
             const Index request = line / heads, head = line % heads;
             const float *parts = scratch + starts[request] * size, *end = scratch + starts[request + 1] * size;
             float most = parts[head];
@@ -151,7 +152,7 @@ void decode(const T* query, const Cache<T>& cache, const Index* tables, Index co
             }
             for (int d = 0; d < width; d += kLanes) store(out + line * width + d, load(total + d) / weight);
         }
-    }
+    });
 }
 
 // ---- Prefills: many query rows of one request -----------------------------------------------------------------------
@@ -314,18 +315,18 @@ void prefill(const T* query, const Cache<T>& cache, int group, const Chunk* chun
     const Index width = cache.row() * group;
     Index work = 0;
     for (Index n = 0; n < number; ++n) work += chunks[n].count * (chunks[n].start + chunks[n].count) * cache.row();
-#pragma omp parallel num_threads(threads) if (work > kAloneProduct)
+    // The last tiles see the most: they go first, so that no thread is left with one at the end.
     for (Index n = 0; n < number; ++n) {
         const Chunk chunk = chunks[n];
         const Index tiles = (chunk.count + rows - 1) / rows;
-        // The last tiles see the most: they go first, so that no thread is left with one at the end.
-#pragma omp for schedule(dynamic) nowait
-        for (Index unit = 0; unit < tiles * cache.kv_heads; ++unit) {
-            const int from = static_cast<int>(tiles - 1 - unit / cache.kv_heads) * rows;
-            tile<T>(query + chunk.row * width, cache, group, static_cast<int>(unit % cache.kv_heads),
-                    blocks + chunk.blocks, static_cast<int>(chunk.start), from,
-                    static_cast<int>(std::min<Index>(chunk.count, from + rows)), scaling, out + chunk.row * width);
-        }
+        share(work > kAloneProduct, tiles * cache.kv_heads, threads, [&](Index first, Index last) {
+            for (Index unit = first; unit < last; ++unit) {
+                const int from = static_cast<int>(tiles - 1 - unit / cache.kv_heads) * rows;
+                tile<T>(query + chunk.row * width, cache, group, static_cast<int>(unit % cache.kv_heads),
+                        blocks + chunk.blocks, static_cast<int>(chunk.start), from,
+                        static_cast<int>(std::min<Index>(chunk.count, from + rows)), scaling, out + chunk.row * width);
+            }
+        });
     }
 }
 

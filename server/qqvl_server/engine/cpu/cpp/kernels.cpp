@@ -3,7 +3,6 @@
 // Attention reads the paged KV cache where it lies, and a product reads its weight as the checkpoint has it. The rows of
 // a tensor are rows of the packed step; T is bfloat16 or float32, and everything between loading and storing is
 // float32. Plain C interface and no headers of torch: it compiles in a few seconds and is called through ctypes.
-// OpenMP's runtime must be the one torch has loaded already, so the library is linked without one of its own.
 
 #include "attention.h"
 #include "lanes.h"
@@ -58,8 +57,10 @@ void run(const Layer& layer, const Step& step, Index count, const Index* slots, 
     weigh(middle, as<T>(layer.gate_up), count, 2 * inner, hidden, threads, wide);
     gate<T>(wide, count, inner, threads, middle);
     weigh(middle, as<T>(layer.down), count, hidden, inner, threads, narrow);
-#pragma omp parallel for num_threads(threads) if (count * hidden > kAlone)
-    for (Index at = 0; at < count * hidden; at += kLanes) store(rows + at, load(rows + at) + load(narrow + at));
+    share(count * hidden > kAlone, count * hidden / kLanes, threads, [&](Index first, Index last) {
+        for (Index at = first * kLanes; at < last * kLanes; at += kLanes)
+            store(rows + at, load(rows + at) + load(narrow + at));
+    });
 }
 #endif
 

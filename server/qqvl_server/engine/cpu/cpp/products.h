@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lanes.h"
+#include "team.h"
 
 namespace {
 
@@ -99,11 +100,13 @@ void weigh(const T* rows, const T* weight, Index count, Index outputs, Index inp
     constexpr int kDepth = kDepthBytes / sizeof(T);
     // Blocks of about one size: a last one of a few rows would read the whole weight for them.
     const Index blocks = (count + kBlock - 1) / kBlock, size = ((count + blocks - 1) / blocks + kPass - 1) / kPass * kPass;
-#pragma omp parallel num_threads(threads) if (count * outputs * inputs > kAloneProduct || outputs * inputs > 2 * kAlone)
-    for (Index block = 0; block < count; block += size) {
-        const int here = static_cast<int>(std::min(size, count - block)), passes = (here + kPass - 1) / kPass;
-#pragma omp for schedule(static) nowait
-        for (Index group = 0; group < outputs; group += kGroupRows) {
+    const Index groups = outputs / kGroupRows;
+    const bool worth = count * outputs * inputs > kAloneProduct || outputs * inputs > 2 * kAlone;
+    // Units: all groups of the first block, then all of the next.
+    share(worth, (count + size - 1) / size * groups, threads, [&](Index start, Index end) {
+        for (Index unit = start; unit < end; ++unit) {
+            const Index block = unit / groups * size, group = unit % groups * kGroupRows;
+            const int here = static_cast<int>(std::min(size, count - block)), passes = (here + kPass - 1) / kPass;
             alignas(64) float partial[kBlock * kGroupRows];
             std::fill(partial, partial + passes * kPass * kGroupRows, 0.0f);
             for (Index from = 0; from < inputs; from += kDepth) {
@@ -127,7 +130,7 @@ void weigh(const T* rows, const T* weight, Index count, Index outputs, Index inp
                 }
             }
         }
-    }
+    });
 }
 #endif
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lanes.h"
+#include "team.h"
 
 namespace {
 
@@ -16,17 +17,18 @@ inline float inverse_rms(const T* row, int width, float eps) {
 template <typename T>
 void norm(const T* rows, const T* added, const T* weight, float eps, Index count, int width, int threads, T* total,
           T* out) {
-#pragma omp parallel for num_threads(threads) if (count * width > kAlone)
-    for (Index n = 0; n < count; ++n) {
-        const T* row = rows + n * width;
-        if (added != nullptr) {
-            T* to = total + n * width;
-            for (int d = 0; d < width; d += kLanes) store(to + d, load(row + d) + load(added + n * width + d));
-            row = to;
+    share(count * width > kAlone, count, threads, [&](Index first, Index last) {
+        for (Index n = first; n < last; ++n) {
+            const T* row = rows + n * width;
+            if (added != nullptr) {
+                T* to = total + n * width;
+                for (int d = 0; d < width; d += kLanes) store(to + d, load(row + d) + load(added + n * width + d));
+                row = to;
+            }
+            const float scale = inverse_rms(row, width, eps);
+            for (int d = 0; d < width; d += kLanes) store(out + n * width + d, load(row + d) * scale * load(weight + d));
         }
-        const float scale = inverse_rms(row, width, eps);
-        for (int d = 0; d < width; d += kLanes) store(out + n * width + d, load(row + d) * scale * load(weight + d));
-    }
+    });
 }
 
 // Normalises and turns one head of a query or key; cosine and sine are (head_dim,), halves turned against each other.
@@ -48,27 +50,29 @@ void place(const T* joined, const T* query_weight, const T* key_weight, float ep
            const Index* slots, Index count, int heads, int kv_heads, int width, int threads, T* keys, T* values,
            T* query) {
     const Index row = static_cast<Index>(heads + 2 * kv_heads) * width, kept = static_cast<Index>(kv_heads) * width;
-#pragma omp parallel for num_threads(threads) if (count * row > kAlone)
-    for (Index n = 0; n < count; ++n) {
-        const T *from = joined + n * row, *c = cosine + n * width, *s = sine + n * width;
-        for (int h = 0; h < heads; ++h)
-            turn(from + h * width, query_weight, eps, c, s, width, query + (n * heads + h) * width);
-        from += heads * width;
-        for (int h = 0; h < kv_heads; ++h)
-            turn(from + h * width, key_weight, eps, c, s, width, keys + slots[n] * kept + h * width);
-        std::memcpy(values + slots[n] * kept, from + kept, kept * sizeof(T));
-    }
+    share(count * row > kAlone, count, threads, [&](Index first, Index last) {
+        for (Index n = first; n < last; ++n) {
+            const T *from = joined + n * row, *c = cosine + n * width, *s = sine + n * width;
+            for (int h = 0; h < heads; ++h)
+                turn(from + h * width, query_weight, eps, c, s, width, query + (n * heads + h) * width);
+            from += heads * width;
+            for (int h = 0; h < kv_heads; ++h)
+                turn(from + h * width, key_weight, eps, c, s, width, keys + slots[n] * kept + h * width);
+            std::memcpy(values + slots[n] * kept, from + kept, kept * sizeof(T));
+        }
+    });
 }
 
 // joined (count, 2 width) holds gate and up: out = gate · sigmoid(gate) · up.
 template <typename T>
 void gate(const T* joined, Index count, int width, int threads, T* out) {
-#pragma omp parallel for num_threads(threads) if (count * width > kAlone)
-    for (Index n = 0; n < count; ++n)
-        for (int d = 0; d < width; d += kLanes) {
-            const Lanes x = load(joined + 2 * n * width + d);
-            store(out + n * width + d, x / (1.0f + exponential(-x)) * load(joined + (2 * n + 1) * width + d));
-        }
+    share(count * width > kAlone, count, threads, [&](Index first, Index last) {
+        for (Index n = first; n < last; ++n)
+            for (int d = 0; d < width; d += kLanes) {
+                const Lanes x = load(joined + 2 * n * width + d);
+                store(out + n * width + d, x / (1.0f + exponential(-x)) * load(joined + (2 * n + 1) * width + d));
+            }
+    });
 }
 
 }  // namespace
