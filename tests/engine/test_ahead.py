@@ -17,7 +17,7 @@ from qqvl_server.engine.steps.block_pool import BlockPool
 from qqvl_server.engine.steps.core import EngineCore, StepFailed
 from qqvl_server.engine.steps.request import PENDING, FinishReason, Priority, Request, SamplingParams, Status
 from qqvl_server.engine.steps.scheduler import Scheduler
-from tests.engine.test_graphs import Recorder, kernel
+from tests.engine.test_graphs import Recorder, recorded
 from tests.engine.twins import NEW, Twins
 
 SIZE = 4
@@ -308,13 +308,13 @@ def test_who_needs_the_host_is_not_run_ahead_of(wishes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "recorded"),
+    ("shape", "replayed"),
     [({"tokens": 2048}, False), ({"size": 4}, True), ({"size": 8, "blocks": 40}, True), ({"requests": 2}, False)],
     ids=str,
 )
-def test_the_models_replies_are_the_same(twins: Twins, shape: dict[str, Any], recorded: bool) -> None:
-    engine = twins.engine(**shape, kernel=kernel if recorded else None, ahead=True)
-    twins.runner.record(Recorder(), requests=8, longest=400)
+def test_the_models_replies_are_the_same(twins: Twins, shape: dict[str, Any], replayed: bool) -> None:
+    backend = recorded(Recorder(), size=shape.get("size", 16)) if replayed else None
+    engine = twins.engine(**shape, backend=backend, ahead=True)
     made = twins.add_all(engine, "a")
     assert twins.run(engine, made) == twins.expected
     stop = twins.expected[2][4]

@@ -12,15 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from qqvl_server.engine.cache.kv_cache import KVCache
+from qqvl_server.engine.cache.kv_cache import KVCache, kv_shape
 from qqvl_server.engine.cpu import checking, compiling
+from qqvl_server.engine.cpu.backend import CpuBackend
 from qqvl_server.engine.cpu.kernels import Kernels, TextShape, text_shape
 from qqvl_server.engine.cpu.layers import text_of
-from qqvl_server.engine.forward.runner import ModelRunner, kv_shape
-from qqvl_server.engine.forward.sampler import Sampler
-from qqvl_server.engine.steps.block_pool import BlockPool
-from qqvl_server.engine.steps.core import EngineCore
-from qqvl_server.engine.steps.scheduler import Scheduler
 from tests.engine.twins import Twins
 from tests.engine.wide import model, paged_logits, plain_logits
 
@@ -143,12 +139,8 @@ class NativeTwins(Twins):
         config = self.paged.model.config
         self.kernels = kernels(shape=text_shape(config, kv_shape(config)))
 
-    def engine(self, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8, **_: Any) -> EngineCore:
-        self.runner = ModelRunner(
-            self.paged.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernels=self.kernels
-        )
-        scheduler = Scheduler(BlockPool(blocks, size), max_tokens=tokens, max_requests=requests)
-        return EngineCore(scheduler, self.runner, Sampler("cpu"))
+    def backend(self, size: int) -> CpuBackend:
+        return CpuBackend(self.kernels, size)
 
 
 @pytest.fixture(scope="module")

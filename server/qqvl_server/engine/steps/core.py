@@ -68,7 +68,7 @@ class EngineCore:
 
     def __init__(self, scheduler: Scheduler, runner: Runner, sampler: TokenSampler, *, ahead: bool = False) -> None:
         self.scheduler = scheduler
-        self._runner = runner
+        self.runner = runner
         self._sampler = sampler
         self._ahead = ahead
         self._begun: _Begun | None = None
@@ -83,7 +83,7 @@ class EngineCore:
         """Raises ValueError when the request can never fit the cache."""
         self.scheduler.add(request)
         try:
-            self._runner.add(request, patches)
+            self.runner.add(request, patches)
         except BaseException:
             # Raised again: the scheduler must not run what the runner does not know.
             self.abort(request)
@@ -91,7 +91,7 @@ class EngineCore:
 
     def abort(self, request: Request) -> None:
         self.scheduler.abort(request)
-        self._runner.forget(request)
+        self.runner.forget(request)
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[StepOutput]:
         """One forward over everything that is due; returns the tokens it gave.
@@ -113,13 +113,13 @@ class EngineCore:
         if sampled is None:
             # Outside the handler: its traceback would keep every tensor of the failed step alive.
             del begun
-            self._runner.release_memory()
+            self.runner.release_memory()
             return []
         self.computed += batch.tokens
         outputs = self.scheduler.update(batch, sampled)
         for output in outputs:
             if output.request.status is Status.FINISHED:
-                self._runner.forget(output.request)
+                self.runner.forget(output.request)
         return outputs
 
     def _sampled(
@@ -159,7 +159,7 @@ class EngineCore:
             return _Begun(following, error)
 
     def _run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> Drawn:
-        logits = self._runner.run(batch, meanwhile)
+        logits = self.runner.run(batch, meanwhile)
         row, sampling = 0, []
         scored: list[tuple[int, Request, int]] = []
         for chunk in batch.chunks:
