@@ -174,21 +174,6 @@ def test_where_products_are_our_own_words_go_through_all_layers_at_once(own: Nat
     assert (text_of(model, own.kernels, cache) is not None) == ours
 
 
-def test_each_step_says_once_that_it_begins_to_compute(own: NativeTwins) -> None:
-    """With words alone, with pictures, and with both."""
-    engine = own.engine(tokens=2048)
-    own.add_all(engine, "begins")
-    while engine.has_work:
-        said: list[None] = []
-        assert engine.step(lambda said=said: said.append(None))  # type: ignore[misc]
-        assert len(said) == 1
-    words, patches = own.request("words", own.inputs[0])
-    engine.add(words, patches)
-    said = []
-    engine.step(lambda: said.append(None))
-    assert len(said) == 1
-
-
 @pytest.mark.parametrize("chunk", [1000, 17, 1])
 def test_logits_equal_those_of_the_plain_forward(chunk: int) -> None:
     found = paged_logits(model(), kernels(), chunk)

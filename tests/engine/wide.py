@@ -69,7 +69,7 @@ def paged_logits(made: Any, kernels: Kernels | None = None, chunk: int = 1000) -
     found = []
     for start in range(0, len(IDS), chunk):
         part = ScheduledChunk(request, start, min(chunk, len(IDS) - start))
-        logits = runner.run(ScheduledBatch((part,)))
+        logits = runner.prepare(ScheduledBatch((part,))).compute()
         assert len(logits) == len(part.kept)
         found.append(logits)
     return torch.cat(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from qqvl_server.engine.cache.device import watched
 from qqvl_server.engine.cache.kv_cache import KVCache, kv_shape
 from qqvl_server.engine.forward import positions
-from qqvl_server.engine.forward.backend import Backend, Step
+from qqvl_server.engine.forward.backend import Backend, Prepared, Step
 from qqvl_server.engine.forward.positions import Positions
 from qqvl_server.engine.forward.vision import FeatureCache, Patches, PictureShelf
 from qqvl_server.engine.steps.batch import ScheduledBatch
@@ -59,19 +60,11 @@ class ModelRunner:
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    @watched()
     @torch.inference_mode()
-    def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None] = lambda: None) -> torch.Tensor:
-        """Logits (N, vocabulary) of the positions that the chunks keep, in the batch's order.
-
-        ``meanwhile`` is called once, when the inputs are made and the computing is about to begin.
-
-        Raises:
-            EngineDead: the device is lost.
-        """
-        with watched():
-            prepared = self._backend.prepare(Step(batch, self._positions, self.pictures))
-            meanwhile()
-            return prepared.compute()
+    def prepare(self, batch: ScheduledBatch) -> WatchedStep:
+        """Raises EngineDead: the device is lost."""
+        return WatchedStep(self._backend.prepare(Step(batch, self._positions, self.pictures)))
 
     def _positions_of(self, request: Request, patches: dict[bytes, Patches]) -> Positions:
         kinds = torch.zeros(1, len(request.prompt), dtype=torch.int)
@@ -83,3 +76,19 @@ class ModelRunner:
             mm_token_type_ids=kinds,
             image_grid_thw=torch.stack([patches[image.digest].grid for image in request.images]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedStep:
+    """What the backend prepared; its tensors take part in nothing but this step."""
+
+    step: Prepared
+
+    @watched()
+    @torch.inference_mode()
+    def compute(self) -> torch.Tensor:
+        """Logits (N, vocabulary) of the positions that the chunks keep, in the batch's order.
+
+        Raises EngineDead: the device is lost.
+        """
+        return self.step.compute()
