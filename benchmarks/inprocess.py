@@ -19,27 +19,23 @@ bound_spinning()
 import checkpoints  # noqa: E402
 import torch  # noqa: E402
 
-from qqvl_server.engine.cpu import checking  # noqa: E402
-from qqvl_server.engine.cpu.kernels import text_shape  # noqa: E402
-from qqvl_server.engine.cuda import varlen  # noqa: E402
-from qqvl_server.engine.cuda.graphs import CudaCapture  # noqa: E402
-from qqvl_server.engine.forward.runner import ModelRunner, kv_shape  # noqa: E402
-from qqvl_server.engine.forward.sampler import Sampler  # noqa: E402
-from qqvl_server.engine.steps.block_pool import BlockPool  # noqa: E402
-from qqvl_server.engine.steps.core import EngineCore  # noqa: E402
+from qqvl_server.engine.build import build  # noqa: E402
+from qqvl_server.engine.cache.kv_cache import kv_shape  # noqa: E402
 from qqvl_server.engine.steps.request import Request, SamplingParams, Status  # noqa: E402
-from qqvl_server.engine.steps.scheduler import Scheduler  # noqa: E402
-from qqvl_server.settings import WeightsSettings  # noqa: E402
+from qqvl_server.settings import GenerationSettings, WeightsSettings  # noqa: E402
 from qqvl_server.weights.load import load  # noqa: E402
 from qqvl_server.weights.locate import locate  # noqa: E402
 
-_BLOCK: Final = 16
+# Of prompt and reply together, as the server's default; decode steps are recorded for no more.
+_CONTEXT: Final = 16384
+# The largest block any kernel takes: so many tokens of the cache may be no whole block.
+_BLOCK: Final = 256
 
 
 class Engine:
-    """``tokens`` is how many the cache holds; ``step_tokens`` how many a step may compute.
+    """``tokens`` is how many the cache holds; ``step_tokens`` how many a step may compute, of ``most`` requests.
 
-    On CUDA ``graphs`` are recorded and steps begun ``ahead``, as the server does.
+    Built as the server builds it; ``graphs``, ``ahead`` and ``cpu_kernels`` off are its settings of those names.
     """
 
     def __init__(
@@ -62,22 +58,15 @@ class Engine:
         self.layer_weights = sum(p.numel() for p in self.model.model.language_model.layers.parameters())
         self.weight_bytes = (self.layer_weights + self.model.lm_head.weight.numel()) * self.model.dtype.itemsize
         self.kv_bytes = kv_shape(self.model.config).bytes_per_token(self.model.dtype)
-        text = self.model.config.get_text_config()
-        found = varlen.find(self.model.device, self.model.dtype, kv_shape(self.model.config), text.num_attention_heads)
-        kernel, size = found or (None, _BLOCK)
-        own = None
-        if cpu_kernels:
-            shape = text_shape(self.model.config, kv_shape(self.model.config))
-            own = checking.find(self.model.device, self.model.dtype, shape)
-        blocks = -(-tokens // size)
-        runner = ModelRunner(
-            self.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernel=kernel, kernels=own
+        wanted = GenerationSettings(
+            kv_cache_gb=tokens * self.kv_bytes / 1e9,
+            step_tokens=step_tokens,
+            max_running=most,
+            cuda_graphs="auto" if graphs else "off",
+            step_ahead="auto" if ahead else "off",
+            cpu_kernels="auto" if cpu_kernels else "off",
         )
-        if kernel is not None and graphs:
-            runner.record(CudaCapture(self.model.device), requests=64, longest=16384)
-        scheduler = Scheduler(BlockPool(blocks, size), max_tokens=step_tokens, max_requests=most)
-        ahead = ahead and self.model.device.type == "cuda"
-        self.core = EngineCore(scheduler, runner, Sampler(self.model.device), ahead=ahead)
+        self.core = build(self.model, wanted, min(_CONTEXT, tokens - _BLOCK))
         reader = loaded.processor.tokenizer
         self._words = [i for word in checkpoints.vocabulary(folder) for i in reader.encode(f" {word}")]
         self._names = itertools.count()

@@ -73,6 +73,15 @@ def test_the_baseline_answers_as_this_server_does(module: Any, server: RunningSe
     assert all(0 < turn.first_s <= turn.total_s and turn.cached == 0 for turn in turns)
 
 
+def test_the_engine_alone_is_the_one_that_is_served(module: Any, demo: Path) -> None:
+    """The same builder and the same kernels; its cache is as large as was said."""
+    engine = module("inprocess").Engine(demo, device="cpu", dtype="float32", tokens=2048, step_tokens=64)
+    assert engine.core.scheduler.capacity_tokens == 2048
+    assert engine.prefill(100) > 0
+    assert len(engine.decode_steps(batch=2, context=20, steps=3)) == 3
+    engine.core.check_integrity()
+
+
 def test_percentiles_and_shares(module: Any) -> None:
     figures, fairness = module("figures"), module("fairness")
     assert figures.percentile([3, 1, 2], 50) == 2

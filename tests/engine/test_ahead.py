@@ -17,11 +17,12 @@ from qqvl_server.engine.steps.block_pool import BlockPool
 from qqvl_server.engine.steps.core import EngineCore, StepFailed
 from qqvl_server.engine.steps.request import PENDING, FinishReason, Priority, Request, SamplingParams, Status
 from qqvl_server.engine.steps.scheduler import Scheduler
-from tests.engine.test_graphs import Recorder, kernel
+from tests.engine.test_graphs import Recorder, recorded
 from tests.engine.twins import NEW, Twins
 
 SIZE = 4
 END = 5
+WHEN = ("prepared", "computed", "waited for")
 
 
 def following(tokens: Sequence[int]) -> int:
@@ -49,9 +50,8 @@ class Device:
     def __init__(self) -> None:
         self.cache: dict[int, int] = {}
         self.queue: list[Callable[[], None]] = []
-        # What the next step raises when it is begun, and when it is waited for.
-        self.broken: Exception | None = None
-        self.broken_late: Exception | None = None
+        # What the next step raises, by when it does: once it is "prepared", "computed" or "waited for".
+        self.broken: dict[str, Exception] = {}
         self.begun_ahead = 0
         self.waits = 0
 
@@ -61,23 +61,26 @@ class Device:
 
     def release_memory(self) -> None: ...
 
-    def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> list[Kept]:
-        meanwhile()
-        if self.broken is not None:
-            error, self.broken = self.broken, None
+    def break_if_asked(self, when: str) -> None:
+        error = self.broken.pop(when, None)
+        if error is not None:
             raise error
+
+    def prepare(self, batch: ScheduledBatch) -> Ready:
+        self.break_if_asked("prepared")
         if batch.carried is not None:
             self.begun_ahead += 1
             assert not any(request.needs_host for request in batch.requests)
         logits: list[Kept] = []
+        work: list[Callable[[], None]] = []
         for chunk in batch.chunks:
             kept = [Kept([]) for _ in chunk.kept]
             logits += kept
             # Copies, for the host goes on: nothing that it does later may be seen by the device.
             blocks, known = list(chunk.request.blocks), list(chunk.request.tokens[chunk.start : chunk.end])
             carried = batch.carried and (batch.carried.tokens, batch.carried.places[chunk.request.id])
-            self.queue.append(partial(self._compute, chunk.start, known, blocks, carried, kept))
-        return logits
+            work.append(partial(self._compute, chunk.start, known, blocks, carried, kept))
+        return Ready(self, work, logits)
 
     def _compute(self, start: int, tokens: list[int], blocks: list[int], carried: Any, kept: list[Kept]) -> None:
         tokens = tokens if carried is None else [carried[0][carried[1]]]
@@ -111,6 +114,18 @@ class Device:
 
 
 @dataclass
+class Ready:
+    device: Device
+    work: list[Callable[[], None]]
+    logits: list[Kept]
+
+    def compute(self) -> list[Kept]:
+        self.device.break_if_asked("computed")
+        self.device.queue += self.work
+        return self.logits
+
+
+@dataclass
 class Arriving:
     device: Device
     tokens: list[int]
@@ -120,9 +135,7 @@ class Arriving:
         # No more than what it waits for: what was begun after it stays undone.
         while PENDING in self.tokens:
             self.device.queue.pop(0)()
-        if self.device.broken_late is not None:
-            error, self.device.broken_late = self.device.broken_late, None
-            raise error
+        self.device.break_if_asked("waited for")
         return [Chosen(token) for token in self.tokens]
 
 
@@ -149,11 +162,12 @@ def test_what_a_step_gave_is_not_kept_until_the_next_has_been_waited_for(new: in
     engine.add(asked("a", list(range(5)), new), {})
     steps = 0
     while engine.has_work:
-        waits, told = device.waits, []
-        engine.step(lambda told=told: told.append(device.waits))  # type: ignore[misc]
-        if device.waits > waits:
-            assert told[:1] == [waits]
-            steps += 1
+        waits = device.waits
+        engine.begin()
+        # Here others are told: nothing has been waited for since the last tokens came.
+        assert device.waits == waits
+        engine.finish()
+        steps += device.waits > waits
     assert steps > 3
 
 
@@ -180,13 +194,13 @@ class Traffic(RuleBasedStateMachine):
         for _ in range(steps):
             self.step()
 
-    @rule(error=st.sampled_from([MemoryError, RuntimeError]), late=st.booleans())
-    def fail(self, error: type[Exception], late: bool) -> None:
-        """Whichever is begun or waited for next, at its time or ahead of it."""
-        self.device.broken, self.device.broken_late = (None, error()) if late else (error(), None)
+    @rule(error=st.sampled_from([MemoryError, RuntimeError]), when=st.sampled_from(WHEN))
+    def fail(self, error: type[Exception], when: str) -> None:
+        """Whichever comes next, at its time or ahead of it."""
+        self.device.broken = {when: error()}
         self.step()
         self.step()
-        self.device.broken = self.device.broken_late = None
+        self.device.broken = {}
 
     def step(self) -> None:
         try:
@@ -308,13 +322,13 @@ def test_who_needs_the_host_is_not_run_ahead_of(wishes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "recorded"),
+    ("shape", "replayed"),
     [({"tokens": 2048}, False), ({"size": 4}, True), ({"size": 8, "blocks": 40}, True), ({"requests": 2}, False)],
     ids=str,
 )
-def test_the_models_replies_are_the_same(twins: Twins, shape: dict[str, Any], recorded: bool) -> None:
-    engine = twins.engine(**shape, kernel=kernel if recorded else None, ahead=True)
-    twins.runner.record(Recorder(), requests=8, longest=400)
+def test_the_models_replies_are_the_same(twins: Twins, shape: dict[str, Any], replayed: bool) -> None:
+    backend = recorded(Recorder(), size=shape.get("size", 16)) if replayed else None
+    engine = twins.engine(**shape, backend=backend, ahead=True)
     made = twins.add_all(engine, "a")
     assert twins.run(engine, made) == twins.expected
     stop = twins.expected[2][4]
@@ -384,17 +398,14 @@ def test_only_what_is_wholly_in_the_step_is_run_ahead_of() -> None:
     assert [(chunk.start, chunk.count, chunk.samples) for chunk in following_step.chunks] == [(2, 1, True)] * 2
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_memory_that_runs_out_ahead_costs_no_token(late: bool) -> None:
+@pytest.mark.parametrize("when", WHEN)
+def test_memory_that_runs_out_ahead_costs_no_token(when: str) -> None:
     engine, device = core()
     request = endless("r", [1, 1], 9)
     engine.add(request, {})
     engine.step()
     engine.step()
-    if late:
-        device.broken_late = MemoryError()
-    else:
-        device.broken = MemoryError()
+    device.broken = {when: MemoryError()}
     run(engine)
     tokens = [1, 1]
     while len(tokens) < 11:
@@ -402,7 +413,8 @@ def test_memory_that_runs_out_ahead_costs_no_token(late: bool) -> None:
     assert request.tokens == tokens
 
 
-def test_a_step_that_fails_ahead_fails_after_the_one_before_it_was_told_and_only_those_that_go_on() -> None:
+@pytest.mark.parametrize("when", ["prepared", "computed"])
+def test_a_step_that_fails_ahead_fails_after_the_one_before_it_was_told_and_only_those_that_go_on(when: str) -> None:
     ending = next(n for n in range(1000) if END in reply([n, 1, 1], 9)[2:8])
     engine, device = core()
     early, late = asked("early", [ending, 1, 1], 9), endless("late", [9] * 6, 20)
@@ -410,7 +422,7 @@ def test_a_step_that_fails_ahead_fails_after_the_one_before_it_was_told_and_only
         engine.add(request, {})
     while early.made < len(reply(early.prompt, 9)) - 1:
         engine.step()
-    device.broken = RuntimeError()
+    device.broken = {when: RuntimeError()}
     assert {output.request.id for output in engine.step()} == {"early", "late"}
     assert early.status is Status.FINISHED
     with pytest.raises(StepFailed) as failed:

@@ -6,19 +6,16 @@ By the backend that runs what was traced as it is: what Inductor makes of it is 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from qqvl_server.engine.cache import paged_attention as attention
-from qqvl_server.engine.forward.runner import ModelRunner
-from qqvl_server.engine.forward.sampler import Sampler
-from qqvl_server.engine.steps.block_pool import BlockPool
-from qqvl_server.engine.steps.core import EngineCore
-from qqvl_server.engine.steps.scheduler import Scheduler
+from qqvl_server.engine.cache import paged_attention
+from qqvl_server.engine.forward.compiled import compile_layers
+from qqvl_server.engine.forward.sdpa import SdpaBackend
 from tests.engine.twins import Twins
 
 
@@ -30,9 +27,8 @@ class CompiledTwins(Twins):
         self.inputs, self.expected = twins.inputs, twins.expected
         self.paged = self._load(demo)
 
-    def engine(self, **_: Any) -> EngineCore:
-        self.runner = ModelRunner(self.paged.model, blocks=400, block_size=16, feature_bytes=10**8, compiled="eager")
-        return EngineCore(Scheduler(BlockPool(400, 16), max_tokens=64, max_requests=8), self.runner, Sampler("cpu"))
+    def backend(self, size: int) -> SdpaBackend:
+        return SdpaBackend(size, adapt=partial(compile_layers, backend="eager"))
 
 
 @pytest.fixture
@@ -41,7 +37,7 @@ def compiled(twins: Twins, demo: Path) -> Iterator[CompiledTwins]:
     yield CompiledTwins(twins, demo)
     torch.compiler.reset()
     torch._dynamo.config.suppress_errors = False
-    attention.register()
+    paged_attention.register()
 
 
 def test_the_tokens_are_those_of_generate_and_steps_of_other_sizes_compile_nothing_new(compiled: CompiledTwins) -> None:

@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
 from qqvl_server.engine.cache.paged_attention import PagedBatch
+from qqvl_server.engine.cuda.backend import CudaBackend, Recording
 from qqvl_server.engine.cuda.decode_inputs import Decode, Inputs
-from qqvl_server.engine.cuda.graphs import Replay, sizes
+from qqvl_server.engine.cuda.graphs import Capture, Replay, sizes
 from qqvl_server.engine.cuda.varlen import InPlace, VarlenRows
 from qqvl_server.engine.forward.sampler import Sampler
 from qqvl_server.engine.steps.request import Request, SamplingParams
@@ -54,6 +55,10 @@ class Recorder:
         return replay
 
 
+def recorded(capture: Capture, *, size: int = 16, requests: int = 8, longest: int = 400) -> CudaBackend:
+    return CudaBackend(kernel, size, recording=Recording(capture, requests, longest))
+
+
 @pytest.mark.parametrize(
     ("most", "expected"),
     [(1, [1]), (5, [1, 2, 4, 5]), (16, [1, 2, 4, 8, 16]), (40, [1, 2, 4, 8, 16, 24, 32, 40])],
@@ -75,8 +80,9 @@ def test_few_sizes_are_recorded_and_the_largest_is_among_them(most: int, expecte
 )
 def test_replies_are_the_same_when_steps_are_replayed(twins: Twins, shape: dict[str, Any]) -> None:
     """Batches of one to five and back, over block edges; with 40 blocks some are put back and computed again."""
-    engine, recorder = twins.engine(**shape, kernel=kernel), Recorder()
-    twins.runner.record(recorder, requests=shape.get("requests", 8), longest=400)
+    recorder = Recorder()
+    backend = recorded(recorder, size=shape.get("size", 16), requests=shape.get("requests", 8))
+    engine = twins.engine(**shape, backend=backend)
     assert recorder.recorded == len(sizes(shape.get("requests", 8)))
     assert recorder.replayed == 0
     made = twins.add_all(engine, "a")
@@ -145,8 +151,7 @@ def test_what_cannot_be_recorded_or_is_not_what_the_plain_step_is_runs_plainly(t
         logits = forward()
         return lambda: logits if fault == "stale" else logits * torch.nan
 
-    engine = twins.engine(kernel=kernel)
-    twins.runner.record(capture, requests=8, longest=400)
+    engine = twins.engine(backend=recorded(capture))
     request, patches = twins.request("one", twins.inputs[0])
     engine.add(request, patches)
     assert twins.run(engine, [request]) == twins.expected[:1]
@@ -154,18 +159,11 @@ def test_what_cannot_be_recorded_or_is_not_what_the_plain_step_is_runs_plainly(t
 
 def test_longer_or_larger_batches_than_recorded_run_plainly(twins: Twins) -> None:
     for limits in ({"requests": 2, "longest": 400}, {"requests": 8, "longest": 33}):
-        engine, recorder = twins.engine(kernel=kernel), Recorder()
-        twins.runner.record(recorder, **limits)
+        recorder = Recorder()
+        engine = twins.engine(backend=recorded(recorder, **limits))
         made: list[Request] = twins.add_all(engine, "a")
         assert twins.run(engine, made) == twins.expected
         assert recorder.replayed < NEW - 1
-
-
-def test_nothing_is_recorded_where_blocks_are_copied_together(twins: Twins) -> None:
-    twins.engine()
-    recorder = Recorder()
-    twins.runner.record(recorder, requests=8, longest=400)
-    assert recorder.recorded == 0
 
 
 class Questions(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -208,8 +206,7 @@ def test_a_recorded_step_asks_the_device_nothing_and_brings_nothing_along(twins:
         seen.append((asked.waiting, asked.from_host))
         return forward
 
-    twins.engine(kernel=lambda query, *_rest: query + 0)
-    twins.runner.record(capture, requests=4, longest=400)
+    twins.engine(backend=CudaBackend(lambda query, *_rest: query + 0, 16, recording=Recording(capture, 4, 400)))
     assert seen == [([], 0)] * 3
 
 

@@ -12,15 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from qqvl_server.engine.cache.kv_cache import KVCache
+from qqvl_server.engine.cache.kv_cache import KVCache, kv_shape
 from qqvl_server.engine.cpu import checking, compiling
+from qqvl_server.engine.cpu.backend import CpuBackend
 from qqvl_server.engine.cpu.kernels import Kernels, TextShape, text_shape
 from qqvl_server.engine.cpu.layers import text_of
-from qqvl_server.engine.forward.runner import ModelRunner, kv_shape
-from qqvl_server.engine.forward.sampler import Sampler
-from qqvl_server.engine.steps.block_pool import BlockPool
-from qqvl_server.engine.steps.core import EngineCore
-from qqvl_server.engine.steps.scheduler import Scheduler
 from tests.engine.twins import Twins
 from tests.engine.wide import model, paged_logits, plain_logits
 
@@ -143,12 +139,8 @@ class NativeTwins(Twins):
         config = self.paged.model.config
         self.kernels = kernels(shape=text_shape(config, kv_shape(config)))
 
-    def engine(self, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8, **_: Any) -> EngineCore:
-        self.runner = ModelRunner(
-            self.paged.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernels=self.kernels
-        )
-        scheduler = Scheduler(BlockPool(blocks, size), max_tokens=tokens, max_requests=requests)
-        return EngineCore(scheduler, self.runner, Sampler("cpu"))
+    def backend(self, size: int) -> CpuBackend:
+        return CpuBackend(self.kernels, size)
 
 
 @pytest.fixture(scope="module")
@@ -180,21 +172,6 @@ def test_where_products_are_our_own_words_go_through_all_layers_at_once(own: Nat
     cache = KVCache(kv_shape(model.config), 4, 16, dtype=model.dtype, device="cpu")
     ours = own.kernels.multiplies(torch.zeros(4, 32, dtype=model.dtype))
     assert (text_of(model, own.kernels, cache) is not None) == ours
-
-
-def test_each_step_says_once_that_it_begins_to_compute(own: NativeTwins) -> None:
-    """With words alone, with pictures, and with both."""
-    engine = own.engine(tokens=2048)
-    own.add_all(engine, "begins")
-    while engine.has_work:
-        said: list[None] = []
-        assert engine.step(lambda said=said: said.append(None))  # type: ignore[misc]
-        assert len(said) == 1
-    words, patches = own.request("words", own.inputs[0])
-    engine.add(words, patches)
-    said = []
-    engine.step(lambda: said.append(None))
-    assert len(said) == 1
 
 
 @pytest.mark.parametrize("chunk", [1000, 17, 1])

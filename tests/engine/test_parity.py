@@ -78,7 +78,9 @@ def test_a_picture_seen_before_is_not_looked_at_again(twins: Twins) -> None:
 def test_pictures_of_several_requests_are_looked_at_together(twins: Twins) -> None:
     engine = twins.engine(tokens=2048)
     made = twins.add_all(engine, "a")
-    engine.step()
+    engine.begin()
+    assert twins.runner.pictures.encoder_runs == 0, "before others are told nothing long is done"
+    engine.finish()
     assert twins.runner.pictures.encoder_runs == 1
     assert twins.run(engine, made) == twins.expected
 

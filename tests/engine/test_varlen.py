@@ -7,11 +7,7 @@ import torch
 
 from qqvl_server.engine.cache.kv_cache import KVShape
 from qqvl_server.engine.cuda import varlen
-from qqvl_server.engine.forward.runner import ModelRunner
-from qqvl_server.engine.forward.sampler import Sampler
-from qqvl_server.engine.steps.block_pool import BlockPool
-from qqvl_server.engine.steps.core import EngineCore
-from qqvl_server.engine.steps.scheduler import Scheduler
+from qqvl_server.engine.cuda.backend import CudaBackend
 from tests.engine.twins import Twins
 
 SHAPE = KVShape(layers=1, kv_heads=2, head_dim=8)
@@ -67,8 +63,7 @@ def test_a_cpu_has_none() -> None:
 
 
 def test_the_engine_gives_the_same_tokens_through_such_a_kernel(twins: Twins) -> None:
-    runner = ModelRunner(twins.paged.model, blocks=60, block_size=16, feature_bytes=10**8, kernel=by_definition)
-    engine = EngineCore(Scheduler(BlockPool(60, 16), max_tokens=64, max_requests=8), runner, Sampler("cpu"))
+    engine = twins.engine(blocks=60, backend=CudaBackend(by_definition, 16))
     made = [twins.request(f"v{n}", twins.inputs[n]) for n in (0, 1)]
     for request, patches in made:
         engine.add(request, patches)

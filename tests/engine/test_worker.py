@@ -63,6 +63,7 @@ class CountingRunner:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.unprepared: Exception | None = None
         self.refused: Exception | None = None
         self.batches: list[ScheduledBatch] = []
         self.go = threading.Semaphore(10_000)
@@ -81,13 +82,24 @@ class CountingRunner:
     def release_memory(self) -> None:
         self.released += 1
 
-    def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> list[int]:
-        meanwhile()
-        self.go.acquire(timeout=5)
-        self.batches.append(batch)
-        if self.error is not None:
-            raise self.error
-        return [len(chunk.request.tokens) for chunk in batch.chunks for _ in chunk.kept]
+    def prepare(self, batch: ScheduledBatch) -> Counted:
+        if self.unprepared is not None:
+            raise self.unprepared
+        return Counted(self, batch, [len(chunk.request.tokens) for chunk in batch.chunks for _ in chunk.kept])
+
+
+@dataclass
+class Counted:
+    runner: CountingRunner
+    batch: ScheduledBatch
+    logits: list[int]
+
+    def compute(self) -> list[int]:
+        self.runner.go.acquire(timeout=5)
+        self.runner.batches.append(self.batch)
+        if self.runner.error is not None:
+            raise self.runner.error
+        return self.logits
 
 
 @dataclass
@@ -267,6 +279,14 @@ def test_a_failed_step_ends_its_requests_and_nothing_else(bench: Bench) -> None:
     bench.runner.error = None
     bench.runner.go.release(100)
     assert all(inbox.tokens()[-1] is FinishReason.LENGTH for inbox in others)
+    assert settled(bench)
+
+
+def test_a_step_that_cannot_be_made_ready_ends_its_requests_and_nothing_else(bench: Bench) -> None:
+    bench.runner.unprepared = RuntimeError("strange shapes")
+    assert isinstance(bench.ask("failed").error(), GenerationFailed)
+    bench.runner.unprepared = None
+    assert bench.ask("after").tokens()[-1] is FinishReason.LENGTH
     assert settled(bench)
 
 

@@ -8,14 +8,13 @@ from typing import Any
 
 from PIL import Image
 
-from qqvl_server.engine.cuda.varlen import Kernel
+from qqvl_server.engine.build import assemble
+from qqvl_server.engine.forward.backend import Backend
 from qqvl_server.engine.forward.runner import ModelRunner
-from qqvl_server.engine.forward.sampler import Sampler
+from qqvl_server.engine.forward.sdpa import SdpaBackend
 from qqvl_server.engine.forward.vision import Patches
-from qqvl_server.engine.steps.block_pool import BlockPool
 from qqvl_server.engine.steps.core import EngineCore
 from qqvl_server.engine.steps.request import ImageSpan, Request, SamplingParams
-from qqvl_server.engine.steps.scheduler import Scheduler
 from qqvl_server.generation.paged import PagedEngine
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import WeightsSettings
@@ -67,13 +66,21 @@ class Twins:
         tokens: list[int] = whole[0, inputs["input_ids"].shape[1] :].tolist()
         return tokens
 
+    def backend(self, size: int) -> Backend:
+        return SdpaBackend(size)
+
     def engine(
-        self, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8, kernel: Kernel | None = None,
+        self, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8, backend: Backend | None = None,
         ahead: bool = False,
     ) -> EngineCore:  # fmt: skip
-        self.runner = ModelRunner(self.paged.model, blocks=blocks, block_size=size, feature_bytes=10**8, kernel=kernel)
-        scheduler = Scheduler(BlockPool(blocks, size), max_tokens=tokens, max_requests=requests)
-        return EngineCore(scheduler, self.runner, Sampler("cpu"), ahead=ahead)
+        """``size`` is that of a block, for this class's own ``backend``."""
+        core = assemble(
+            self.paged.model, backend or self.backend(size), blocks=blocks, step_tokens=tokens, requests=requests,
+            ahead=ahead,
+        )  # fmt: skip
+        assert isinstance(core.runner, ModelRunner)
+        self.runner = core.runner
+        return core
 
     def behind_the_port(
         self, metrics: Metrics, *, blocks: int = 400, size: int = 16, tokens: int = 64, requests: int = 8

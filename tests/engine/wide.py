@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from qqvl_server.engine.cpu.backend import CpuBackend
 from qqvl_server.engine.cpu.kernels import Kernels
 from qqvl_server.engine.forward.runner import ModelRunner
+from qqvl_server.engine.forward.sdpa import SdpaBackend
 from qqvl_server.engine.forward.vision import Patches
 from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.steps.request import ImageSpan, Request, SamplingParams
@@ -58,7 +60,8 @@ def plain_logits(made: Any) -> torch.Tensor:
 
 def paged_logits(made: Any, kernels: Kernels | None = None, chunk: int = 1000) -> torch.Tensor:
     """As ``plain_logits``, through the engine's runner, ``chunk`` tokens at a time."""
-    runner = ModelRunner(made, blocks=20, block_size=16, feature_bytes=10**7, kernels=kernels)
+    backend = SdpaBackend() if kernels is None else CpuBackend(kernels)
+    runner = ModelRunner(made, backend, blocks=20, feature_bytes=10**7)
     span = ImageSpan(10, SHOWN, b"digest")
     request = Request("r", "c", IDS, SamplingParams(0), (span,), targets=tuple(WORDS[:ASKED]))
     request.blocks = list(range(len(IDS) // 16, -1, -1))
@@ -66,7 +69,7 @@ def paged_logits(made: Any, kernels: Kernels | None = None, chunk: int = 1000) -
     found = []
     for start in range(0, len(IDS), chunk):
         part = ScheduledChunk(request, start, min(chunk, len(IDS) - start))
-        logits = runner.run(ScheduledBatch((part,)))
+        logits = runner.prepare(ScheduledBatch((part,))).compute()
         assert len(logits) == len(part.kept)
         found.append(logits)
     return torch.cat(found)

@@ -6,9 +6,13 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy
 import torch
+
+# Tokens; small blocks share more of a prefix.
+BLOCK_SIZE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,13 @@ class KVShape:
     def bytes_per_token(self, dtype: torch.dtype) -> int:
         """Keys and values of every layer."""
         return 2 * self.layers * self.kv_heads * self.head_dim * dtype.itemsize
+
+
+def kv_shape(config: Any) -> KVShape:
+    """What one token costs in the cache of a model with this configuration."""
+    text = config.get_text_config()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return KVShape(text.num_hidden_layers, text.num_key_value_heads, head_dim)
 
 
 @dataclass(frozen=True, slots=True)

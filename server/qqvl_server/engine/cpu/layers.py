@@ -8,7 +8,8 @@ Only layers known to consist of exactly these parts are swapped; the others keep
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -20,6 +21,7 @@ from qqvl_server.engine.cache.paged_attention import PagedBatch
 from qqvl_server.engine.cpu import packing
 from qqvl_server.engine.cpu.kernels import Kernels, NativeLayer, NativeRows, Norm
 from qqvl_server.engine.cpu.mapped import MappedFiles
+from qqvl_server.engine.forward.packed import Packed
 
 _KNOWN: Final = ("Qwen3VLTextDecoderLayer",)
 _KNOWN_TEXTS: Final = ("Qwen3VLTextModel",)
@@ -145,21 +147,31 @@ class FusedText:
         self._norm = _norm(text.norm)
         self._head = model.lm_head
 
-    def logits(
-        self, ids: torch.Tensor, positions: torch.Tensor, paged: PagedBatch, keep: torch.Tensor,
-        meanwhile: Callable[[], None],
-    ) -> torch.Tensor:  # fmt: skip
-        """(K, vocabulary) of the rows ``keep`` (K,), from ``ids`` (N,) and ``positions`` (3, 1, N).
+    def prepare(self, packed: Packed) -> FusedStep:
+        hidden = self._embedding[packed.ids]
+        cosines, sines = (turn[0].contiguous() for turn in self._turn(hidden, packed.positions))
+        return FusedStep(self, packed, hidden, (cosines, sines))
 
-        ``meanwhile`` is called before the layers, which leave the interpreter to others.
-        """
-        assert isinstance(paged.rows, NativeRows)
-        rows = self._embedding[ids]
-        cosines, sines = (turn[0].contiguous() for turn in self._turn(rows, positions))
-        meanwhile()
-        self._kernels.run(self._layers, rows, (cosines, sines), paged.new_slots, paged.rows)
-        found: torch.Tensor = self._head(self._kernels.norm(rows[keep], self._norm))
-        return found
+    def compute(self, hidden: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], packed: Packed) -> torch.Tensor:
+        """The layers, which leave the interpreter to others, change ``hidden`` (N, hidden) in place."""
+        assert isinstance(packed.paged.rows, NativeRows)
+        self._kernels.run(self._layers, hidden, turns, packed.paged.new_slots, packed.paged.rows)
+        found: torch.Tensor = self._head(self._kernels.norm(hidden[packed.keep], self._norm))
+        return found[: packed.wanted]
+
+
+@dataclass(frozen=True, slots=True)
+class FusedStep:
+    """A step of words alone: ``hidden`` are its embeddings, ``turns`` its cosines and sines."""
+
+    text: FusedText
+    packed: Packed
+    hidden: torch.Tensor
+    turns: tuple[torch.Tensor, torch.Tensor]
+
+    def compute(self) -> torch.Tensor:
+        """Once only: the embeddings do not outlive it."""
+        return self.text.compute(self.hidden, self.turns, self.packed)
 
 
 def natives(model: Any) -> list[NativeLayer]:

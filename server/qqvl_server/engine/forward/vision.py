@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 
-from qqvl_server.engine.steps.request import Request
+from qqvl_server.engine.steps.batch import ScheduledChunk
+from qqvl_server.engine.steps.request import ImageSpan, Request
+
+# A picture, and the chunk in which some of it stands.
+Shown = tuple[ScheduledChunk, ImageSpan]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,29 @@ class PictureShelf:
             self._features[request.id][digest] = found[digest]
             self._patches[request.id].pop(digest, None)
         return found
+
+    def shown(self, chunks: Sequence[ScheduledChunk]) -> list[Shown]:
+        """Which pictures stand in ``chunks``, in their order."""
+        return [(chunk, image) for chunk in chunks for image in chunk.request.images_in(chunk.start, chunk.end)]
+
+    def encoded(self, shown: Sequence[Shown]) -> EncoderOutput | None:
+        """Slices of the pictures' features that stand inside the chunks, in packed order; None where there is none."""
+        if not shown:
+            return None
+        features = self.features([(chunk.request, image.digest) for chunk, image in shown])
+        slices = [
+            (
+                features[image.digest],
+                max(chunk.start, image.start) - image.start,
+                min(chunk.end, image.end) - image.start,
+            )
+            for chunk, image in shown
+        ]
+        levels = range(len(slices[0][0].deepstack))
+        return EncoderOutput(
+            [f.embeddings[low:high] for f, low, high in slices],
+            [[f.deepstack[level][low:high] for f, low, high in slices] for level in levels],
+        )
 
 
 def encode(model: Any, pictures: Mapping[bytes, Patches]) -> dict[bytes, Features]:

@@ -79,6 +79,14 @@ class Chosen:
     top: tuple[tuple[int, float], ...] = ()
 
 
+class Prepared(Protocol):
+    """A step whose inputs are made."""
+
+    def compute(self) -> Any:
+        """Logits of each chunk's ``kept`` positions, in order. Called once."""
+        ...
+
+
 # One entry per chunk that samples; an error is that request's alone.
 Sampled = Sequence[Chosen | QqvlError]
 

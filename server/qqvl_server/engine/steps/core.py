@@ -1,16 +1,16 @@
-"""The engine's heart: schedule → run → sample → update, on one thread. Imports no torch itself.
+"""The engine's heart: schedule → prepare → compute → sample → update, on one thread. Imports no torch itself.
 
-One step at a time; or, on a device that computes while the host goes on, the next step is begun before the tokens of
-the one before are known, wherever it can be told without them (``Scheduler.continued``).
+One step at a time; or, on a device that computes while the host goes on, the next step is launched before the tokens
+of the one before are known, wherever it can be told without them (``Scheduler.continued``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from qqvl_server.engine.steps.batch import Carried, Drawn, Known, Sampled, ScheduledBatch, StepOutput
+from qqvl_server.engine.steps.batch import Carried, Drawn, Known, Prepared, Sampled, ScheduledBatch, StepOutput
 from qqvl_server.engine.steps.request import Request, Status
 from qqvl_server.engine.steps.scheduler import Scheduler
 from qqvl_server.errors import EngineDead
@@ -24,8 +24,8 @@ class Runner(Protocol):
 
     def forget(self, request: Request) -> None: ...
 
-    def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> Any:
-        """Logits of each chunk's ``kept`` positions, in order; calls ``meanwhile`` before the long part of it."""
+    def prepare(self, batch: ScheduledBatch) -> Prepared:
+        """What needs the interpreter; computing what comes of it is the long part, and needs little of it."""
         ...
 
     def release_memory(self) -> None:
@@ -49,7 +49,15 @@ class TokenSampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A step that was begun ahead of its time. ``drawn`` is what it gave, or what it raised."""
+    """A step whose inputs are made: ``prepared`` is what to compute, or what making it raised."""
+
+    batch: ScheduledBatch
+    prepared: Prepared | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step that was computed, or is on a device that goes on alone: ``drawn`` is what it gave, or what it raised."""
 
     batch: ScheduledBatch
     drawn: Drawn | Exception
@@ -64,26 +72,27 @@ class StepFailed(Exception):
 
 
 class EngineCore:
-    """``ahead``: begin steps before the tokens of the ones before are known."""
+    """``ahead``: launch steps before the tokens of the ones before are known."""
 
     def __init__(self, scheduler: Scheduler, runner: Runner, sampler: TokenSampler, *, ahead: bool = False) -> None:
         self.scheduler = scheduler
-        self._runner = runner
+        self.runner = runner
         self._sampler = sampler
         self._ahead = ahead
         self._begun: _Begun | None = None
+        self._launched: _Launched | None = None
         # Tokens computed so far, prompts and replies.
         self.computed = 0
 
     @property
     def has_work(self) -> bool:
-        return bool(self.scheduler.running) or len(self.scheduler.waiting) > 0 or self._begun is not None
+        return bool(self.scheduler.running) or len(self.scheduler.waiting) > 0 or self._launched is not None
 
     def add(self, request: Request, patches: dict[bytes, Any]) -> None:
         """Raises ValueError when the request can never fit the cache."""
         self.scheduler.add(request)
         try:
-            self._runner.add(request, patches)
+            self.runner.add(request, patches)
         except BaseException:
             # Raised again: the scheduler must not run what the runner does not know.
             self.abort(request)
@@ -91,13 +100,30 @@ class EngineCore:
 
     def abort(self, request: Request) -> None:
         self.scheduler.abort(request)
-        self._runner.forget(request)
+        self.runner.forget(request)
 
-    def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[StepOutput]:
-        """One forward over everything that is due; returns the tokens it gave.
+    def step(self) -> list[StepOutput]:
+        """``begin`` and ``finish`` in one."""
+        self.begin()
+        return self.finish()
 
-        ``meanwhile`` is called when the computing is about to begin, once or more often, or not at all where there is
-        none. Computing needs little of the interpreter: whoever is woken then does not compete with the engine for it.
+    def begin(self) -> None:
+        """Make the next step ready, unless there is none, or what it is hangs on tokens that are still computed.
+
+        What there is to tell others is told between this and ``finish``: computing needs little of the interpreter, so
+        that whoever is woken then does not compete with the engine for it.
+        """
+        batch = self.scheduler.schedule() if self._launched is None else self._following(self._launched)
+        if batch is None or not batch.chunks:
+            return
+        try:
+            self._begun = _Begun(batch, self.runner.prepare(batch))
+        except Exception as error:
+            # A step's edge: the model's libraries raise anything. Its turn comes once the step before it is booked.
+            self._begun = _Begun(batch, error)
+
+    def finish(self) -> list[StepOutput]:
+        """Compute what was begun; returns the tokens of the step whose turn it is: that one, or the one before it.
 
         Nothing comes of a step that runs out of memory: its requests are put back and the next steps are smaller.
 
@@ -105,61 +131,68 @@ class EngineCore:
             StepFailed: the model raised, or the smallest step does not fit the memory.
             EngineDead: no step can succeed any more.
         """
-        begun, self._begun = self._begun, None
-        batch = self.scheduler.schedule() if begun is None else begun.batch
-        if not batch.chunks:
-            return []
-        sampled = self._sampled(batch, None if begun is None else begun.drawn, meanwhile)
+        launched, self._launched = self._launched, self._launch()
+        if launched is None:
+            launched = self._launched
+            if launched is None:
+                return []
+            # Of a device that goes on alone the step after it may be told already.
+            self.begin()
+            self._launched = self._launch()
+        batch = launched.batch
+        sampled = self._sampled(launched)
         if sampled is None:
-            # Outside the handler: its traceback would keep every tensor of the failed step alive.
-            del begun
-            self._runner.release_memory()
+            # Outside the handler, and let go: its traceback keeps every tensor of the failed step alive.
+            del launched
+            self.runner.release_memory()
             return []
         self.computed += batch.tokens
         outputs = self.scheduler.update(batch, sampled)
         for output in outputs:
             if output.request.status is Status.FINISHED:
-                self._runner.forget(output.request)
+                self.runner.forget(output.request)
         return outputs
 
-    def _sampled(
-        self, batch: ScheduledBatch, drawn: Drawn | Exception | None, meanwhile: Callable[[], None]
-    ) -> Sampled | None:
-        """None when memory ran out."""
+    def _following(self, launched: _Launched) -> ScheduledBatch | None:
+        """The step after ``launched``, where it can be told before its tokens are known."""
+        drawn = launched.drawn
+        if isinstance(drawn, Exception) or drawn.tokens is None:
+            return None
+        following = self.scheduler.continued(launched.batch)
+        if following is None:
+            return None
+        places = {chunk.request.id: place for place, chunk in enumerate(launched.batch.chunks)}
+        return replace(following, carried=Carried(drawn.tokens, places))
+
+    def _launch(self) -> _Launched | None:
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return None
+        if isinstance(begun.prepared, Exception):
+            return _Launched(begun.batch, begun.prepared)
         try:
-            if isinstance(drawn, Exception):
-                raise drawn
-            begun_before = drawn is not None
-            if drawn is None:
-                drawn = self._run(batch, meanwhile)
-            self._begun = self._begin_after(batch, drawn.tokens, meanwhile)
-            if begun_before and self._begun is None:
-                # Nothing begins to compute now; what is left is to wait.
-                meanwhile()
-            return drawn.wait()
+            return _Launched(begun.batch, self._draw(begun.batch, begun.prepared.compute()))
+        except Exception as error:
+            # A step's edge, as in ``begin``.
+            return _Launched(begun.batch, error)
+
+    def _sampled(self, launched: _Launched) -> Sampled | None:
+        """None when memory ran out."""
+        batch = launched.batch
+        try:
+            if isinstance(launched.drawn, Exception):
+                raise launched.drawn
+            return launched.drawn.wait()
         except EngineDead:
             raise
         except Exception as error:
-            # One step's edge: the model's libraries raise anything.
+            # A step's edge, as in ``begin``.
             if not _is_out_of_memory(error) or not self.scheduler.shrink(batch):
                 raise StepFailed([r for r in batch.requests if r.status is Status.RUNNING]) from error
             logger().warning("内存不够，缩小步长重算", tokens=batch.tokens, requests=len(batch.chunks))
             return None
 
-    def _begin_after(self, batch: ScheduledBatch, tokens: Any, meanwhile: Callable[[], None]) -> _Begun | None:
-        following = self.scheduler.continued(batch) if self._ahead and tokens is not None else None
-        if following is None:
-            return None
-        places = {chunk.request.id: place for place, chunk in enumerate(batch.chunks)}
-        following = replace(following, carried=Carried(tokens, places))
-        try:
-            return _Begun(following, self._run(following, meanwhile))
-        except Exception as error:
-            # A step's edge as in _sampled, but its turn comes after the step that still runs has been booked.
-            return _Begun(following, error)
-
-    def _run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> Drawn:
-        logits = self._runner.run(batch, meanwhile)
+    def _draw(self, batch: ScheduledBatch, logits: Any) -> Drawn:
         row, sampling = 0, []
         scored: list[tuple[int, Request, int]] = []
         for chunk in batch.chunks:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
 from typing import Any, Final
 
-from qqvl_server.engine.steps.batch import ScheduledBatch
+from qqvl_server.engine.steps.batch import Prepared, ScheduledBatch
 from qqvl_server.engine.steps.core import Runner
 from qqvl_server.engine.steps.request import Request
 from qqvl_server.errors import ConfigError
@@ -40,15 +39,24 @@ class FaultyRunner:
     def release_memory(self) -> None:
         self._runner.release_memory()
 
-    def run(self, batch: ScheduledBatch, meanwhile: Callable[[], None]) -> Any:
+    def prepare(self, batch: ScheduledBatch) -> Prepared:
         self._steps += 1
-        if self._steps in self._faulty:
-            if self._kind == "thread":
-                raise SystemExit
-            if self._kind == "hang":
-                threading.Event().wait()
-            raise MemoryError if self._kind == "oom" else RuntimeError("planted fault")
-        return self._runner.run(batch, meanwhile)
+        prepared = self._runner.prepare(batch)
+        return _Faulty(self._kind) if self._steps in self._faulty else prepared
+
+
+class _Faulty:
+    """A step that goes wrong when it is computed."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def compute(self) -> Any:
+        if self._kind == "thread":
+            raise SystemExit
+        if self._kind == "hang":
+            threading.Event().wait()
+        raise MemoryError if self._kind == "oom" else RuntimeError("planted fault")
 
 
 def plant(runner: Runner, wish: str) -> Runner:

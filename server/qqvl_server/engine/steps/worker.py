@@ -84,7 +84,6 @@ class Worker:
         self._arriving: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs: dict[str, Job] = {}
         self._untold: list[tuple[Sink, Item]] = []
-        self._undelivered: Exception | None = None
         self._failed_steps = 0
         self._pace = Pace()
         self._ended = False
@@ -195,31 +194,18 @@ class Worker:
     def _step(self) -> None:
         self._busy_since = started = time.monotonic()
         before = self._core.computed
+        self._core.begin()
+        self._tell()
         try:
-            outputs = self._core.step(self._tell_meanwhile)
+            outputs = self._core.finish()
         except StepFailed as failed:
-            self._check_delivery()
             self._fail_step(failed)
             return
-        self._check_delivery()
         self._failed_steps = 0
         self._pace.stepped(self._core.computed - before, time.monotonic() - started)
-        # What the step had no computing for.
-        self._tell()
         self._untold = [item for output in outputs for item in self._items(output)]
         if not self._core.has_work:
             self._tell()
-
-    def _tell_meanwhile(self) -> None:
-        try:
-            self._tell()
-        except Exception as error:
-            # Raised from within a step it would be taken for the model's failure; it is raised again after it.
-            self._undelivered = error
-
-    def _check_delivery(self) -> None:
-        if self._undelivered is not None:
-            raise self._undelivered
 
     def _tell(self, more: Sequence[tuple[Sink, Item]] = ()) -> None:
         """Deliver what the last step gave, then ``more``."""

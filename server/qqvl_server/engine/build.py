@@ -1,0 +1,139 @@
+"""The engine, put together: how this device computes, how large the cache may be, who hands on to whom.
+
+The one place that knows every room. Server, benchmarks and tests are all built here, so that what is measured and
+tested is what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import psutil
+import torch
+
+from qqvl_server.engine.cache.kv_cache import kv_shape
+from qqvl_server.engine.cpu import checking, packing
+from qqvl_server.engine.cpu.backend import CpuBackend
+from qqvl_server.engine.cpu.kernels import text_shape
+from qqvl_server.engine.cuda import varlen
+from qqvl_server.engine.cuda.backend import CudaBackend, Recording
+from qqvl_server.engine.cuda.graphs import CudaCapture
+from qqvl_server.engine.forward.backend import Backend
+from qqvl_server.engine.forward.compiled import compile_layers
+from qqvl_server.engine.forward.runner import ModelRunner
+from qqvl_server.engine.forward.sampler import Sampler
+from qqvl_server.engine.forward.sdpa import SdpaBackend
+from qqvl_server.engine.steps.block_pool import BlockPool
+from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.planted import plant
+from qqvl_server.engine.steps.scheduler import Scheduler
+from qqvl_server.errors import WeightsError
+from qqvl_server.observe.logs import logger
+from qqvl_server.settings import GenerationSettings
+
+FEATURE_BYTES: Final = 512_000_000
+# Enough for this many chats of full length; more would only sit idle.
+_MOST_CHATS: Final = 64
+
+
+def build(
+    model: Any,
+    settings: GenerationSettings,
+    context_tokens: int,
+    *,
+    never: Sequence[int] = (),
+    fault: str = "",
+    on_picture: Callable[[bool], None] = lambda _found: None,
+) -> EngineCore:
+    """As the settings say, on the device ``model`` is on; ``context_tokens`` is the longest prompt and reply together.
+
+    The other arguments are ``assemble``'s.
+
+    Raises:
+        WeightsError: no memory is left for a cache of one chat.
+        ConfigError: the fault cannot be read.
+    """
+    backend = backend_for(model, settings, context_tokens)
+    return assemble(
+        model,
+        backend,
+        blocks=_blocks(model, settings, context_tokens, backend.block_size),
+        step_tokens=settings.step_tokens,
+        requests=settings.max_running,
+        ahead=model.device.type == "cuda" and settings.step_ahead == "auto",
+        never=never,
+        fault=fault,
+        on_picture=on_picture,
+    )
+
+
+def backend_for(model: Any, settings: GenerationSettings, context_tokens: int) -> Backend:
+    """The fastest way this machine has that gives what torch gives."""
+    device, dtype, kv = model.device, model.dtype, kv_shape(model.config)
+    shape = text_shape(model.config, kv)
+    if device.type == "cpu" and settings.cpu_kernels == "auto":
+        own = checking.find(device, dtype, shape)
+        if own is not None:
+            return CpuBackend(own)
+        logger().warning(
+            "自带的 CPU 算子用不了，改用 PyTorch 的，会慢一些：没有编译器就装上 g++ 再启动；--cpu-kernels off 不再提示"
+        )
+    if device.type != "cuda":
+        return SdpaBackend(adapt=packing.pack)
+    adapt = compile_layers if settings.torch_compile == "on" else None
+    found = varlen.find(device, dtype, kv, shape.heads)
+    if found is None:
+        return SdpaBackend(adapt=adapt)
+    recording = None
+    if settings.cuda_graphs == "auto":
+        recording = Recording(CudaCapture(device), settings.max_running, context_tokens)
+    return CudaBackend(*found, recording=recording, adapt=adapt)
+
+
+def assemble(
+    model: Any,
+    backend: Backend,
+    *,
+    blocks: int,
+    step_tokens: int,
+    requests: int,
+    ahead: bool = False,
+    feature_bytes: int = FEATURE_BYTES,
+    never: Sequence[int] = (),
+    fault: str = "",
+    on_picture: Callable[[bool], None] = lambda _found: None,
+) -> EngineCore:
+    """Who decides, who runs and who samples, around a cache of ``blocks`` blocks.
+
+    Up to ``requests`` run at once, ``step_tokens`` a step, begun ``ahead`` or in turn. ``never`` are ids no reply may
+    hold, ``fault`` is what ``planted.plant`` reads, ``on_picture`` hears of each look-up in the feature cache.
+
+    Raises ConfigError: the fault cannot be read.
+    """
+    runner = ModelRunner(model, backend, blocks=blocks, feature_bytes=feature_bytes, on_picture=on_picture)
+    scheduler = Scheduler(BlockPool(blocks, backend.block_size), max_tokens=step_tokens, max_requests=requests)
+    return EngineCore(scheduler, plant(runner, fault), Sampler(model.device, never), ahead=ahead)
+
+
+def _blocks(model: Any, settings: GenerationSettings, context_tokens: int, block_size: int) -> int:
+    per_block = kv_shape(model.config).bytes_per_token(model.dtype) * block_size
+    wanted = -(-context_tokens // block_size) * _MOST_CHATS * per_block
+    granted = settings.kv_cache_gb * 1e9 or min(wanted, _free_bytes(model.device) * 0.7)
+    blocks = int(granted // per_block)
+    if blocks * block_size < context_tokens:
+        raise WeightsError(
+            f"KV 缓存只够 {blocks * block_size} token，装不下一个 {context_tokens} token 的会话："
+            "请调小 --context-tokens、换小一点的模型，或加大 --kv-cache-gb"
+        )
+    logger().info(
+        "KV 缓存", blocks=blocks, tokens=blocks * block_size, gb=round(blocks * per_block / 1e9, 2),
+        chats_of_8k=round(blocks * block_size / 8192, 1),
+    )  # fmt: skip
+    return blocks
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(psutil.virtual_memory().available)

@@ -1,0 +1,90 @@
+"""Steps computed on CUDA: attention reads the cache in place, and steps of decodes are replayed where recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from qqvl_server.engine.cache.kv_cache import KVCache
+from qqvl_server.engine.cuda import varlen
+from qqvl_server.engine.cuda.decode_inputs import Decode
+from qqvl_server.engine.cuda.graphs import Capture, DecodeGraphs
+from qqvl_server.engine.cuda.varlen import Kernel, VarlenRows
+from qqvl_server.engine.forward.backend import Prepared, Step
+from qqvl_server.engine.forward.packed import ModelForward, carried, logits, pack, plug_in
+from qqvl_server.engine.steps.batch import ScheduledChunk
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Decode steps of up to ``requests`` requests of up to ``longest`` tokens are recorded by ``capture``."""
+
+    capture: Capture
+    requests: int
+    longest: int
+
+
+class CudaBackend:
+    """``kernel`` takes blocks of ``block_size``. ``adapt`` as ``plug_in`` takes it."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        block_size: int,
+        *,
+        recording: Recording | None = None,
+        adapt: Callable[[Any], object] | None = None,
+    ) -> None:
+        self.block_size = block_size
+        self._kernel = kernel
+        self._recording = recording
+        self._adapt = adapt
+        self._graphs: DecodeGraphs | None = None
+
+    def adopt(self, model: Any, cache: KVCache) -> None:
+        plug_in(model, self._adapt)
+        self._model, self._cache = model, cache
+        wanted = self._recording
+        if wanted is not None:
+            forward = partial(logits, model)
+            self._graphs = DecodeGraphs(
+                forward, cache, self._kernel, wanted.capture, most=wanted.requests, longest=wanted.longest
+            )
+
+    def lay_out(self, chunks: Sequence[ScheduledChunk]) -> VarlenRows:
+        return varlen.lay_out(chunks, self._cache, self._kernel)
+
+    def prepare(self, step: Step) -> Prepared:
+        if self._graphs is None or not self._graphs.takes(step.batch):
+            return ModelForward(self._model, pack(step, self._cache, self.lay_out), step.pictures)
+        chunks = step.batch.chunks
+        return _Replayed(
+            self._graphs,
+            [_decode(chunk, step) for chunk in chunks],
+            carried(step.batch, chunks, self._cache.device),
+        )
+
+    def release(self) -> None:
+        """Nothing is kept but recordings, which steps go on using."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Replayed:
+    """``ids`` are the rows' tokens where only the device knows them."""
+
+    graphs: DecodeGraphs
+    rows: Sequence[Decode]
+    ids: torch.Tensor | None
+
+    def compute(self) -> torch.Tensor:
+        return self.graphs.run(self.rows, self.ids)
+
+
+def _decode(chunk: ScheduledChunk, step: Step) -> Decode:
+    request = chunk.request
+    position = chunk.start + step.positions[request.id].delta
+    return Decode(request.tokens[chunk.start], position, request.blocks, chunk.end)

@@ -1,0 +1,106 @@
+"""A step as one packed row of tokens, and Transformers' own forward over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from qqvl_server.engine.cache import paged_attention
+from qqvl_server.engine.cache.device import moved, send
+from qqvl_server.engine.cache.kv_cache import KVCache
+from qqvl_server.engine.cache.paged_attention import PagedBatch, Rows
+from qqvl_server.engine.forward import positions
+from qqvl_server.engine.forward.backend import Step
+from qqvl_server.engine.forward.vision import EncoderOutput, PictureShelf, Shown
+from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The N rows of a step, on its device.
+
+    ``ids`` (N,); ``positions`` (3, 1, N); ``keep`` (K,) are the rows whose logits are wanted, at least one: the first
+    ``wanted`` of them are. ``shown`` are the pictures that stand in the rows, in their order.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    keep: torch.Tensor
+    wanted: int
+    paged: PagedBatch
+    shown: Sequence[Shown]
+
+
+def pack(step: Step, cache: KVCache, lay_out: Callable[[Sequence[ScheduledChunk]], Rows]) -> Packed:
+    """``lay_out`` is the backend's."""
+    batch = step.batch
+    # Decodes stand first, the longest before the shorter, so that rows of about one length are one slice.
+    chunks = sorted(batch.chunks, key=lambda chunk: (chunk.count > 1, -chunk.end))
+    rows, row = {}, 0
+    for chunk in chunks:
+        rows[chunk.request.id] = row - chunk.start
+        row += chunk.count
+    keep = [rows[chunk.request.id] + position for chunk in batch.chunks for position in chunk.kept]
+    places = positions.packed(((step.positions[c.request.id], c.start, c.count) for c in chunks), row)
+    ids = carried(batch, chunks, cache.device)
+    if ids is None:
+        ids = send([t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]], cache.device)
+    where = moved(torch.from_numpy(places).unsqueeze(1), cache.device)
+    slots = moved(torch.from_numpy(positions.slots(chunks, row, cache.block_size)), cache.device)
+    paged, kept = PagedBatch(cache, slots, lay_out(chunks)), send(keep or [0], cache.device)
+    return Packed(ids, where, kept, len(keep), paged, step.pictures.shown(chunks))
+
+
+def carried(batch: ScheduledBatch, chunks: Sequence[ScheduledChunk], device: torch.device) -> torch.Tensor | None:
+    """The tokens of ``chunks``, in their order, that the step before left on the device."""
+    if batch.carried is None:
+        return None
+    places = [batch.carried.places[chunk.request.id] for chunk in chunks]
+    tokens: torch.Tensor = batch.carried.tokens
+    return tokens if places == list(range(len(tokens))) else tokens[send(places, device)]
+
+
+def plug_in(model: Any, adapt: Callable[[Any], object] | None = None) -> None:
+    """Have ``model`` attend over the paged cache; ``adapt`` is given it before that, to swap or compile its layers."""
+    paged_attention.register()
+    if adapt is not None:
+        adapt(model)
+    model.set_attn_implementation({"text_config": paged_attention.NAME, "vision_config": "sdpa"})
+
+
+def logits(
+    model: Any,
+    ids: torch.Tensor,
+    positions: torch.Tensor,
+    paged: PagedBatch,
+    keep: torch.Tensor | int = 0,
+    encoded: EncoderOutput | None = None,
+) -> torch.Tensor:
+    """(N, vocabulary) of the rows ``keep`` (0: of all), from ``ids`` (1, N) and ``positions`` (3, 1, N)."""
+    out = model(
+        input_ids=ids,
+        position_ids=positions,
+        logits_to_keep=keep,
+        mm_encoder_outputs=None if encoded is None else {"image": encoded},
+        use_cache=False,
+        paged=paged,
+    )
+    found: torch.Tensor = out.logits[0]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class ModelForward:
+    """A packed step through the model as it stands, pictures included."""
+
+    model: Any
+    rows: Packed
+    pictures: PictureShelf
+
+    def compute(self) -> torch.Tensor:
+        rows = self.rows
+        encoded = self.pictures.encoded(rows.shown)
+        return logits(self.model, rows.ids.unsqueeze(0), rows.positions, rows.paged, rows.keep, encoded)[: rows.wanted]

@@ -1,0 +1,59 @@
+"""The engine's one builder: which way of computing is chosen, and how large the cache becomes."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+from qqvl_server.engine import build
+from qqvl_server.engine.cache.kv_cache import BLOCK_SIZE, kv_shape
+from qqvl_server.engine.cpu import compiling
+from qqvl_server.engine.cpu.backend import CpuBackend
+from qqvl_server.engine.forward.sdpa import SdpaBackend
+from qqvl_server.errors import WeightsError
+from qqvl_server.settings import GenerationSettings
+from tests.engine.twins import Twins
+
+CONTEXT = 1024
+
+
+class Shaped:
+    """A model as far as it is asked before it is adopted."""
+
+    def __init__(self, twins: Twins, dtype: torch.dtype) -> None:
+        self.config: Any = twins.paged.model.config
+        self.device, self.dtype = torch.device("cpu"), dtype
+
+
+@pytest.mark.parametrize(
+    ("wish", "dtype", "expected"),
+    [("auto", torch.float32, CpuBackend), ("off", torch.float32, SdpaBackend), ("auto", torch.float16, SdpaBackend)],
+)
+def test_own_kernels_are_used_where_they_are_right_and_not_switched_off(
+    twins: Twins, wish: Any, dtype: torch.dtype, expected: type
+) -> None:
+    if expected is CpuBackend and shutil.which(compiling.COMPILER) is None:
+        pytest.skip("no C++ compiler")
+    found = build.backend_for(Shaped(twins, dtype), GenerationSettings(cpu_kernels=wish), CONTEXT)
+    assert type(found) is expected
+
+
+@pytest.mark.parametrize("blocks", [CONTEXT // BLOCK_SIZE - 1, CONTEXT // BLOCK_SIZE, 3 * CONTEXT // BLOCK_SIZE])
+def test_the_cache_is_as_large_as_was_granted_and_holds_at_least_one_chat(twins: Twins, blocks: int) -> None:
+    model = twins.paged.model
+    granted = (blocks + 0.5) * BLOCK_SIZE * kv_shape(model.config).bytes_per_token(model.dtype)
+    # Fused layers would stay in the model that other tests share.
+    wanted = GenerationSettings(kv_cache_gb=granted / 1e9, cpu_kernels="off")
+    if blocks * BLOCK_SIZE < CONTEXT:
+        with pytest.raises(WeightsError, match=f"只够 {blocks * BLOCK_SIZE} token"):
+            build.build(model, wanted, CONTEXT)
+        return
+    assert build.build(model, wanted, CONTEXT).scheduler.capacity_tokens == blocks * BLOCK_SIZE
+
+
+def test_left_to_itself_the_cache_holds_several_chats(twins: Twins) -> None:
+    core = build.build(twins.paged.model, GenerationSettings(cpu_kernels="off"), CONTEXT)
+    assert CONTEXT <= core.scheduler.capacity_tokens <= 64 * CONTEXT
