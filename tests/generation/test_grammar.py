@@ -17,8 +17,7 @@ from qqvl_server.engine.request import TokenMask
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.grammar import GrammarCompiler, tool_grammar
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
-from qqvl_server.weights.load import load_processor
-from qqvl_server.weights.locate import Checkpoint
+from qqvl_server.weights.processor import load_processor
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +35,7 @@ class Compiler:
     """The compiler under test and its tokenizer."""
 
     def __init__(self, folder: Path, vocab_size: int | None = None) -> None:
-        self.tokenizer = load_processor(Checkpoint(str(folder), folder.name, False, 1), "qwen3_vl").tokenizer
+        self.tokenizer = load_processor(str(folder)).tokenizer
         self.ends = tuple(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
         self.vocab_size = vocab_size or len(self.tokenizer) + 300
         self.compiler = GrammarCompiler(self.tokenizer, self.ends, self.vocab_size)
@@ -145,7 +144,7 @@ async def test_json_comes_to_its_end_whatever_the_number_of_logits(demo: Path, v
         mask = await made.mask(K.JSON_SCHEMA, schema, budget)
         draw = random.Random(seed)
         said: list[int] = []
-        while len(said) < budget and not said[-1:] == [made.ends[0]]:
+        while len(said) < budget and said[-1:] != [made.ends[0]]:
             allowed = made.ids(mask)
             assert max(allowed) < vocab_size
             # Goes on for as long as it may.
