@@ -11,8 +11,9 @@ from qqvl_server.generation.preprocess import Preprocessor
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.settings import WeightsSettings
-from qqvl_server.weights.load import LoadedModel, load, load_processor
-from qqvl_server.weights.locate import Checkpoint, locate
+from qqvl_server.weights.load import LoadedModel, load
+from qqvl_server.weights.locate import locate
+from qqvl_server.weights.processor import load_processor
 
 
 def exact(demo: Path) -> LoadedModel:
@@ -20,7 +21,7 @@ def exact(demo: Path) -> LoadedModel:
 
 
 def processor_of(folder: Path) -> Any:
-    return load_processor(Checkpoint(str(folder), folder.name, False, 1), "qwen3_vl")
+    return load_processor(str(folder))
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,7 @@ from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.grammar import GrammarCompiler, tool_grammar
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
-from qqvl_server.weights.load import load_processor
-from qqvl_server.weights.locate import Checkpoint
+from qqvl_server.weights.processor import load_processor
 
 pytestmark = pytest.mark.anyio
 
@@ -35,14 +34,14 @@ CLOCK = Tool("clock", None, '{"type": "object", "properties": {}, "additionalPro
 class Compiler:
     """The compiler under test and its tokenizer."""
 
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer = load_processor(Checkpoint(str(folder), folder.name, False, 1), "qwen3_vl").tokenizer
+    def __init__(self, folder: Path, vocab_size: int | None = None) -> None:
+        self.tokenizer = load_processor(str(folder)).tokenizer
         self.ends = tuple(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
-        self.vocab_size = len(self.tokenizer) + 300
+        self.vocab_size = vocab_size or len(self.tokenizer) + 300
         self.compiler = GrammarCompiler(self.tokenizer, self.ends, self.vocab_size)
 
-    async def mask(self, kind: GrammarKind, text: str) -> TokenMask:
-        return (await self.compiler.compile(Grammar(kind, text)))(1000)
+    async def mask(self, kind: GrammarKind, text: str, budget: int = 1000) -> TokenMask:
+        return (await self.compiler.compile(Grammar(kind, text)))(budget)
 
     def ids(self, mask: TokenMask) -> list[int]:
         words = mask.allowed()
@@ -133,6 +132,27 @@ async def test_a_token_that_may_not_come_is_an_error_of_this_mask_alone(demo_com
 async def test_ids_beyond_the_tokenizer_are_never_allowed(demo_compiler: Compiler) -> None:
     mask = await demo_compiler.mask(K.REGEX, r"(?s:.)+")
     assert max(demo_compiler.ids(mask)) < len(demo_compiler.tokenizer)
+
+
+@pytest.mark.parametrize("vocab_size", [2144, 2150, 2163, 2176, 2177, 2208, 3000])
+async def test_json_comes_to_its_end_whatever_the_number_of_logits(demo: Path, vocab_size: int) -> None:
+    """Fewer than the tokenizer's 2,163 tokens or more, and multiples of 32, as every real Qwen3-VL's 151,936 is."""
+    made = Compiler(demo, vocab_size)
+    schema = json.dumps({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
+    budget = 60
+    for seed in range(3):
+        mask = await made.mask(K.JSON_SCHEMA, schema, budget)
+        draw = random.Random(seed)
+        said: list[int] = []
+        while len(said) < budget and said[-1:] != [made.ends[0]]:
+            allowed = made.ids(mask)
+            assert max(allowed) < vocab_size
+            # Goes on for as long as it may.
+            longer = [i for i in allowed if not set(made.tokenizer.decode([i])) & set('"}\\') and i not in made.ends]
+            said.append(draw.choice(longer or allowed))
+            mask.accept(said[-1])
+        assert set(json.loads(made.tokenizer.decode(said, skip_special_tokens=True))) == {"a"}
+    made.compiler.close()
 
 
 @pytest.mark.parametrize("tools", ["demo", "assets"])

@@ -12,8 +12,7 @@ import pytest
 
 from qqvl_server.generation.grammar import GrammarCompiler, tool_grammar
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
-from qqvl_server.weights.load import load_processor
-from qqvl_server.weights.locate import Checkpoint
+from qqvl_server.weights.processor import load_processor
 from tests.running import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +38,7 @@ class Rambler:
     """Writes whatever is allowed, but never what closes anything while there is something else to say."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer = load_processor(Checkpoint(str(folder), folder.name, False, 1), "qwen3_vl").tokenizer
+        self.tokenizer = load_processor(str(folder)).tokenizer
         self.ends = frozenset(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
         self.compiler = GrammarCompiler(self.tokenizer, self.ends)
 

@@ -55,15 +55,16 @@ _LIMITS: Final[dict[str, Any]] = {
 
 
 class MatcherMask:
-    """One reply's way through a grammar; see ``TokenMask``.
+    """One reply's way through a grammar; see ``TokenMask``. Masks are over the model's ``width`` logits.
 
     Raises:
         InvalidRequest: the grammar was found too complex only on the way.
         ValueError: a token was accepted that may not come.
     """
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, width: int) -> None:
         self._matcher = matcher
+        self._width = width
 
     def allowed(self) -> Sequence[int]:
         self._check()
@@ -71,7 +72,7 @@ class MatcherMask:
         words = memoryview(bytearray(self._matcher.compute_bitmask())).cast("i")
         if self._matcher.is_error():
             raise InvalidRequest(TOO_COMPLEX)
-        return words
+        return cut(words, self._width)
 
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
@@ -90,7 +91,8 @@ class GrammarCompiler:
     Args:
         tokenizer: a fast one of Hugging Face; wrapping a vocabulary of 150,000 takes two seconds.
         end_tokens: what may come once the grammar is satisfied.
-        vocab_size: how many logits the model has; those beyond the tokenizer's vocabulary are never allowed.
+        vocab_size: how many logits the model has, more or fewer than the tokenizer's tokens; the tokenizer's own by
+            default. What only one of the two knows is never allowed.
 
     Raises:
         ValueError: not a fast tokenizer.
@@ -102,10 +104,15 @@ class GrammarCompiler:
         # Brings Transformers with it, which whoever only writes a grammar need not wait for.
         from llguidance import hf
 
-        width = max(len(tokenizer), vocab_size or 0)
-        self._tokenizer: LLTokenizer = hf.from_tokenizer(tokenizer, n_vocab=width, eos_token=sorted(end_tokens))
         vocabulary = tokenizer.get_vocab()
-        self._closing = closing_tokens(vocabulary, end_tokens, width)
+        # Not its length: ids may leave gaps.
+        known = max(vocabulary.values()) + 1
+        self._width = vocab_size or known
+        self._tokenizer: LLTokenizer = hf.from_tokenizer(
+            tokenizer, n_vocab=max(known, self._width), eos_token=sorted(end_tokens)
+        )
+        vocabulary = {piece: token for piece, token in vocabulary.items() if token < self._width}
+        self._closing = closing_tokens(vocabulary, end_tokens, self._width)
         marked = OPENING in vocabulary and CLOSING in vocabulary
         self._frame = (vocabulary[OPENING], vocabulary[CLOSING]) if marked else None
         self._limits = LLParserLimits(**_LIMITS)
@@ -133,7 +140,9 @@ class GrammarCompiler:
             return None
         opening, closing = self._frame
         spell = self._tokenizer.decode_bytes
-        return lambda _budget: WhileCalling(lambda: MatcherMask(matcher.deep_copy()), spell, opening, closing)
+        return lambda _budget: WhileCalling(
+            lambda: MatcherMask(matcher.deep_copy(), self._width), spell, opening, closing
+        )
 
     async def _matcher(self, grammar: Grammar, patience_s: float) -> LLMatcher:
         if len(grammar.text) > MAX_CHARACTERS:
@@ -152,7 +161,7 @@ class GrammarCompiler:
         return outcome
 
     def _mask(self, matcher: LLMatcher, grammar: Grammar, budget: int) -> TokenMask:
-        mask = MatcherMask(matcher.deep_copy())
+        mask = MatcherMask(matcher.deep_copy(), self._width)
         holds_json = grammar.kind is GrammarKind.JSON_SCHEMA or "%json" in grammar.text
         return WrappingUp(mask, self._closing, budget, margin(grammar.text)) if holds_json else mask
 
@@ -180,12 +189,21 @@ class GrammarCompiler:
             return InvalidRequest(reason(grammar.kind, matcher.get_error()))
         trial = matcher.deep_copy()
         started = time.thread_time()
-        trial.compute_bitmask()
+        first = cut(memoryview(bytearray(trial.compute_bitmask())).cast("i"), self._width)
         if time.thread_time() - started > _MASK_S:
             return InvalidRequest(TOO_COMPLEX)
-        if trial.is_error():
+        if trial.is_error() or not any(first):
             return InvalidRequest("没有任何文字能满足这个 schema 或文法（例如只引用自己的规则）")
         return matcher
+
+
+def cut(words: memoryview[int], width: int) -> memoryview[int]:
+    """``words`` (int32) over the tokens below ``width`` alone: llguidance writes a word more than they take, and tokens
+    that the model has no logit for."""
+    kept = words[: -(-width // 32)]
+    if rest := width % 32:
+        kept[-1] &= (1 << rest) - 1
+    return kept
 
 
 def _deep_threads() -> ThreadPoolExecutor:

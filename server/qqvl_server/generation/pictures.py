@@ -59,9 +59,7 @@ class PictureMaker:
         return tuple(frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC) for frame in frames)
 
     def tokens(self, ref: ImageRef) -> int:
-        """Of one frame; every frame of an animation costs the same."""
-        if not self.qwen:
-            return self._max_tokens
+        """Of one frame, by Qwen's arithmetic; every frame of an animation costs the same."""
         width, height = self._target(ref)
         return width // self._edge() * (height // self._edge())
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from PIL import Image
 from transformers import BatchFeature
 
 from qqvl_server.errors import InvalidRequest
@@ -72,6 +73,7 @@ class Preprocessor:
         # What callers may never say: which template, and how it is encoded.
         self._reserved = {"messages", *_parameters(self._processor), *_parameters(self._tokenizer)}
         self._remembered = lru_cache(maxsize=_COUNTED)(self._count)
+        self._asked = lru_cache(maxsize=_COUNTED)(self._ask)
 
     def count(self, message: ChatMessage) -> int:
         """Exact prompt tokens of one message in its ChatML frame, its pictures included.
@@ -130,8 +132,18 @@ class Preprocessor:
         if (rough := self._lengths.far_too_many(texts_of(message))) is not None:
             return rough
         rendered = template_message(message, lambda ref: [_PLACEHOLDER] * len(ref.frames), self._control)
-        extra = sum((self._pictures.tokens(ref) - 1) * len(ref.frames) for ref in _images([message]))
+        extra = sum((self._cost(ref) - 1) * len(ref.frames) for ref in _images([message]))
         return len(self._template(self._tokenizer, [rendered], return_dict=False)) + extra
+
+    def _cost(self, ref: ImageRef) -> int:
+        """Tokens of one frame of a picture."""
+        return self._pictures.tokens(ref) if self._pictures.qwen else self._asked(ref.width, ref.height)
+
+    def _ask(self, width: int, height: int) -> int:
+        """Tokens that the processor shows a picture of this size as, of a family whose arithmetic only it knows."""
+        shown = {"images": [Image.new("RGB", (width, height))], "text": [self._processor.image_token]}
+        with self._lock:
+            return len(self._processor(**shown, add_special_tokens=False)["input_ids"][0])
 
     def _ids(self, request: GenerationRequest, lost: set[ImageRef]) -> list[int]:
         """The rendered prompt, each picture as its run of image tokens; ``lost`` pictures are told in words."""

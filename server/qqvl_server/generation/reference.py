@@ -111,8 +111,7 @@ class _Wishes(LogitsProcessor):
 class ReferenceEngine:
     def __init__(self, loaded: LoadedModel) -> None:
         self._model: Any = loaded.model
-        ends = self._model.generation_config.eos_token_id
-        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
+        self._ends = loaded.end_tokens
 
     def run(
         self,
@@ -161,7 +160,8 @@ class ReferenceEngine:
     def _score(self, prompt: Prompt, candidate: Sequence[int]) -> float:
         inputs = dict(prompt.inputs.to(self._model.device, dtype=self._model.dtype))
         tail = torch.tensor([candidate], device=self._model.device)
-        fill = {"input_ids": tail, "attention_mask": torch.ones_like(tail), "mm_token_type_ids": torch.zeros_like(tail)}
+        text = torch.zeros_like(tail)
+        fill = {"input_ids": tail, "attention_mask": text + 1, "mm_token_type_ids": text, "token_type_ids": text}
         for name, value in fill.items():
             if name in inputs:
                 inputs[name] = torch.cat([inputs[name], value.to(inputs[name].dtype)], dim=1)
@@ -194,7 +194,7 @@ class ReferenceEngine:
         if config.pad_token_id is None:
             config.pad_token_id = next(iter(self._ends))
         # ``_Wishes`` does these, after it has seen the model's own logits.
-        config.repetition_penalty, config.min_new_tokens, config.min_length = 1.0, 0, 0
+        config.repetition_penalty, config.min_new_tokens, config.min_length = 1.0, None, None
         for name in ("top_p", "top_k", "min_p"):
             value = getattr(sampling, name)
             if value is not None:

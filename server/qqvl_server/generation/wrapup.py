@@ -57,7 +57,7 @@ def closing_tokens(vocabulary: Mapping[str, int], ends: Iterable[int], width: in
         bits[0, token] = text == "</tool_call>" or (bool(text) and _CLOSING.issuperset(text))
         bits[1, token] = bits[0, token] and piece.startswith('"')
         bits[2, token] = piece.startswith(",") and not text.strip(_PUNCTUATION)
-    bits[0, list(ends)] = 1
+    bits[0, [token for token in ends if token < width]] = 1
     every, quotes, commas = np.packbits(bits, axis=1, bitorder="little").view(np.int32)
     brackets = tuple(vocabulary[bracket] for bracket in "]}" if bracket in vocabulary)
     return Closing(every, quotes, commas, brackets)

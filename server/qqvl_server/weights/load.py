@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Qwen3VLProcessor
-from transformers.models.qwen2_5_vl import Qwen2_5_VLProcessor
-from transformers.models.qwen2_vl import Qwen2VLProcessor
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from qqvl_server.errors import WeightsError
 from qqvl_server.settings import WeightsSettings
 from qqvl_server.weights.locate import Checkpoint
+from qqvl_server.weights.processor import load_processor
 from qqvl_server.weights.threads import set_threads
 
 if TYPE_CHECKING:
@@ -24,35 +23,6 @@ if TYPE_CHECKING:
 GIB: Final = 1024**3
 # Below this a checkpoint gains nothing from half precision on a CPU and loses digits.
 SMALL_BYTES: Final = 1 * GIB
-
-
-class PictureQwen3VLProcessor(Qwen3VLProcessor):
-    """Without the video half, whose classes cannot be imported where torchvision is missing."""
-
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kw: Any):
-        super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kw)
-
-
-class PictureQwen25VLProcessor(Qwen2_5_VLProcessor):
-    """As ``PictureQwen3VLProcessor``."""
-
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kw: Any):
-        super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kw)
-
-
-class PictureQwen2VLProcessor(Qwen2VLProcessor):
-    """As ``PictureQwen3VLProcessor``."""
-
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kw: Any):
-        super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kw)
-
-
-PROCESSORS: Final[dict[str, type[Any]]] = {
-    "qwen3_vl": PictureQwen3VLProcessor,
-    "qwen3_vl_moe": PictureQwen3VLProcessor,
-    "qwen2_5_vl": PictureQwen25VLProcessor,
-    "qwen2_vl": PictureQwen2VLProcessor,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +37,9 @@ class LoadedModel:
 
     @property
     def end_tokens(self) -> frozenset[int]:
-        """The ids with which the model says that it is done."""
-        ends = self.model.generation_config.eos_token_id
+        """The ids with which the model says that it is done; the tokenizer's where the checkpoint names none."""
+        named = self.model.generation_config.eos_token_id
+        ends = self.processor.tokenizer.eos_token_id if named is None else named
         return frozenset(ends if isinstance(ends, list) else [ends])
 
     @property
@@ -98,8 +69,8 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
     if placement.device == "cpu":
         set_threads(checkpoint.weight_bytes)
     try:
-        config = AutoConfig.from_pretrained(checkpoint.source, trust_remote_code=False)
-        processor = load_processor(checkpoint, config.model_type)
+        config = _speaking_part(AutoConfig.from_pretrained(checkpoint.source, trust_remote_code=False))
+        processor = load_processor(checkpoint.source)
         model, report = AutoModelForImageTextToText.from_pretrained(
             checkpoint.source,
             config=config,
@@ -130,17 +101,12 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
     )
 
 
-def load_processor(checkpoint: Checkpoint, model_type: str) -> ProcessorMixin:
-    """The checkpoint's own tokenizer, template and picture settings, on Pillow alone.
-
-    Raises:
-        OSError, ValueError, ImportError: as Transformers raises them.
-    """
-    processor_class: Any = PROCESSORS.get(model_type, AutoProcessor)
-    processor: ProcessorMixin = processor_class.from_pretrained(
-        checkpoint.source, backend="pil", trust_remote_code=False
-    )
-    return processor
+def _speaking_part(config: Any) -> Any:
+    """The config of what answers pictures with text: all of a model, or the thinker of one that talks as well."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if type(part) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            return part
+    return config
 
 
 def place(checkpoint: Checkpoint, settings: WeightsSettings) -> Placement:
@@ -247,11 +213,15 @@ def _quantization(settings: WeightsSettings, config: Any) -> Any:
 
 def _explain(checkpoint: Checkpoint, error: Exception) -> str:
     """One line for the operator; the library's own words follow, cut, because only they name the odd file or key."""
-    detail = " ".join(str(error).split())[:200]
-    if isinstance(error, ImportError):
+    whole = " ".join(str(error).split())
+    detail = whole[:200]
+    if "torchvision" in whole and importlib.util.find_spec("torchvision") is None:
         return (
-            f"加载 {checkpoint.name} 缺少组件：{detail}。量化模型请装它要求的库，视频处理请装 pip install 'qqvl[gpu]'"
+            f"{checkpoint.name} 这一类模型的图片处理只有 torchvision 的实现：运行 pip install 'qqvl[gpu]'"
+            "（要和已装的 PyTorch 配套），或换 Qwen3-VL、Qwen3.5、Gemma 这些不需要它的模型"
         )
+    if isinstance(error, ImportError):
+        return f"加载 {checkpoint.name} 缺少组件，请按提示装上再启动：{detail}"
     if checkpoint.weight_bytes == 0:
         return (
             f"下载或读取 {checkpoint.source} 失败：{detail}。请检查网络和模型名，或用 qqvl download --from modelscope"
