@@ -19,7 +19,7 @@ def row(knob: Knob) -> str:
     """One line: key, flag, default, description."""
     flag = "—" if knob.in_file_only else f"`{knob.flag}`"
     value = None if knob.in_file_only else knob.info.default
-    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    text = ",".join(value) if isinstance(value, tuple) else _yaml(value) if isinstance(value, bool) else str(value)
     default = "—" if value in ("", None, ()) else text if len(text) <= 40 else "…"
     return f"| `{knob.key}` | {flag} | {default} | {knob.info.description} |"
 

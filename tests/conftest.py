@@ -24,8 +24,12 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """One server on the demo checkpoint for every test that leaves it running; use chat ids of your own."""
-    with RunningServer(tmp_path_factory.mktemp("shared") / "data", "--max-new-tokens", "64") as running:
+    """One server on the demo checkpoint for every test that leaves it running; use chat ids of your own.
+
+    It takes any model's name.
+    """
+    flags = ("--max-new-tokens", "64", "--any-model-name")
+    with RunningServer(tmp_path_factory.mktemp("shared") / "data", *flags) as running:
         yield running
 
 

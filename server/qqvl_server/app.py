@@ -124,6 +124,7 @@ def _desk(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, voi
         int(time.time()),
         settings.generation.request_timeout_s,
         settings.media.max_images,
+        settings.server.any_model_name,
     )
 
 

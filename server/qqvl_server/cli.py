@@ -78,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
                     dest=knob.name,
                     metavar="值",
                     action="append" if knob.is_list else "store",
+                    nargs="?" if knob.is_switch else None,
+                    const="true" if knob.is_switch else None,
                     help=f"{text}（默认 {_shown(knob)}）",
                 )
     download = commands.add_parser("download", help="下载模型到 models/", allow_abbrev=False)

@@ -53,6 +53,11 @@ class Knob:
         return isinstance(self.info.default, tuple)
 
     @property
+    def is_switch(self) -> bool:
+        """``--any-model-name`` alone is ``--any-model-name true``."""
+        return isinstance(self.info.default, bool)
+
+    @property
     def env(self) -> str:
         return ENV_PREFIX + self.name.upper()
 
@@ -195,6 +200,8 @@ def _explain(error: ValidationError, values: dict[str, dict[str, Any]], sources:
         "int_parsing": "应是整数",
         "int_from_float": "应是整数",
         "float_parsing": "应是数字",
+        "bool_parsing": "应是 true 或 false",
+        "bool_type": "应是 true 或 false",
         "finite_number": "应是有限的数字",
         "value_error": str(context.get("error")),
     }

@@ -68,6 +68,11 @@ class ServerSettings(Room):
     served_model_name: Words = Field(
         (), description="/v1/models 里的模型名，可写多个，用逗号隔开；留空为模型文件夹的名字"
     )
+    any_model_name: bool = Field(
+        False,
+        description="请求里写什么模型名都收，回答里照写；默认只收 served_model_name 里的，别的是 404。"
+        "给写死了模型名的程序用，如 Claude Code",
+    )
     allowed_hosts: Words = Field((), description="额外允许的 Host 名（域名或容器名）；IP 与 localhost 不用写")
     allowed_origins: Words = Field(
         (),

@@ -132,16 +132,19 @@ class Stage:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, script: Script = lambda _: "好的", context_tokens: int = 1000) -> AsyncIterator[Self]:
+    async def open(
+        cls, script: Script = lambda _: "好的", context_tokens: int = 1000, *, any_name: bool = False
+    ) -> AsyncIterator[Self]:
         voice, shelf = EventVoice(script, context_tokens), Shelf()
-        transport = httpx.ASGITransport(cls.app(voice, shelf))
+        transport = httpx.ASGITransport(cls.app(voice, shelf, any_name=any_name))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             yield cls(voice, shelf, http)
 
     @classmethod
-    def app(cls, voice: EventVoice, shelf: Shelf) -> FastAPI:
+    def app(cls, voice: EventVoice, shelf: Shelf, *, any_name: bool = False) -> FastAPI:
         app = FastAPI()
-        app.include_router(cls.routes.build(Desk(lambda: voice, shelf, (MODEL, "second"), 1_700_000_000, 30, 4)))
+        desk = Desk(lambda: voice, shelf, (MODEL, "second"), 1_700_000_000, 30, 4, any_name)
+        app.include_router(cls.routes.build(desk))
         app.add_exception_handler(errors.QqvlError, faults.on_error)
         app.add_exception_handler(HTTPException, faults.on_router_error)
         return app
@@ -198,7 +201,7 @@ class Responses(Stage):
 class Messages(Stage):
     routes: ClassVar[ModuleType] = anthropic
     path = "/v1/messages"
-    body: ClassVar[dict[str, Any]] = {"model": "claude-x", "max_tokens": 64, **Chat.body}
+    body: ClassVar[dict[str, Any]] = {"model": MODEL, "max_tokens": 64, **Chat.body}
 
     async def events(self, **fields: Any) -> list[dict[str, Any]]:
         return named_events(await self.post(stream=True, **fields))

@@ -12,6 +12,7 @@ from qqvl_server.errors import Busy, GenerationFailed, PromptTooLong, QqvlError
 from qqvl_server.generation.port import TextDelta
 from tests.api.stage import (
     CANARY,
+    MODEL,
     Chat,
     Completions,
     EventVoice,
@@ -53,13 +54,40 @@ async def test_a_bad_wish_for_the_next_token_is_named(door: type[Stage], fields:
     await check_named(door, fields, param)
 
 
-@pytest.mark.parametrize("door", OPENAIS)
-async def test_an_unknown_model_is_404(door: type[Stage]) -> None:
+@pytest.mark.parametrize("door", DOORS)
+async def test_an_unknown_model_is_404_that_names_what_is_served(door: type[Stage]) -> None:
     async with door.open() as on:
         answer = await on.post(model=CANARY)
-        error = error_of(answer, 404)
-    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", "model", "model_not_found")
-    assert CANARY not in answer.text
+        assert answer.status_code == 404
+        error = answer.json()["error"]
+        if door is Messages:
+            assert error["type"] == "not_found_error"
+        else:
+            error = error_of(answer, 404)
+            assert (error["type"], error["param"]) == ("invalid_request_error", "model")
+            assert error["code"] == "model_not_found"
+        for name in (MODEL, "second", "--any-model-name"):
+            assert name in error["message"]
+        assert CANARY not in answer.text
+        assert not on.voice.asked
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_any_model_name_is_taken_where_that_is_set(door: type[Stage]) -> None:
+    async with door.open(any_name=True) as on:
+        for name in (CANARY, MODEL, "second"):
+            assert (await on.whole(model=name))["model"] == name
+        assert (await on.whole(model=...))["model"] == MODEL
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_nothing_is_stored_and_whoever_asks_for_it_is_told(door: type[Stage]) -> None:
+    async with door.open() as on:
+        for stream in (False, True):
+            answer = await on.post(stream=stream, store=True)
+            assert answer.status_code == 200
+            assert answer.headers.get("X-Qqvl-Warning") == (None if door is Messages else "ignored: store")
+            assert "X-Qqvl-Warning" not in (await on.post(stream=stream, store=False)).headers
 
 
 @pytest.mark.parametrize("door", OPENAIS)

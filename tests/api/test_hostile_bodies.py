@@ -65,7 +65,7 @@ def test_a_typed_frame_cannot_speak_for_another(server: RunningServer) -> None:
 VALID = json.dumps({"user_id": CANARY, "content": "你好", "images": [], "context_only": True}).encode()
 NOT_JSON: list[bytes] = [
     b"", b" ", b"\x00", b"{", b"}", b"{}{}", b"null", b"true", b"1", b'"' + CANARY.encode() + b'"', b"[]", b"[{}]",
-    b"{'user_id': '1'}", b'{"user_id": }', b'{"user_id": "1",}', b"\xef\xbb\xbf" + VALID, VALID + b"x", VALID + VALID,
+    b"{'user_id': '1'}", b'{"user_id": }', b'{"user_id": "1",}', VALID + b"\xef\xbb\xbf", VALID + b"x", VALID + VALID,
     VALID.decode().encode("utf-16"), '{"user_id": "canary7f3aé"}'.encode("latin-1"), b"\xff\xfe\xfd" + VALID,
     b'{"user_id": "\xed\xa0\x80canary7f3a"}', b'{"user_id": "a\nb"}', b'{"user_id": "\t"}', b'{"user_id": "\\x41"}',
     *(b'{"user_id": "1", "content": "x", "timestamp": %s}' % word for word in (

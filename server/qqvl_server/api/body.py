@@ -37,7 +37,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if _has_too_many_values(body):
         raise InvalidRequest(f"请求体里的值太多，最多 {MAX_VALUES} 个")
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+        # PowerShell and .NET put a byte order mark before what they write.
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         # ValueError covers bad UTF-8, bad JSON and integers of thousands of digits.
         raise InvalidRequest("请求体不是合法的 JSON（UTF-8，不含 NaN 和 Infinity）") from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from qqvl_server.errors import ModelNotFound
 from qqvl_server.generation.port import Voice
 from qqvl_server.media.image import ImageRef
+
+_NAMES_TOLD: Final = 10
 
 
 class PictureIntake(Protocol):
@@ -35,6 +37,7 @@ class Caller:
 class Desk:
     """``names`` are the model's served names, the first is its own; ``created`` is in Unix seconds.
 
+    With ``any_name`` every other name is taken for the model as well.
     ``voice`` raises Loading or EngineDead while there is none. ``timeout_s`` is from a request's arrival to its end.
     """
 
@@ -44,16 +47,22 @@ class Desk:
     created: int
     timeout_s: float
     max_images: int
+    any_name: bool = False
 
 
 def served_name(desk: Desk, asked: str | None) -> str:
     """The name to answer under: the one asked for, or the model's own where none was.
 
     Raises:
-        ModelNotFound: it is none of the served names.
+        ModelNotFound: it is none of the served names, which are told.
     """
     if not asked:
         return desk.names[0]
-    if asked not in desk.names:
-        raise ModelNotFound("没有这个模型，可用的模型见 GET /v1/models（the model does not exist）", param="model")
+    if asked not in desk.names and not desk.any_name:
+        served = "、".join(desk.names[:_NAMES_TOLD]) + (" 等" if len(desk.names) > _NAMES_TOLD else "")
+        raise ModelNotFound(
+            f"没有这个模型，这里有的是 {served}；要让任何名字都能用，启动时加 --any-model-name"
+            "（the model does not exist, use one of these or start the server with --any-model-name）",
+            param="model",
+        )
     return asked

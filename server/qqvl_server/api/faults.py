@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from qqvl_server import errors
+from qqvl_server.api.paths import meant
 from qqvl_server.observe.logs import logger
 
 STATUS: Final[dict[type[errors.QqvlError], int]] = {
@@ -129,7 +130,12 @@ async def on_error(request: Request, error: Exception) -> Response:
 async def on_router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = _ROUTER.get(error.status_code, errors.InvalidRequest("请求不对，请检查接口文档"))
-    response = answer_to(request, known)
+    path = request.scope["path"]
+    right = meant(path, request.app.openapi()["paths"]) if isinstance(known, errors.NotFound) else None
+    if right is not None:
+        known = errors.NotFound(f"没有这个接口，正确的地址是 {right}，请检查 base URL（the right path is {right}）")
+    # A client that reads errors reads them as the door that it meant tells them.
+    response = respond(known, request_id_of(request), right or path)
     response.headers.update(error.headers or {})
     return response
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qqvl_server import errors
 from qqvl_server.api import faults
@@ -67,7 +67,7 @@ def build(
 
 
 class Direct:
-    """Calls what answers a POST at once; everything else goes through the framework, ``app``.
+    """Calls what answers a POST at once; everything else goes through the framework, ``app``, a HEAD as its GET.
 
     Its layers take longer than a small model's token, and there is nothing in them for us: doors read, validate and
     answer by themselves.
@@ -78,6 +78,9 @@ class Direct:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            await self._app({**scope, "method": "GET"}, receive, _without_body(send))
+            return
         endpoint = self._posts.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if endpoint is None:
             await self._app(scope, receive, send)
@@ -93,6 +96,15 @@ class Direct:
         await response(scope, receive, send)
 
 
+def _without_body(send: Send) -> Send:
+    """RFC 9110, 9.3.2: the headers are those of the GET, ``Content-Length`` among them."""
+
+    async def sent(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return sent
+
+
 def opened_to_pages(guard: Guard, settings: ServerSettings) -> ASGIApp:
     """``guard`` behind the CORS headers that let pages of the allowed origins read its answers; alone if none is.
 
@@ -105,7 +117,7 @@ def opened_to_pages(guard: Guard, settings: ServerSettings) -> ASGIApp:
         allow_origins=settings.allowed_origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
-        expose_headers=("X-Request-ID", "Retry-After"),
+        expose_headers=("X-Request-ID", "Retry-After", "X-Qqvl-Warning"),
     )
 
 

@@ -6,7 +6,7 @@ Knows HTTP streaming only: what an event looks like is its door's business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -77,11 +77,19 @@ class EventStream(StreamingResponse):
     Args:
         failure: an error as the door's last event, for when the 200 is out already.
         ping_s: a comment is sent after so much silence, twice as much at most.
+        headers: the door's own, beside those of every stream.
     """
 
-    def __init__(self, begun: Begun, failure: Callable[[QqvlError], str], ping_s: float = PING_S) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(begun.chunks, media_type="text/event-stream", headers=headers)
+    def __init__(
+        self,
+        begun: Begun,
+        failure: Callable[[QqvlError], str],
+        ping_s: float = PING_S,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        all_headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})}
+        super().__init__(begun.chunks, media_type="text/event-stream", headers=all_headers)
         self._begun = begun
         self._failure = failure
         self._ping_s = ping_s

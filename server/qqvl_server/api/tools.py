@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.validation import bad
 from qqvl_server.generation.grammar import tool_grammar
 from qqvl_server.generation.port import Grammar, Tool
@@ -42,6 +43,35 @@ class Toolset:
         return ToolCallParser([tool.name for tool in self.shown], ids) if self.shown else None
 
 
+def functions(
+    tools: Sequence[dict[str, Any]],
+    read: Callable[[dict[str, Any], str], Tool],
+    left_out: LeftOut,
+    kind: str = "function",
+) -> tuple[Tool, ...]:
+    """Those tools that are run by the caller as functions are. Others are run by OpenAI's or Anthropic's own servers,
+    or are called in a way of their own, and are left out.
+
+    Args:
+        read: makes one of a function's fields and of where they stand.
+        kind: the door's word for a function.
+
+    Raises:
+        InvalidRequest: a type that is no word; as ``read``.
+    """
+    known = []
+    for index, item in enumerate(tools):
+        where = f"tools[{index}]"
+        given = item.get("type")
+        if given is not None and not isinstance(given, str):
+            raise bad(f"{where}.type", "应是字符串（must be a string）")
+        if given in (None, kind):
+            known.append(read(item, where))
+        else:
+            left_out.add(where)
+    return tuple(known)
+
+
 def function(fields: dict[str, Any], where: str) -> Tool:
     """A function as OpenAI describes it, whose fields stand at ``where``.
 
@@ -74,7 +104,9 @@ def chosen(known: Sequence[Tool], choice: Any, named: str | None, parallel: bool
     if choice in (None, "auto"):
         return Toolset(tuple(known), parallel=parallel is not False)
     if not known:
-        raise bad("tools", "没有填，tool_choice 却要求调用（is required by tool_choice）")
+        raise bad(
+            "tools", "里没有能调用的函数，tool_choice 却要求调用（holds no function, which tool_choice requires）"
+        )
     if named is not None and named not in names:
         raise bad("tool_choice", "指定的函数不在 tools 里（names no function of tools）")
     return Toolset(tuple(known), True, named, parallel is not False)

@@ -16,8 +16,7 @@ from tests.api import wire
 from tests.pictures import base64_picture
 from tests.running import RunningServer
 
-# Names of Anthropic's are taken as well, but the SDK warns of those that will be retired.
-MODEL = "claude-any"
+MODEL = "qqvl-demo"
 HELLO: Any = [{"role": "user", "content": "你好"}]
 ASK: Any = [{"role": "user", "content": "北京今天天气怎么样？"}]
 WEATHER: Any = {
@@ -153,6 +152,15 @@ def test_a_schema_is_kept(client: Anthropic) -> None:
     assert json.loads(answer.content[0].text) in ({"ok": True}, {"ok": False})
 
 
+def test_a_name_of_anthropics_is_told_what_there_is_instead(bare: RunningServer) -> None:
+    with Anthropic(base_url=bare.base, api_key="EMPTY", max_retries=0, timeout=60) as client:
+        with pytest.raises(anthropic.NotFoundError, match=MODEL) as unknown:
+            client.messages.create(model="claude-any", messages=HELLO, max_tokens=9)
+        assert unknown.value.type == "not_found_error"
+        with pytest.raises(anthropic.NotFoundError, match=MODEL):
+            client.messages.count_tokens(model="claude-any", messages=HELLO)
+
+
 def test_errors_are_the_sdks_own(client: Anthropic) -> None:
     with pytest.raises(anthropic.BadRequestError) as bad:
         client.messages.create(model=MODEL, max_tokens=9, messages=[])
@@ -167,7 +175,8 @@ def test_errors_are_the_sdks_own(client: Anthropic) -> None:
 
 
 def test_what_claude_code_sends_is_taken(server: RunningServer) -> None:
-    """The shape of its requests: betas in the query and the headers, cached blocks, thoughts, a changing first line."""
+    """The shape of its requests: betas in the query and the headers, cached blocks, thoughts, a changing first line,
+    and names of Anthropic's models, for which the server is started with ``--any-model-name``."""
     block = {"cache_control": {"type": "ephemeral"}}
     body = {
         "model": "claude-opus-4-6",
@@ -196,9 +205,11 @@ def test_what_claude_code_sends_is_taken(server: RunningServer) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.text.startswith("event: message_start\n")
     assert "event: message_stop\n" in answer.text
+    assert '"model":"claude-opus-4-6"' in answer.text
     assert answer.headers["request-id"] == answer.headers["x-request-id"]
     del body["max_tokens"], body["stream"]
-    assert server.http.post("/v1/messages/count_tokens?beta=true", json=body).json()["input_tokens"] > 10
+    counted = server.http.post("/v1/messages/count_tokens?beta=true", json=body, headers=headers)
+    assert counted.json()["input_tokens"] > 10
 
 
 @pytest.mark.anyio

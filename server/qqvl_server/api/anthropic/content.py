@@ -6,35 +6,39 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from qqvl_server.api import mcp
 from qqvl_server.api.drafts import Draft, Pointer, ordered
+from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.validation import bad
-from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation.port import TextPart, ToolCall
+from qqvl_server.generation.port import Role, TextPart, ToolCall
 
 # A new number in each request: were it read, no prompt of Claude Code would begin like its last one.
 _BILLING: Final = "x-anthropic-billing-header:"
 _THOUGHTS: Final = ("thinking", "redacted_thinking")
+Parts = list[TextPart | Pointer]
 
 
-def read(system: Any, messages: Sequence[dict[str, Any]], max_images: int) -> tuple[Draft, ...]:
+def read(system: Any, messages: Sequence[dict[str, Any]], max_images: int, left_out: LeftOut) -> tuple[Draft, ...]:
     """The system texts as one message at the front, then the rest in order, with late ones told where they stand.
 
+    Blocks of other kinds are what Anthropic's servers have run or keep, and are left out.
+
     Raises:
-        InvalidRequest: an unknown role or block, a wrong type, too many pictures.
+        InvalidRequest: an unknown role, a wrong type, a picture where the model would not see it, too many of them.
     """
-    rules = _rules(system, "system")
+    rules = _rules(system, "system", left_out)
     drafts: list[Draft] = []
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         match message.get("role"):
             case "user":
-                drafts += _user(message.get("content"), f"{where}.content")
+                drafts += _user(message.get("content"), f"{where}.content", left_out)
             case "assistant":
-                drafts.append(_assistant(message.get("content"), f"{where}.content"))
+                drafts += _assistant(message.get("content"), f"{where}.content", left_out)
             case "system" if drafts:
-                _remind(drafts, _rules(message.get("content"), f"{where}.content"))
+                _remind(drafts, _rules(message.get("content"), f"{where}.content", left_out))
             case "system":
-                rules += _rules(message.get("content"), f"{where}.content")
+                rules += _rules(message.get("content"), f"{where}.content", left_out)
             case _:
                 raise bad(f"{where}.role", "应是 user 或 assistant（must be user or assistant）")
     if any(draft.shown > max_images for draft in drafts):
@@ -42,8 +46,8 @@ def read(system: Any, messages: Sequence[dict[str, Any]], max_images: int) -> tu
     return ordered((Draft("system", (TextPart("\n\n".join(rules)),)), *drafts), "messages", max_images)
 
 
-def _rules(content: Any, where: str) -> list[str]:
-    texts = [] if content is None else [_text(block, at) for block, at in _blocks(content, where)]
+def _rules(content: Any, where: str, left_out: LeftOut) -> list[str]:
+    texts = [] if content is None else _texts(content, "system", where, left_out)
     return [text for text in texts if text and not text.startswith(_BILLING)]
 
 
@@ -59,31 +63,39 @@ def _remind(drafts: list[Draft], rules: list[str]) -> None:
     drafts.append(Draft("user", (*said, TextPart(f"<system-reminder>\n{text}\n</system-reminder>"))))
 
 
-def _user(content: Any, where: str) -> Iterator[Draft]:
+def _user(content: Any, where: str, left_out: LeftOut) -> Iterator[Draft]:
     """Tool results are messages of their own, in their place among the rest."""
-    parts: list[TextPart | Pointer] = []
+    parts: Parts = []
     for block, at in _blocks(content, where):
-        if block.get("type") != "tool_result":
-            _add(parts, _part(block, at))
+        if block["type"] != "tool_result":
+            _show(parts, block, "user", at, left_out)
             continue
         if parts:
             yield Draft("user", tuple(parts))
             parts = []
-        yield _result(block, at)
+        yield _result(block, at, left_out)
     if parts or not content:
         yield Draft("user", tuple(parts))
 
 
-def _assistant(content: Any, where: str) -> Draft:
-    parts: list[TextPart | Pointer] = []
+def _assistant(content: Any, where: str, left_out: LeftOut) -> Iterator[Draft]:
+    """Nothing for an answer of which nothing can be read here."""
+    before = left_out.count
+    parts: Parts = []
     calls: list[ToolCall] = []
     for block, at in _blocks(content, where):
-        kind = block.get("type")
-        if kind == "tool_use":
-            calls.append(_call(block, at))
-        elif kind not in _THOUGHTS:
-            _add(parts, TextPart(_text(block, at)))
-    return Draft("assistant", tuple(parts), tuple(calls))
+        match block["type"]:
+            case "tool_use":
+                calls.append(_call(block, at))
+            case "compaction" if isinstance(block.get("content"), str):
+                # What was said before it, told shortly.
+                _add(parts, TextPart(block["content"]))
+            case "image":
+                raise bad(f"{at}.type", "不能是图片，只有 user 消息和工具的结果能带图片（must not hold images）")
+            case kind if kind not in _THOUGHTS:
+                _show(parts, block, "assistant", at, left_out)
+    if parts or calls or left_out.count == before:
+        yield Draft("assistant", tuple(parts), tuple(calls))
 
 
 def _blocks(content: Any, where: str) -> Iterator[tuple[dict[str, Any], str]]:
@@ -94,67 +106,89 @@ def _blocks(content: Any, where: str) -> Iterator[tuple[dict[str, Any], str]]:
             at = f"{where}[{index}]"
             if not isinstance(block, dict):
                 raise bad(at, "应是对象（must be an object）")
+            if not isinstance(block.get("type"), str):
+                raise bad(f"{at}.type", "应是字符串（must be a string）")
             yield block, at
     else:
         raise bad(where, "应是字符串或列表（must be a string or an array）")
 
 
-def _add(parts: list[TextPart | Pointer], part: TextPart | Pointer) -> None:
+def _show(parts: Parts, block: dict[str, Any], role: Role, where: str, left_out: LeftOut) -> None:
+    part = _part(block, role, where, left_out)
+    for shown in left_out.part(where, role) if part is None else (part,):
+        _add(parts, shown)
+
+
+def _add(parts: Parts, part: TextPart | Pointer) -> None:
     """Blocks of text are paragraphs: put end to end, their words would run together."""
     if isinstance(part, TextPart) and parts and isinstance(parts[-1], TextPart) and parts[-1].text and part.text:
         part = TextPart("\n" + part.text)
     parts.append(part)
 
 
-def _part(block: dict[str, Any], where: str) -> TextPart | Pointer:
-    match block.get("type"):
-        case "image":
+def _part(block: dict[str, Any], role: Role, where: str, left_out: LeftOut) -> TextPart | Pointer | None:
+    """None: nothing that can be read here (a PDF, an uploaded file, a kind that nobody knows yet)."""
+    match block["type"]:
+        case "text":
+            return TextPart(_string(block, "text", where))
+        case "image" if "data" not in block:
             return _picture(block.get("source"), f"{where}.source")
         case "document":
-            return TextPart(_document(block, where))
+            return _document(block, role, where, left_out)
         case "search_result":
-            found = "\n".join(_text(inner, at) for inner, at in _blocks(block.get("content"), f"{where}.content"))
+            found = "\n".join(_texts(block.get("content"), role, f"{where}.content", left_out))
             return TextPart(f"{block.get('title', '')}\n{found}")
-    return TextPart(_text(block, where))
+    return mcp.block(block, where)
 
 
-def _text(block: dict[str, Any], where: str) -> str:
-    if block.get("type") != "text":
-        raise _unknown(where)
-    return _string(block, "text", where)
+def _texts(content: Any, role: Role, where: str, left_out: LeftOut) -> list[str]:
+    """Where only texts may stand; a picture is refused, because nobody would see it."""
+    texts = []
+    for block, at in _blocks(content, where):
+        if block["type"] == "image":
+            raise bad(f"{at}.type", "这里不能有图片（must not hold images）")
+        if block["type"] == "text":
+            texts.append(_string(block, "text", at))
+        else:
+            texts += [part.text for part in left_out.part(at, role)]
+    return texts
 
 
-def _picture(source: Any, where: str) -> Pointer:
+def _picture(source: Any, where: str) -> Pointer | None:
     if not isinstance(source, dict):
         raise bad(where, "应是对象（must be an object）")
-    kind = source.get("type")
-    if kind == "base64":
-        return Pointer(_string(source, "data", where), where, is_base64=True)
-    if kind == "url":
-        return Pointer(_string(source, "url", where), where)
-    raise bad(f"{where}.type", "只支持 base64 和 url（only base64 and url are supported）")
+    match source.get("type"):
+        case "base64":
+            return Pointer(_string(source, "data", where), where, is_base64=True)
+        case "url":
+            return Pointer(_string(source, "url", where), where)
+        case str():
+            # Uploaded to whoever the conversation was with before.
+            return None
+    raise bad(f"{where}.type", "应是字符串（must be a string）")
 
 
-def _document(block: dict[str, Any], where: str) -> str:
+def _document(block: dict[str, Any], role: Role, where: str, left_out: LeftOut) -> TextPart | None:
     source = block.get("source")
     if not isinstance(source, dict):
         raise bad(f"{where}.source", "应是对象（must be an object）")
-    kind = source.get("type")
-    if kind == "text":
-        text = _string(source, "data", f"{where}.source")
-    elif kind == "content":
-        inner = _blocks(source.get("content"), f"{where}.source.content")
-        text = "\n".join(_text(part, at) for part, at in inner)
-    else:
-        raise bad(f"{where}.source.type", "只支持纯文本文档，不支持 PDF（only plain text documents are supported）")
+    match source.get("type"):
+        case "text":
+            text = _string(source, "data", f"{where}.source")
+        case "content":
+            text = "\n".join(_texts(source.get("content"), role, f"{where}.source.content", left_out))
+        case str():
+            return None
+        case _:
+            raise bad(f"{where}.source.type", "应是字符串（must be a string）")
     title = block.get("title")
-    return f"{title}\n{text}" if isinstance(title, str) and title else text
+    return TextPart(f"{title}\n{text}" if isinstance(title, str) and title else text)
 
 
-def _result(block: dict[str, Any], where: str) -> Draft:
-    parts: list[TextPart | Pointer] = [TextPart("Error:")] if block.get("is_error") is True else []
-    for inner, at in _blocks(block.get("content") or "", f"{where}.content"):
-        _add(parts, _part(inner, at))
+def _result(block: dict[str, Any], where: str, left_out: LeftOut) -> Draft:
+    parts: Parts = [TextPart("Error:")] if block.get("is_error") is True else []
+    for inner, at in _blocks(mcp.unwrapped(block.get("content")) or "", f"{where}.content"):
+        _show(parts, inner, "tool", at, left_out)
     return Draft("tool", tuple(parts), tool_call_id=_string(block, "tool_use_id", where))
 
 
@@ -173,7 +207,3 @@ def _string(block: dict[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str):
         raise bad(f"{where}.{name}", "应是字符串（must be a string）")
     return value
-
-
-def _unknown(where: str) -> InvalidRequest:
-    return bad(f"{where}.type", "是这里不支持的内容块（is a block that is not supported here）")

@@ -1,7 +1,4 @@
-"""Anthropic's protocol: POST /v1/messages and /v1/messages/count_tokens.
-
-Any model name is taken, because Claude Code asks for names of Anthropic's; the answer bears the name asked for.
-"""
+"""Anthropic's protocol: POST /v1/messages and /v1/messages/count_tokens."""
 
 from __future__ import annotations
 
@@ -17,11 +14,12 @@ from starlette.responses import JSONResponse, Response
 from qqvl_server.api import sse
 from qqvl_server.api.anthropic import render, translate
 from qqvl_server.api.anthropic.reply import MessageFold, MessageReply, new_call_id
-from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody, refuse_unsupported
+from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody, unsupported
 from qqvl_server.api.body import read_object
-from qqvl_server.api.desk import Caller, Desk
+from qqvl_server.api.desk import Caller, Desk, served_name
 from qqvl_server.api.document import request_body
 from qqvl_server.api.faults import request_id_of
+from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.tools import Toolset
 from qqvl_server.api.validation import validated
 from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Voice
@@ -33,32 +31,30 @@ def build(desk: Desk) -> APIRouter:
     @router.post("", openapi_extra=request_body(MessagesBody))
     async def messages(request: Request) -> Response:
         raw = await read_object(request)
-        refuse_unsupported(raw)
-        body = validated(MessagesBody, raw)
-        return await sse.while_connected(request, _message(desk, body, _caller(request), request_id_of(request)))
+        body, left_out = validated(MessagesBody, raw), unsupported(raw)
+        answer = _message(desk, body, _caller(request), request_id_of(request), left_out)
+        return await sse.while_connected(request, answer)
 
     @router.post("/count_tokens", openapi_extra=request_body(PromptBody))
     async def count_tokens(request: Request) -> Response:
         raw = await read_object(request)
-        refuse_unsupported(raw)
-        body = validated(PromptBody, raw)
+        body, left_out = validated(PromptBody, raw), unsupported(raw)
+        served_name(desk, body.model)
         voice = desk.voice()
-        prompt = await translate.prompt(body, desk, _caller(request), request_id_of(request))
-        return JSONResponse({"input_tokens": len(await voice.tokenize(prompt))})
+        prompt = await translate.prompt(body, desk, _caller(request), request_id_of(request), left_out)
+        return JSONResponse({"input_tokens": len(await voice.tokenize(prompt))}, headers=left_out.headers())
 
     return router
 
 
-async def _message(desk: Desk, body: MessagesBody, caller: Caller, request_id: str) -> Response:
+async def _message(desk: Desk, body: MessagesBody, caller: Caller, request_id: str, left_out: LeftOut) -> Response:
+    model = served_name(desk, body.model)
     voice = desk.voice()
-    asked, tools = await translate.message(body, desk, caller, request_id)
-    model = body.model or desk.names[0]
-    headers = {"request-id": request_id}
+    asked, tools = await translate.message(body, desk, caller, request_id, left_out)
+    headers = {"request-id": request_id, **left_out.headers()}
     if body.stream:
         chunks = await sse.begun(_stream(voice, asked, tools, model))
-        stream = sse.EventStream(chunks, functools.partial(render.failure, request_id=request_id))
-        stream.headers.update(headers)
-        return stream
+        return sse.EventStream(chunks, functools.partial(render.failure, request_id=request_id), headers=headers)
     fold = MessageFold(model)
     reply = _reply(tools)
     async with aclosing(voice.generate(asked)) as events:

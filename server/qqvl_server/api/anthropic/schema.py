@@ -1,4 +1,4 @@
-"""The fields of Anthropic's Messages API: types, ranges, what is not honoured and what may go unheeded.
+"""The fields of Anthropic's Messages API: types, ranges, what is left out and what may go unheeded.
 
 Unknown fields are tolerated and null is as good as absent. Source: Anthropic's reference of POST /v1/messages and
 /v1/messages/count_tokens, and what Claude Code sends.
@@ -10,13 +10,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field
 
-from qqvl_server.api.fields import Model, Name, Objects, Word, refuse, words
+from qqvl_server.api.fields import Model, Name, Objects, Word, words
+from qqvl_server.api.left_out import LeftOut
 
-# Fields that ask for something this server cannot do, and the values of each that ask for nothing.
-REFUSED: Final[dict[str, tuple[Any, ...]]] = {
-    "container": (),
-    "mcp_servers": ([],),
-}
+# Fields that offer the model what only Anthropic's servers run: left out like the tools of that kind, and told.
+LEFT_OUT: Final = ("container", "mcp_servers")
 # Fields that go unheeded because the answer is right without them, and why; Claude Code sends most of them always.
 UNHEEDED: Final[dict[str, str]] = {
     "cache_control": "every prompt's prefix is cached anyway",
@@ -33,12 +31,13 @@ UNHEEDED: Final[dict[str, str]] = {
 }
 
 
-def refuse_unsupported(body: dict[str, Any]) -> None:
-    """
-    Raises:
-        InvalidRequest: a field that would have to be ignored.
-    """
-    refuse(body, REFUSED)
+def unsupported(body: dict[str, Any]) -> LeftOut:
+    """The fields of a request that it goes on without."""
+    left_out = LeftOut()
+    for name in LEFT_OUT:
+        if body.get(name):
+            left_out.add(name)
+    return left_out
 
 
 Stops = Annotated[tuple[Word, ...], BeforeValidator(words), Field(max_length=64)]

@@ -11,12 +11,15 @@ from qqvl_server.api.anthropic import content
 from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody
 from qqvl_server.api.desk import Caller, Desk
 from qqvl_server.api.drafts import Draft, look
-from qqvl_server.api.tools import NAME, Toolset
+from qqvl_server.api.left_out import LeftOut
+from qqvl_server.api.tools import NAME, Toolset, functions
 from qqvl_server.api.validation import bad
 from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Sampling, Tool, Urgency
 
 
-async def message(body: MessagesBody, desk: Desk, caller: Caller, request_id: str) -> tuple[GenerationRequest, Toolset]:
+async def message(
+    body: MessagesBody, desk: Desk, caller: Caller, request_id: str, left_out: LeftOut
+) -> tuple[GenerationRequest, Toolset]:
     """Raises InvalidRequest, ImageRejected."""
     sampling = Sampling(
         max_new_tokens=body.max_tokens,
@@ -25,21 +28,21 @@ async def message(body: MessagesBody, desk: Desk, caller: Caller, request_id: st
         top_k=body.top_k,
         stop=body.stop_sequences,
     )
-    return await _request(body, sampling, desk, caller, request_id)
+    return await _request(body, sampling, desk, caller, request_id, left_out)
 
 
-async def prompt(body: PromptBody, desk: Desk, caller: Caller, request_id: str) -> GenerationRequest:
+async def prompt(body: PromptBody, desk: Desk, caller: Caller, request_id: str, left_out: LeftOut) -> GenerationRequest:
     """What ``/count_tokens`` counts. Raises InvalidRequest, ImageRejected."""
-    request, _ = await _request(body, Sampling(1), desk, caller, request_id)
+    request, _ = await _request(body, Sampling(1), desk, caller, request_id, left_out)
     return request
 
 
 async def _request(
-    body: PromptBody, sampling: Sampling, desk: Desk, caller: Caller, request_id: str
+    body: PromptBody, sampling: Sampling, desk: Desk, caller: Caller, request_id: str, left_out: LeftOut
 ) -> tuple[GenerationRequest, Toolset]:
-    tools = _toolset(body.tools, body.tool_choice)
+    tools = _toolset(functions(body.tools, _tool, left_out, "custom"), body.tool_choice)
     grammar = _grammar(body, tools)
-    drafts, opening = _opening(content.read(body.system, body.messages, desk.max_images))
+    drafts, opening = _opening(content.read(body.system, body.messages, desk.max_images, left_out))
     if opening and grammar is not None:
         raise bad("messages", "回复有约束时不能续写（must end with a user message when the answer has a format）")
     if not any(draft.role != "system" for draft in drafts):
@@ -68,8 +71,7 @@ def _opening(drafts: Sequence[Draft]) -> tuple[Sequence[Draft], str]:
     return drafts[:-1], drafts[-1].text
 
 
-def _toolset(tools: Sequence[dict[str, Any]], choice: dict[str, Any] | None) -> Toolset:
-    known = tuple(_tool(item, f"tools[{index}]") for index, item in enumerate(tools))
+def _toolset(known: tuple[Tool, ...], choice: dict[str, Any] | None) -> Toolset:
     names = [tool.name for tool in known]
     if len(set(names)) < len(names):
         raise bad("tools", "里有重名的工具（has two tools of one name）")
@@ -85,14 +87,14 @@ def _toolset(tools: Sequence[dict[str, Any]], choice: dict[str, Any] | None) -> 
         case "tool" if choice.get("name") in names:
             return Toolset(known, True, str(choice["name"]), parallel)
         case "any" | "tool":
-            raise bad("tool_choice", "要求调用的工具不在 tools 里（asks for a tool that is not in tools）")
+            raise bad(
+                "tool_choice",
+                "要求调用的工具不在 tools 里，或不是这里能调用的（asks for a tool that cannot be called）",
+            )
     raise bad("tool_choice.type", "应是 auto、any、tool 或 none（must be auto, any, tool or none）")
 
 
 def _tool(item: dict[str, Any], where: str) -> Tool:
-    if item.get("type") not in (None, "custom"):
-        # Anthropic's own tools run on Anthropic's servers, or have schemas that only its models know.
-        raise bad(f"{where}.type", "只支持 custom 工具，不支持 Anthropic 自带的工具（only custom tools are supported）")
     name, description, schema = item.get("name"), item.get("description"), item.get("input_schema")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise bad(f"{where}.name", "应是 1 到 128 个字母、数字、下划线或短横（is not a valid name）")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
@@ -10,6 +13,7 @@ from qqvl_server.api.body import read_object
 from qqvl_server.api.desk import Caller, Desk, served_name
 from qqvl_server.api.document import request_body
 from qqvl_server.api.faults import request_id_of
+from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.openai import chat, completions, models, render, tokens, translate
 from qqvl_server.api.openai.completions import Completion
 from qqvl_server.api.openai.schema import (
@@ -33,20 +37,22 @@ def build(desk: Desk) -> APIRouter:
         raw = await read_object(request)
         refuse_unsupported(raw)
         body = validated(ChatBody, raw)
-        return await sse.while_connected(request, _chat(desk, body, _asker(desk, request)))
+        return await sse.while_connected(request, _chat(desk, body, _asker(desk, request), _unheeded(raw)))
 
     @router.post("/v1/completions", openapi_extra=request_body(CompletionBody))
     async def text_completions(request: Request) -> Response:
         raw = await read_object(request)
         refuse_unsupported(raw, "echo")
         body = validated(CompletionBody, raw)
-        return await sse.while_connected(request, _complete(desk, body, _asker(desk, request)))
+        return await sse.while_connected(request, _complete(desk, body, _asker(desk, request), _unheeded(raw)))
 
     @router.post("/tokenize", openapi_extra=request_body(TokenizeBody))
     async def tokenize(request: Request) -> Response:
         raw = await read_object(request)
         refuse_unsupported(raw)
-        return JSONResponse(await tokens.tokenize(validated(TokenizeBody, raw), desk, _asker(desk, request)))
+        body, left_out = validated(TokenizeBody, raw), LeftOut()
+        told = await tokens.tokenize(body, desk, _asker(desk, request), left_out)
+        return JSONResponse(told, headers=left_out.headers())
 
     @router.post("/detokenize", openapi_extra=request_body(DetokenizeBody))
     async def detokenize(request: Request) -> Response:
@@ -55,25 +61,32 @@ def build(desk: Desk) -> APIRouter:
     return router
 
 
-async def _chat(desk: Desk, body: ChatBody, who: Asker) -> Response:
+async def _chat(desk: Desk, body: ChatBody, who: Asker, left_out: LeftOut) -> Response:
     name = served_name(desk, body.model)
     voice = desk.voice()
-    asked, tools = await translate.chat(body, desk, who, voice.context_tokens)
+    asked, tools = await translate.chat(body, desk, who, voice.context_tokens, left_out)
     envelope = render.chat_envelope(name)
     if not body.stream:
-        return JSONResponse(await chat.whole(voice, asked, tools, envelope))
+        return JSONResponse(await chat.whole(voice, asked, tools, envelope), headers=left_out.headers())
     chunks = chat.stream(voice, asked, tools, envelope, tell_usage=_tells_usage(body))
-    return sse.EventStream(await sse.begun(chunks), render.failure)
+    return sse.EventStream(await sse.begun(chunks), render.failure, headers=left_out.headers())
 
 
-async def _complete(desk: Desk, body: CompletionBody, who: Asker) -> Response:
+async def _complete(desk: Desk, body: CompletionBody, who: Asker, left_out: LeftOut) -> Response:
     name = served_name(desk, body.model)
     completion = Completion(desk.voice(), completions.read(body, who), echo=bool(body.echo))
     envelope = render.text_envelope(name)
     if not body.stream:
-        return JSONResponse(await completions.whole(completion, envelope))
+        return JSONResponse(await completions.whole(completion, envelope), headers=left_out.headers())
     chunks = completions.stream(completion, envelope, tell_usage=_tells_usage(body))
-    return sse.EventStream(await sse.begun(chunks), render.failure)
+    return sse.EventStream(await sse.begun(chunks), render.failure, headers=left_out.headers())
+
+
+def _unheeded(raw: Mapping[str, Any]) -> LeftOut:
+    left_out = LeftOut()
+    if raw.get("store"):
+        left_out.add("store", "ignored")
+    return left_out
 
 
 def _tells_usage(body: Generate) -> bool:

@@ -46,7 +46,6 @@ REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "return_token_strs": (False,),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
-    "store": (False,),
     "suffix": ("",),
     "thinking_token_budget": (),
     "truncate_prompt_tokens": (-1,),

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from qqvl_server.api.desk import Desk, served_name
+from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.openai import translate
 from qqvl_server.api.openai.schema import DetokenizeBody, TokenizeBody
 from qqvl_server.api.openai.translate import Asker
 
 
-async def tokenize(body: TokenizeBody, desk: Desk, who: Asker) -> dict[str, Any]:
+async def tokenize(body: TokenizeBody, desk: Desk, who: Asker, left_out: LeftOut) -> dict[str, Any]:
     """Raises InvalidRequest, ImageRejected, ModelNotFound."""
     served_name(desk, body.model)
     voice = desk.voice()
-    ids = await voice.tokenize(await translate.prompt_of(body, desk, who))
+    ids = await voice.tokenize(await translate.prompt_of(body, desk, who, left_out))
     return {"count": len(ids), "max_model_len": voice.context_tokens, "tokens": list(ids), "token_strs": None}
 
 

@@ -38,7 +38,8 @@ def frame(body: ResponseBody, model: str) -> dict[str, Any]:
         "temperature": body.temperature,
         "text": {"format": (body.text.format if body.text else None) or {"type": "text"}},
         "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
-        "tools": [_tool(item) for item in body.tools],
+        # Those that were left out are told in a header.
+        "tools": [_tool(item) for item in body.tools if item.get("type") == "function"],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": body.top_p,
         "truncation": "disabled",

@@ -41,15 +41,16 @@ def build(desk: Desk) -> APIRouter:
 async def _respond(desk: Desk, body: ResponseBody, caller: Caller, request_id: str) -> Response:
     model = served_name(desk, body.model)
     voice = desk.voice()
-    asked, tools = await translate.response(body, desk, caller, request_id, voice.context_tokens)
+    left_out = body.unheeded()
+    asked, tools = await translate.response(body, desk, caller, request_id, voice.context_tokens, left_out)
     reply = ResponseReply(render.frame(body, model), tools.parser(), parallel=tools.parallel)
     events = _events(voice, asked, reply)
     if body.stream:
-        return sse.EventStream(await sse.begun(_written(events)), reply.failure)
+        return sse.EventStream(await sse.begun(_written(events)), reply.failure, headers=left_out.headers())
     async with aclosing(events):
         async for _ in events:
             pass
-    return JSONResponse(reply.response)
+    return JSONResponse(reply.response, headers=left_out.headers())
 
 
 async def _written(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from qqvl_server.api.fields import Model, Name, Objects, SamplingFields, listed, refuse
+from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.validation import bad, unfit
 
 # Fields that ask for something this server cannot do, and the values of each that ask for nothing.
 REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "background": (False,),
-    "context_management": ([],),
     "conversation": (),
     "ignore_eos": (False,),
     "logit_bias": ({},),
@@ -37,6 +37,7 @@ MOVED: Final[dict[str, str]] = {
 }
 # Fields that go unheeded because the answer is right without them, and why.
 UNHEEDED: Final[dict[str, str]] = {
+    "context_management": "what leaves the window is the caller's choice",
     "max_tool_calls": "counts calls of OpenAI's own tools",
     "prompt_cache_key": "every prompt's prefix is cached anyway",
     "prompt_cache_options": "every prompt's prefix is cached anyway",
@@ -88,12 +89,6 @@ def _metadata(value: Any) -> Any:
     return value
 
 
-def _included(name: str) -> str:
-    if name not in INCLUDABLE:
-        raise unfit("不是已知的名字（is not a known name）")
-    return name
-
-
 _OBJECTS: Final = {"type": "array", "items": {"type": "object"}}
 _INPUT: Final[dict[str, Any]] = {
     "anyOf": [
@@ -143,8 +138,8 @@ _TOOLS: Final[dict[str, Any]] = {
     },
 }
 
-
-Included = Annotated[str, AfterValidator(_included), WithJsonSchema({"enum": list(INCLUDABLE)})]
+# Names that nobody knows yet are left out, as items and tools are.
+Included = Annotated[str, WithJsonSchema({"enum": list(INCLUDABLE)})]
 
 
 class TextOptions(Model):
@@ -172,3 +167,15 @@ class ResponseBody(SamplingFields):
     user: str | None = None
     store: bool | None = None
     stream_options: dict[str, Any] | None = None
+    context_management: Any = None
+
+    def unheeded(self) -> LeftOut:
+        """What is asked for and will not be, but for what tells nothing that a caller could miss."""
+        left_out = LeftOut()
+        for name in ("store", "context_management"):
+            if getattr(self, name):
+                left_out.add(name, "ignored")
+        for index, name in enumerate(self.include):
+            if name not in INCLUDABLE:
+                left_out.add(f"include[{index}]")
+        return left_out

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qqvl_server.api.tools import Toolset, chosen, function
+from qqvl_server.api.left_out import LeftOut
+from qqvl_server.api.tools import Toolset, chosen, function, functions
 from qqvl_server.api.validation import bad
 from qqvl_server.generation.port import Tool
 
 
-def read(tools: Sequence[dict[str, Any]], choice: Any, parallel: bool | None) -> Toolset:
-    """Raises InvalidRequest: a tool that is no function, a bad name or schema, or a choice that is none of them."""
-    known = [_tool(item, f"tools[{index}]") for index, item in enumerate(tools)]
+def read(tools: Sequence[dict[str, Any]], choice: Any, parallel: bool | None, left_out: LeftOut) -> Toolset:
+    """Raises InvalidRequest: a tool without a type, a bad name or schema, or a choice that is none of the functions."""
+    known = functions(tools, _tool, left_out)
     return chosen(known, choice, _named(choice), parallel)
 
 
 def _tool(item: dict[str, Any], where: str) -> Tool:
-    if item.get("type") != "function":
-        raise bad(f"{where}.type", "只支持 function，不支持 OpenAI 自带的工具（only function is supported）")
+    if "type" not in item:
+        raise bad(f"{where}.type", "没有填（is required）")
     return function(item, where)
 
 
