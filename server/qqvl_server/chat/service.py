@@ -71,6 +71,7 @@ class ChatService:
         self._window = Window(store, pictures, settings, generation)
         self._warmer = Warmer(voice, self._window.messages)
         self._lanes = Lanes(generation.max_pending)
+        self._refusals = commands.Refusals()
         self._turns: dict[asyncio.Task[Answer], Incoming] = {}
         self._by_id: dict[tuple[ChatKey, str], list[asyncio.Task[Answer]]] = {}
         self._draining = False
@@ -136,7 +137,8 @@ class ChatService:
             earlier = await self._store.find_answer(incoming.chat, identity)
             if earlier is not None:
                 return earlier
-        if commands.is_reset(incoming) and not incoming.context_only:
+        is_reset = self._is_reset(incoming)
+        if is_reset and policy.may_reset(incoming, self._settings):
             answer = Answer(commands.RESET_REPLY, should_reply=True)
             await self._store.reset(incoming.chat, chat_name, identity, answer)
             return answer
@@ -145,12 +147,23 @@ class ChatService:
             Draft(incoming.chat, chat_name, incoming.speaker, received.parts, identity)
         )
         answer = Answer("", should_reply=False, warnings=received.warnings)
-        if policy.is_answered(incoming, self._settings):
+        if is_reset:
+            if self._refusals.is_due(incoming.chat):
+                answer = Answer(commands.RESET_REFUSED, should_reply=True, warnings=received.warnings)
+        elif policy.is_answered(incoming, self._settings):
             answer = await self._ask(incoming, stored, received.warnings, deadline)
         else:
             self._warmer.heard(incoming.chat, stored)
         await self._store.add_answer(incoming.chat, identity, answer, BOT)
         return answer
+
+    def _is_reset(self, incoming: Incoming) -> bool:
+        """A command is given to the bot: what somebody else is told, or is only remembered, is talk."""
+        return (
+            not incoming.context_only
+            and commands.is_reset(incoming, policy.names(incoming, self._settings))
+            and policy.is_addressed(incoming, self._settings)
+        )
 
     def _receive(self, incoming: Incoming) -> _Received:
         """Look at each picture once; blocking, on a worker thread.
