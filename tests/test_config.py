@@ -39,6 +39,14 @@ def test_lists_and_optional_numbers_from_every_source(tmp_path: Path) -> None:
     assert settings.chat.system_prompts == {"group:1": "你是猫"}
 
 
+@pytest.mark.parametrize("written", ["[10001, 'o_openid']", "10001, o_openid", "'10001,o_openid'"])
+def test_qq_numbers_may_be_written_as_numbers(tmp_path: Path, written: str) -> None:
+    file = write(tmp_path, f"chat:\n  owners: {written}\n")
+    assert resolve({}, {}, file).settings.chat.owners == ("10001", "o_openid")
+    assert resolve({}, {}, write(tmp_path, "chat:\n  owners: 10001\n")).settings.chat.owners == ("10001",)
+    assert resolve({"owners": "1,2"}, {"QQVL_OWNERS": "3"}, file).settings.chat.owners == ("1", "2")
+
+
 @pytest.mark.parametrize(
     ("flags", "env", "text", "said"),
     [

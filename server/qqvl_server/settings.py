@@ -28,6 +28,16 @@ def _split(value: object) -> object:
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
+def _numbers(value: object) -> object:
+    """A file may hold QQ numbers as numbers, and one without its list."""
+    items = value if isinstance(value, list | tuple) else [value]
+    words = [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in items]
+    return _split(words[0]) if len(words) == 1 and isinstance(words[0], str) else words
+
+
+Ids = Annotated[tuple[str, ...], BeforeValidator(_numbers)]
+
+
 def _off(value: object) -> object:
     """YAML reads the bare word ``off`` as false."""
     return "off" if value is False else value
@@ -171,10 +181,15 @@ class ChatSettings(Room):
     system_prompts: dict[str, str] = Field(
         default_factory=dict, description="单独给某个会话的人设，键如 group:123456 或 private:10001（只能写在文件里）"
     )
-    group_reply: Literal["all", "addressed"] = Field(
-        "all", description="群里回复谁：all 每条都回；addressed 只回 @ 机器人、引用机器人或叫到 bot_names 的"
+    group_reply: Literal["auto", "addressed", "all"] = Field(
+        "auto",
+        description="群里回复谁：auto 只回 @ 机器人、引用机器人或叫到名字的，客户端没说 @ 没 @（at_me）时每条都回；"
+        "addressed 是它的旧名；all 每条都回",
     )
-    bot_names: Words = Field((), description="机器人的名字，group_reply 为 addressed 时叫到名字也会回复")
+    bot_names: Words = Field((), description="机器人的名字，群里叫到就回复；账号自己的昵称不用写")
+    owners: Ids = Field(
+        (), description="机器人主人的 QQ 号，可写多个，用逗号隔开；和群主、管理员一样能在群里用 /reset 清空记忆"
+    )
 
 
 class ObserveSettings(Room):

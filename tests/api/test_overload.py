@@ -44,6 +44,16 @@ def test_a_refusal_comes_at_once_while_the_queue_is_full(tight: RunningServer) -
     assert not took or max(took) < 3
 
 
+def test_a_flood_of_one_chat_takes_no_place_from_the_others(tight: RunningServer) -> None:
+    with ThreadPoolExecutor(34) as pool:
+        flood = [pool.submit(tight.post, "private", private_body("你好", user="flood")) for _ in range(32)]
+        while not any(turn.done() for turn in flood):
+            time.sleep(0.01)
+        others = [pool.submit(tight.post, "private", private_body("你好", user=f"aside{n}")) for n in range(2)]
+    assert [turn.result().status_code for turn in others] == [200, 200]
+    assert {turn.result().status_code for turn in flood} == {200, 503}
+
+
 def test_callers_that_hang_up_free_their_places(tight: RunningServer) -> None:
     for number in range(12):
         with httpx.Client(base_url=tight.base, timeout=0.05, trust_env=False) as http:

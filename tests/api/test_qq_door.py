@@ -74,6 +74,8 @@ OPTIONAL: list[dict[str, Any]] = [
     {"reply_to": None}, {"reply_to": {}}, {"reply_to": {"id": 5, "text": "早"}}, {"reply_to": {"images": []}},
     {"reply_to": {"id": "5", "text": "早", "user_id": 7, "user_nickname": "李四", "later": 1}},
     {"segments": []}, {"segments": None}, {"segments": [{"type": "text", "text": "你好"}, {"type": "new", "x": []}]},
+    {"self_nickname": "小Q"}, {"self_nickname": ""}, {"self_nickname": None}, {"self_id": 0}, {"message_id": 0},
+    {"sender_role": "owner"}, {"sender_role": "someone"}, {"sender_role": ""}, {"sender_role": None},
     {"message_type": "group"}, {"message_type": None}, {"sub_type": "normal"}, {"sub_type": 3},
     {"images": []}, {"images": None}, {"user_nickname": None}, {"user_nickname": ""}, {"user_card": "三哥"},
     {"timestamp": 0}, {"timestamp": 1234567890}, {"timestamp": None}, {"timestamp": -1.5}, {"timestamp": 1e18},
@@ -104,7 +106,7 @@ def test_ids_are_the_same_as_string_or_number(server: RunningServer) -> None:
 def test_a_repeated_message_id_returns_the_first_answer_and_runs_once(server: RunningServer) -> None:
     body = private_body("你好", user="repeat", message_id=42)
     first = server.post("private", body).json()
-    for again in (body, body | {"message_id": "42"}, body | {"content": "换了说法"}):
+    for again in (body, body | {"message_id": "42"}, body | {"user_nickname": "三哥"}):
         later = server.post("private", again).json()
         assert {**later, "request_id": ""} == {**first, "request_id": ""}
         assert later["request_id"] != first["request_id"]
@@ -112,6 +114,33 @@ def test_a_repeated_message_id_returns_the_first_answer_and_runs_once(server: Ru
     other = server.post("private", body | {"user_id": "repeat2", "content": "另一个会话"})
     assert other.status_code == 200
     assert server.messages("private", "repeat2")[0]["content"] == "另一个会话"
+
+
+def test_an_id_that_comes_again_with_another_message_is_a_new_message(server: RunningServer) -> None:
+    """Implementations number from the same start after a restart."""
+    body = group_body("我叫小明", group="renumbered", message_id="10001", at_me=True)
+    changes: list[dict[str, Any]] = [
+        {"content": "你好"},
+        {"user_id": "10002"},
+        {"timestamp": 1234567890.0 + 86400},
+        {"images": [{"data": base64_picture()}]},
+        {"images": [{"data": base64_picture((0, 0, 255))}]},
+        {"self_id": "77"},
+    ]
+    for change in ({}, *changes):
+        assert quietly(server, "group", body | change).status_code == 200
+    assert len(server.messages("group", "renumbered")) == 1 + len(changes)
+    for change in ({}, *changes):
+        assert quietly(server, "group", body | change).status_code == 200
+    assert len(server.messages("group", "renumbered")) == 1 + len(changes)
+
+
+@pytest.mark.parametrize("unknown", [0, "0", "", " ", None, "00"])
+def test_zero_and_empty_are_no_message_id(server: RunningServer, unknown: int | str | None) -> None:
+    user = f"unknown-id-{unknown!r}"
+    for _ in range(2):
+        assert quietly(server, "private", private_body("你好", user=user, message_id=unknown)).status_code == 200
+    assert [line["message_id"] for line in server.messages("private", user)] == [None, None]
 
 
 def test_a_repeat_while_the_first_still_runs_waits_for_its_answer(server: RunningServer) -> None:
@@ -139,6 +168,51 @@ def test_reset_clears_one_chat(server: RunningServer, word: str) -> None:
     assert server.private(word, user="reset-a")
     assert server.messages("private", "reset-a") == []
     assert len(server.messages("private", "reset-b")) == before
+
+
+def test_in_a_group_reset_is_for_owners_and_admins_who_say_it_to_the_bot(server: RunningServer) -> None:
+    told = {"at_me": True, "self_nickname": "小助手"}
+    refused: list[dict[str, Any]] = [
+        told,
+        told | {"sender_role": "member"},
+        told | {"sender_role": "owner", "at_me": False},
+        told | {"at_me": False},
+    ]
+    quietly(server, "group", group_body("记住", group="reset-g"))
+    for extra in refused:
+        assert "已清空" not in server.group("重置", group="reset-g", **extra)["reply"]
+        assert server.messages("group", "reset-g")[0]["content"] == "记住"
+    for extra, word in (
+        ({"sender_role": "admin"}, "重置"),
+        ({"sender_role": "owner", "at_me": False}, "小助手 重置"),
+        ({}, "重置"),
+    ):
+        quietly(server, "group", group_body("记住", group="reset-g"))
+        bare = not extra
+        assert "已清空" in server.group(word, group="reset-g", **({} if bare else told | extra))["reply"]
+        assert server.messages("group", "reset-g") == []
+
+
+def test_a_group_is_answered_when_it_speaks_to_the_bot(server: RunningServer) -> None:
+    quoted = {"id": "1", "text": "红色", "user_id": 700}
+    said: list[tuple[dict[str, Any], str, bool]] = [
+        ({}, "大家好", True),
+        ({"at_me": None}, "大家好", True),
+        ({"at_me": False}, "大家好", False),
+        ({"at_me": True}, "大家好", True),
+        ({"at_me": False, "self_nickname": "小助手"}, "小助手，你好", True),
+        ({"at_me": False, "self_nickname": "Bot", "self_card": "小助手"}, "小助手 你好", True),
+        ({"at_me": False, "self_nickname": "小助手"}, "我家小助手2号", False),
+        (
+            {"at_me": False, "self_nickname": "小助手", "segments": [{"type": "forward", "text": "小助手：好"}]},
+            "小助手：好",
+            False,
+        ),
+        ({"at_me": False, "self_id": "700", "reply_to": quoted}, "真的？", True),
+        ({"at_me": False, "self_id": "700", "reply_to": quoted | {"user_id": "5"}}, "真的？", False),
+    ]
+    for extra, words, answered in said:
+        assert server.group(words, group="spoken-to", **extra)["should_reply"] is answered, extra
 
 
 def test_segments_place_pictures_between_words_and_lose_none(server: RunningServer) -> None:

@@ -74,17 +74,24 @@ IncomingPart = Text | EncodedPicture | Quote
 class Incoming:
     """One message from QQ, before its pictures are looked at.
 
-    ``at_me`` is None when the client cannot tell; ``context_only`` messages are remembered but never answered.
+    ``at_me`` is None when the client cannot tell, as is ``role``, the speaker's place in the group; ``sent_at`` is the
+    sender's own time and None when not told. ``self_id`` and ``self_names`` are those of the bot's account. ``typed``
+    are the words the speaker typed where that is known to be less than the text parts: without those he forwarded and
+    those that name somebody else. ``context_only`` messages are remembered but never answered.
     """
 
     request_id: str
     chat: ChatKey
     speaker: Speaker
     parts: tuple[IncomingPart, ...]
-    sent_at: float
+    sent_at: float | None
     message_id: str | None = None
     at_me: bool | None = None
     context_only: bool = False
+    self_id: str | None = None
+    self_names: tuple[str, ...] = ()
+    role: str | None = None
+    typed: str | None = None
 
     @property
     def text(self) -> str:

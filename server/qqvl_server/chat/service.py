@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from qqvl_server.chat import commands, policy
+from qqvl_server.chat.identity import Identity, are_one, has_pictures, identify
 from qqvl_server.chat.message import (
     Answer,
     ChatKey,
@@ -24,11 +25,11 @@ from qqvl_server.chat.message import (
     Speaker,
     StoredMessage,
 )
-from qqvl_server.chat.session import Lanes
+from qqvl_server.chat.session import Lanes, Place
 from qqvl_server.chat.store import ChatSummary, Draft, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
-from qqvl_server.errors import Busy, DeadlineExceeded, Draining, ImageRejected, InvalidRequest
+from qqvl_server.errors import DeadlineExceeded, Draining, ImageRejected, InvalidRequest
 from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, Usage, Voice
 from qqvl_server.media.image import ImageRef
 from qqvl_server.settings import ChatSettings, GenerationSettings
@@ -69,9 +70,10 @@ class ChatService:
         self._max_images = max_images
         self._window = Window(store, pictures, settings, generation)
         self._warmer = Warmer(voice, self._window.messages)
-        self._lanes = Lanes()
-        self._turns: set[asyncio.Task[Answer]] = set()
-        self._by_message: dict[tuple[ChatKey, str], asyncio.Task[Answer]] = {}
+        self._lanes = Lanes(generation.max_pending)
+        self._refusals = commands.Refusals()
+        self._turns: dict[asyncio.Task[Answer], Incoming] = {}
+        self._by_id: dict[tuple[ChatKey, str], list[asyncio.Task[Answer]]] = {}
         self._draining = False
 
     async def handle(self, incoming: Incoming, chat_name: str) -> Answer:
@@ -80,32 +82,49 @@ class ChatService:
         Raises:
             InvalidRequest, CapacityError, GenerationFailed, EngineDead, StorageFailed
         """
-        key = None if incoming.message_id is None else (incoming.chat, incoming.message_id)
-        running = self._by_message.get(key) if key else None
+        running = self._running(incoming)
         if running is not None:
             return await asyncio.shield(running)
         if self._draining:
             raise Draining("服务正在停止，请稍后再试", retry_after=5)
         self._voice()  # refuses while the weights are still loading
-        if len(self._turns) >= self._generation.max_pending:
-            raise Busy("排队的消息太多了，请稍后再试", retry_after=2)
-        turn = asyncio.create_task(self._bounded_turn(incoming, chat_name))
-        self._turns.add(turn)
-        turn.add_done_callback(self._turns.discard)
-        if key:
-            self._by_message[key] = turn
-            turn.add_done_callback(lambda _: self._by_message.pop(key, None))
+        place = self._lanes.take(incoming.chat)
+        turn = asyncio.create_task(self._bounded_turn(incoming, chat_name, place))
+        self._enter(turn, incoming)
+        turn.add_done_callback(lambda _: self._lanes.leave(incoming.chat, place))
         # A caller that hung up awaits no more; without this its turn's error would be reported as never retrieved.
         turn.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(turn)
 
-    async def _bounded_turn(self, incoming: Incoming, chat_name: str) -> Answer:
+    def _running(self, incoming: Incoming) -> asyncio.Task[Answer] | None:
+        """The unfinished turn of the same message, if it was sent before."""
+        if incoming.message_id is None:
+            return None
+        turns = self._by_id.get((incoming.chat, incoming.message_id), ())
+        return next((turn for turn in turns if are_one(self._turns[turn], incoming)), None)
+
+    def _enter(self, turn: asyncio.Task[Answer], incoming: Incoming) -> None:
+        """Note a turn until it is done."""
+        self._turns[turn] = incoming
+        if incoming.message_id is not None:
+            self._by_id.setdefault((incoming.chat, incoming.message_id), []).append(turn)
+        turn.add_done_callback(self._left)
+
+    def _left(self, turn: asyncio.Task[Answer]) -> None:
+        incoming = self._turns.pop(turn)
+        if incoming.message_id is not None:
+            same_id = self._by_id[incoming.chat, incoming.message_id]
+            same_id.remove(turn)
+            if not same_id:
+                del self._by_id[incoming.chat, incoming.message_id]
+
+    async def _bounded_turn(self, incoming: Incoming, chat_name: str, place: Place) -> Answer:
         deadline = time.monotonic() + self._generation.request_timeout_s
         try:
             # The voice ends by the same deadline; the second more is for its own, more exact error.
             async with asyncio.timeout(self._generation.request_timeout_s + 1):
-                async with self._lanes.enter(incoming.chat):
-                    return await self._turn(incoming, chat_name, deadline)
+                await place.turn()
+                return await self._turn(incoming, chat_name, deadline)
         except TimeoutError:
             raise DeadlineExceeded("这条消息等了太久，已放弃，请稍后再试", retry_after=5) from None
         except asyncio.CancelledError:
@@ -113,25 +132,38 @@ class ChatService:
 
     async def _turn(self, incoming: Incoming, chat_name: str, deadline: float) -> Answer:
         self._warmer.forget(incoming.chat)
-        if incoming.message_id is not None:
-            earlier = await self._store.find_answer(incoming.chat, incoming.message_id)
+        identity = await _identified(incoming)
+        if identity is not None:
+            earlier = await self._store.find_answer(incoming.chat, identity)
             if earlier is not None:
                 return earlier
-        if commands.is_reset(incoming) and not incoming.context_only:
+        is_reset = self._is_reset(incoming)
+        if is_reset and policy.may_reset(incoming, self._settings):
             answer = Answer(commands.RESET_REPLY, should_reply=True)
-            await self._store.reset(incoming.chat, chat_name, incoming.message_id, answer)
+            await self._store.reset(incoming.chat, chat_name, identity, answer)
             return answer
         received = await asyncio.to_thread(self._receive, incoming)
         stored = await self._store.add_message(
-            Draft(incoming.chat, chat_name, incoming.speaker, received.parts, incoming.message_id)
+            Draft(incoming.chat, chat_name, incoming.speaker, received.parts, identity)
         )
         answer = Answer("", should_reply=False, warnings=received.warnings)
-        if policy.is_answered(incoming, self._settings):
+        if is_reset:
+            if self._refusals.is_due(incoming.chat):
+                answer = Answer(commands.RESET_REFUSED, should_reply=True, warnings=received.warnings)
+        elif policy.is_answered(incoming, self._settings):
             answer = await self._ask(incoming, stored, received.warnings, deadline)
         else:
             self._warmer.heard(incoming.chat, stored)
-        await self._store.add_answer(incoming.chat, incoming.message_id, answer, BOT)
+        await self._store.add_answer(incoming.chat, identity, answer, BOT)
         return answer
+
+    def _is_reset(self, incoming: Incoming) -> bool:
+        """A command is given to the bot: what somebody else is told, or is only remembered, is talk."""
+        return (
+            not incoming.context_only
+            and commands.is_reset(incoming, policy.names(incoming, self._settings))
+            and policy.is_addressed(incoming, self._settings)
+        )
 
     def _receive(self, incoming: Incoming) -> _Received:
         """Look at each picture once; blocking, on a worker thread.
@@ -203,3 +235,8 @@ class ChatService:
                 turn.cancel()
             if late:
                 await asyncio.wait(late, timeout=5)
+
+
+async def _identified(incoming: Incoming) -> Identity | None:
+    """Pictures are decoded and hashed off the event loop."""
+    return await asyncio.to_thread(identify, incoming) if has_pictures(incoming) else identify(incoming)

@@ -7,6 +7,7 @@ SQLite in WAL mode with ``synchronous=FULL``: a commit that returned survives a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from sqlalchemy import Connection, delete, event, func, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import (
     Answer,
     ChatKey,
@@ -30,7 +32,7 @@ from qqvl_server.chat.message import (
     Text,
 )
 from qqvl_server.chat.records import part_to_json, to_message
-from qqvl_server.chat.tables import ANSWERS, CHATS, MESSAGES
+from qqvl_server.chat.tables import ANSWERS, CHATS, MESSAGES, is_of
 from qqvl_server.errors import StorageFailed
 from qqvl_server.observe.logs import logger
 
@@ -55,7 +57,7 @@ class Draft:
     chat_name: str
     speaker: Speaker
     parts: tuple[MessagePart, ...]
-    message_id: str | None
+    identity: Identity | None
 
 
 class Store:
@@ -105,32 +107,30 @@ class Store:
             raise StorageFailed("聊天记录读不出来，请检查磁盘") from error
 
     async def add_message(self, draft: Draft) -> StoredMessage:
-        """Make a message durable. One that repeats a stored ``message_id`` returns the stored line instead."""
+        """Make a message durable. A resend returns the stored line instead."""
         async with self._write() as connection:
             chat_id = await _chat_id(connection, draft.chat, draft.chat_name)
-            if draft.message_id is not None:
+            if draft.identity is not None:
                 known = await connection.execute(
-                    select(MESSAGES).where(MESSAGES.c.chat_id == chat_id, MESSAGES.c.message_id == draft.message_id)
+                    select(MESSAGES).where(MESSAGES.c.chat_id == chat_id, is_of(MESSAGES, draft.identity))
                 )
                 row = known.first()
                 if row is not None:
                     return to_message(row)
-            return await _append(connection, chat_id, "user", draft.speaker, draft.parts, draft.message_id)
+            return await _append(connection, chat_id, "user", draft.speaker, draft.parts, draft.identity)
 
-    async def add_answer(self, chat: ChatKey, message_id: str | None, answer: Answer, bot: Speaker) -> None:
+    async def add_answer(self, chat: ChatKey, identity: Identity | None, answer: Answer, bot: Speaker) -> None:
         """Commit the reply and what the door will say about it, in one transaction."""
         async with self._write() as connection:
             chat_id = await _chat_id(connection, chat, "")
             if answer.reply and answer.should_reply:
                 await _append(connection, chat_id, "assistant", bot, (Text(answer.reply),), None)
-            await _remember(connection, chat_id, message_id, answer)
+            await _remember(connection, chat_id, identity, answer)
 
-    async def find_answer(self, chat: ChatKey, message_id: str) -> Answer | None:
+    async def find_answer(self, chat: ChatKey, identity: Identity) -> Answer | None:
         async with self._read() as connection:
             found = await connection.execute(
-                select(ANSWERS)
-                .join(CHATS, CHATS.c.id == ANSWERS.c.chat_id)
-                .where(*_is(chat), ANSWERS.c.message_id == message_id)
+                select(ANSWERS).join(CHATS, CHATS.c.id == ANSWERS.c.chat_id).where(*_is(chat), is_of(ANSWERS, identity))
             )
             row = found.first()
             if row is None:
@@ -158,12 +158,23 @@ class Store:
         async with self._write() as connection:
             await connection.execute(update(CHATS).where(*_is(chat)).values(window_start=start))
 
-    async def reset(self, chat: ChatKey, chat_name: str, message_id: str | None, answer: Answer) -> None:
-        """Delete a chat's history and remember the command's own answer, in one transaction."""
+    async def reset(self, chat: ChatKey, chat_name: str, identity: Identity | None, answer: Answer) -> None:
+        """Delete a chat's history and remember the command's own answer, in one transaction.
+
+        Of earlier answers only this is kept, that they were given: a resend is met with silence.
+        """
         async with self._write() as connection:
             chat_id = await _chat_id(connection, chat, chat_name)
             await connection.execute(delete(MESSAGES).where(MESSAGES.c.chat_id == chat_id))
-            await _remember(connection, chat_id, message_id, answer)
+            await connection.execute(
+                update(ANSWERS).where(ANSWERS.c.chat_id == chat_id).values(reply="", should_reply=False, warnings=[])
+            )
+            await _remember(connection, chat_id, identity, answer)
+        if self._engine.dialect.name == "sqlite":
+            # The log still holds what was deleted. Best effort: the deletion itself is committed.
+            with contextlib.suppress(SQLAlchemyError):
+                async with self._writing, self._engine.connect() as connection:
+                    await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def chats(self) -> tuple[ChatSummary, ...]:
         """Every chat, the one heard last first."""
@@ -201,7 +212,8 @@ def sqlite_url(folder: Path) -> str:
 
 def _durable_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+    # ``secure_delete``: what /reset deletes is overwritten, not left in free pages.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "busy_timeout=10000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -238,7 +250,7 @@ async def _append(
     role: str,
     speaker: Speaker,
     parts: Sequence[MessagePart],
-    message_id: str | None,
+    identity: Identity | None,
 ) -> StoredMessage:
     taken = await connection.execute(
         update(CHATS).where(CHATS.c.id == chat_id).values(next_seq=CHATS.c.next_seq + 1).returning(CHATS.c.next_seq)
@@ -250,20 +262,22 @@ async def _append(
         "speaker_id": speaker.id,
         "speaker_name": speaker.name,
         "parts": [part_to_json(part) for part in parts],
-        "message_id": message_id,
+        "message_id": identity and identity.message_id,
+        "digest": identity and identity.digest,
         "created_at": time.time(),
     }
     stored = await connection.execute(MESSAGES.insert().values(row).returning(MESSAGES))
     return to_message(stored.one())
 
 
-async def _remember(connection: AsyncConnection, chat_id: int, message_id: str | None, answer: Answer) -> None:
-    if message_id is None:
+async def _remember(connection: AsyncConnection, chat_id: int, identity: Identity | None, answer: Answer) -> None:
+    if identity is None:
         return
     await connection.execute(
         ANSWERS.insert().values(
             chat_id=chat_id,
-            message_id=message_id,
+            message_id=identity.message_id,
+            digest=identity.digest,
             should_reply=answer.should_reply,
             reply=answer.reply,
             warnings=list(answer.warnings),

@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Integer,
@@ -15,7 +16,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
+    or_,
 )
+
+from qqvl_server.chat.identity import Identity
 
 METADATA = MetaData()
 # SQLite numbers rows by itself only in an INTEGER primary key.
@@ -46,23 +51,36 @@ MESSAGES = Table(
     Column("speaker_name", Text, nullable=False),
     Column("parts", JSON, nullable=False),
     Column("message_id", String(128)),
+    Column("digest", String(64)),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("chat_id", "seq", name="uq_messages_seq"),
-    UniqueConstraint("chat_id", "message_id", name="uq_messages_message_id"),
+    UniqueConstraint("chat_id", "message_id", "digest", name="uq_messages_message_id"),
 )
 
-# What was answered to a message id, so that a repeated request gets the first answer. Outlives /reset.
+# What was answered to a message, so that a repeated request gets the first answer. Outlives /reset, without its words.
 ANSWERS = Table(
     "answers",
     METADATA,
     Column("id", _ROW_ID, primary_key=True),
     Column("chat_id", ForeignKey("chats.id"), nullable=False),
     Column("message_id", String(128), nullable=False),
+    Column("digest", String(64)),
     Column("should_reply", Boolean, nullable=False),
     Column("reply", Text, nullable=False),
     Column("warnings", JSON, nullable=False),
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
     Column("created_at", Float, nullable=False, index=True),
-    UniqueConstraint("chat_id", "message_id", name="uq_answers_message_id"),
+    UniqueConstraint("chat_id", "message_id", "digest", name="uq_answers_message_id"),
 )
+
+# How far the clocks of QQ and of this machine may be apart.
+_SKEW_S = 120
+
+
+def is_of(table: Table, identity: Identity) -> ColumnElement[bool]:
+    """The rows of one message. Of rows that know no time, those written after it was sent."""
+    old = table.c.digest == identity.undated
+    if identity.sent_at is not None:
+        old = and_(old, table.c.created_at > identity.sent_at - _SKEW_S)
+    return and_(table.c.message_id == identity.message_id, or_(table.c.digest == identity.digest, old))

@@ -14,6 +14,8 @@ from qqvl_server.settings import ChatSettings, GenerationSettings
 
 # The rendered prompt ends with the assistant's header, which the per-message counts leave out.
 _HEADER_TOKENS: Final = 8
+# Lines before one that the window has moved past.
+_LOOK_BACK: Final = 64
 
 
 class PictureShelf(Protocol):
@@ -46,12 +48,16 @@ class Window:
         """System prompt and as much history as fits; always ends with ``last``."""
         system = prompt.system_message(self._settings.system_prompts.get(str(chat), self._settings.system_prompt))
         history = await self._store.window(chat, last.seq)
+        moved_past = not history
+        if moved_past:
+            # It failed when it came and is asked again after much talk: shown as it would have been then.
+            history = await self._store.messages(chat, before=last.seq + 1, limit=_LOOK_BACK) or (last,)
         lines = await asyncio.to_thread(self._render, history, chat.kind)
         counts = await voice.count((*system, *lines))
         budget = voice.context_tokens - self.sampling(voice).max_new_tokens - _HEADER_TOKENS
         budget = max(budget - sum(counts[: len(system)]), budget // 4)
         start = prompt.cut(counts[len(system) :], budget)
-        if start:
+        if start and not moved_past:
             await self._store.move_window(chat, history[start].seq)
         kept = lines[start:]
         if counts[-1] > budget:

@@ -19,8 +19,14 @@ def _absent(value: Any) -> Any:
 
 
 def _absent_id(value: Any) -> Any:
-    """Clients without an id for something send null, an empty string, or nothing."""
+    """Clients without an id for something send null, an empty string, zero, or nothing."""
     value = _as_id(value)
+    return None if isinstance(value, str) and not value.strip("0") else value
+
+
+def _role(value: Any) -> Any:
+    """What is not told is null, an empty string, or left out."""
+    value = value.strip().lower() if isinstance(value, str) else value
     return None if value == "" else value
 
 
@@ -80,6 +86,8 @@ class ChatMessageBody(Model):
     timestamp: Annotated[float | None, Field(strict=False)] = None
     message_id: OptionalId = None
     self_id: OptionalId = None
+    self_nickname: Name = ""
+    self_card: Name = ""
     at_me: bool | None = None
     reply_to: QuotedMessage | None = None
     segments: Segments = ()
@@ -92,6 +100,7 @@ class GroupMessage(ChatMessageBody):
     group_id: Id
     group_name: Name = ""
     user_card: Name = ""
+    sender_role: Annotated[Annotated[str, Field(max_length=64)] | None, BeforeValidator(_role)] = None
 
 
 class PrivateMessage(ChatMessageBody):

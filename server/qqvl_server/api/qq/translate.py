@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from qqvl_server.api.qq.schema import (
     ChatMessageBody,
@@ -27,7 +27,9 @@ from qqvl_server.chat.message import (
 
 
 def group_to_incoming(body: GroupMessage, request_id: str) -> Incoming:
-    return _incoming(body, ChatKey(ChatKind.GROUP, body.group_id), body.user_card or body.user_nickname, request_id)
+    chat = ChatKey(ChatKind.GROUP, body.group_id)
+    incoming = _incoming(body, chat, body.user_card or body.user_nickname, request_id)
+    return replace(incoming, role=body.sender_role, typed=_typed(body))
 
 
 def private_to_incoming(body: PrivateMessage, request_id: str) -> Incoming:
@@ -40,11 +42,25 @@ def _incoming(body: ChatMessageBody, chat: ChatKey, name: str, request_id: str) 
         chat=chat,
         speaker=Speaker(body.user_id, name),
         parts=(*_quote(body), *_content(body)),
-        sent_at=body.timestamp if body.timestamp is not None else time.time(),
+        sent_at=body.timestamp,
         message_id=body.message_id,
-        at_me=body.at_me,
+        # Who quotes the bot speaks to it, also where the client counts mentions only.
+        at_me=_quotes_us(body) if body.at_me is False else body.at_me,
         context_only=body.context_only,
+        self_id=body.self_id,
+        self_names=(body.self_nickname, body.self_card),
     )
+
+
+def _quotes_us(body: ChatMessageBody) -> bool:
+    return body.reply_to is not None and body.self_id is not None and body.reply_to.user_id == body.self_id
+
+
+def _typed(body: ChatMessageBody) -> str | None:
+    """The segments of plain text; None when the segments hold no words and the content is all that is known."""
+    if not any(segment.text for segment in body.segments):
+        return None
+    return " ".join(segment.text for segment in body.segments if segment.type == "text")
 
 
 def _quote(body: ChatMessageBody) -> Iterator[IncomingPart]:
