@@ -23,6 +23,7 @@ from qqvl_server.api.pictures import Pictures
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.config import is_loopback
+from qqvl_server.connections import quieted, raise_limit, web_config
 from qqvl_server.errors import Draining, EngineDead, Loading, QqvlError, WeightsError
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice, VoiceStatus
@@ -31,7 +32,7 @@ from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.process import EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, locked, web_config
+from qqvl_server.process import EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, locked
 from qqvl_server.settings import Settings
 from qqvl_server.weights.locate import Checkpoint
 
@@ -63,6 +64,8 @@ def serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path) -> int:
 
 
 async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, listener: socket.socket) -> int:
+    raise_limit()
+    quieted(asyncio.get_running_loop())
     metrics = Metrics()
     library = ImageLibrary(
         data_dir / "images",

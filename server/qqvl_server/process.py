@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import functools
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qqvl_server.errors import ConfigError
 from qqvl_server.observe.logs import logger
@@ -23,65 +21,8 @@ EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 2
 EXIT_WEIGHTS: Final = 3
 EXIT_ENGINE_DEAD: Final = 4
-
-
-# Clients that never read must not hold the process: uvicorn drops them after this many seconds.
-_STUCK_CLIENT_S: Final = 5
-
-
-class _Connection(H11Protocol):
-    """uvicorn waits for ever for the end of a request's head; here a connection must bring one within a time."""
-
-    def __init__(self, head_timeout_s: float, **options: Any) -> None:
-        super().__init__(**options)
-        self._head_timeout_s = head_timeout_s
-        self._patience: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_watching()
-        super().connection_lost(exc)
-
-    def _watch(self) -> None:
-        """Between requests uvicorn's own limit counts, until the first byte of the next."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_watching()
-        elif self._patience is None:
-            self._patience = self.loop.call_later(self._head_timeout_s, self.timeout_keep_alive_handler)
-
-    def _stop_watching(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-
-
-def web_config(app: object, head_timeout_s: float) -> uvicorn.Config:
-    """Args:
-    app: an ASGI application.
-    head_timeout_s: how long a connection may take to bring the head of a request, in seconds.
-    """
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        # h11 caps headers at 64 KB; httptools, taken by default where installed, has no limit.
-        http=functools.partial(_Connection, head_timeout_s),  # type: ignore[arg-type]
-        ws="none",
-        lifespan="off",
-        # Anyone on this machine could otherwise name the address that limits and logs go by.
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=_STUCK_CLIENT_S,
-        backlog=1024,
-    )
+# How many may knock while the event loop is busy.
+_QUEUE: Final = 1024
 
 
 class Server(uvicorn.Server):
@@ -101,6 +42,12 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.stopping = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            # asyncio has one number for the queue and for how many it takes from it at once, which must be few.
+            listener.listen(_QUEUE)
 
     def _on_signal(self) -> None:
         logger().info("收到停止信号，不再接新消息，等正在回答的答完")

@@ -94,8 +94,13 @@ class ServerSettings(Room):
         description="每个密钥（没设密钥时每个地址）最多问多少次，如 60/minute；超出的得到 429。留空不限",
     )
     max_body_mb: int = Field(32, ge=1, le=1024, description="一个请求体最多多少 MB")
-    max_buffered_mb: int = Field(256, ge=1, le=65536, description="所有请求体同时占用的内存上限，MB")
-    body_timeout_s: float = Field(60, gt=0, le=3600, description="请求体必须在多少秒内传完")
+    max_buffered_mb: int = Field(
+        256, ge=1, le=65536, description="所有请求体同时占用的内存上限，MB；64 KB 以内的不受它限制，大的先等再拒"
+    )
+    body_timeout_s: float = Field(
+        20, gt=0, le=3600, description="请求头必须在多少秒内传完；请求体每过这么多秒要传得够快，见 min_body_kb_s"
+    )
+    min_body_kb_s: float = Field(32, ge=0.1, le=100000, description="请求体至少传多快，KB/s；更慢的断开")
     shutdown_grace_s: float = Field(12, ge=0, le=25, description="停止时最多等正在回答的消息多少秒")
 
 

@@ -60,6 +60,7 @@ def tight(tmp_path_factory: pytest.TempPathFactory, gallery: str) -> Iterator[Ru
     """A server with little patience and a short queue, which may fetch pictures from the gallery."""
     folder = tmp_path_factory.mktemp("tight")
     flags = ("--max-new-tokens", "16", "--max-pending", "4", "--body-timeout-s", "2", "--max-body-mb", "2",
+             "--max-buffered-mb", "4",
              "--media-allow", gallery.removeprefix("http://"))  # fmt: skip
     with RunningServer(folder / "data", *flags) as server:
         yield server

@@ -9,7 +9,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.api.wire import check_error
+from tests.api.conftest import KEY
+from tests.api.wire import check_error, exchange, head
 from tests.running import RunningServer, run_cli
 
 
@@ -63,3 +64,30 @@ def test_a_wider_address_on_the_command_line_warns_aloud_and_shows_no_history(tm
             for path in ("/admin/chats", "/admin/chats/group/1/messages", "/metrics", "/openapi.json"):
                 check_error(http.get(path, headers={"X-Forwarded-For": "127.0.0.1"}), 403)
             check_error(http.get("/health", headers={"Host": "evil.example"}), 403)
+
+
+FORWARDED = (
+    "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "CF-Connecting-IP",
+    "True-Client-IP", "X-Client-IP", "Fastly-Client-IP", "X-Cluster-Client-IP", "X-Original-Forwarded-For",
+    "X-Envoy-External-Address", "X-Azure-ClientIP", "X-Amzn-Trace-Id", "CDN-Loop", "Proxy-Connection", "x-FORWARDED",
+)  # fmt: skip
+
+
+def test_what_a_reverse_proxy_hands_on_is_not_this_machines_own(server: RunningServer) -> None:
+    """Its connections come from this machine, whoever the caller is; without a header of its own nginx tells by 1.0."""
+    for path in ("/admin/chats", "/admin/chats/group/1/messages", "/metrics", "/openapi.json"):
+        for name in FORWARDED:
+            for value in ("127.0.0.1", "203.0.113.9", ""):
+                check_error(server.http.get(path, headers={name: value}), 403)
+        status, _ = exchange(server, head(method="GET", path=path).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert status == 403
+    told = [line for line in server.log().splitlines() if "反向代理" in line]
+    assert len(told) == 1, "an owner is told once, not for each request"
+    for path in ("/health", "/v1/models", "/metrics"):
+        assert server.http.get(path, headers={"X-Request-ID": "1", "Accept": "*/*"}).status_code == 200
+    assert server.http.get("/health", headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 200
+
+
+def test_a_key_opens_the_admin_door_through_a_proxy_too(keyed: RunningServer) -> None:
+    headers = {"X-Forwarded-For": "203.0.113.9", "Authorization": f"Bearer {KEY}"}
+    assert keyed.http.get("/admin/chats", headers=headers).status_code == 200

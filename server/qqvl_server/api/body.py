@@ -7,10 +7,13 @@ import itertools
 import json
 import math
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NoReturn
 
 from starlette.requests import Request
 
+from qqvl_server.api.intake import Body
 from qqvl_server.errors import InvalidRequest
 
 MAX_DEPTH: Final = 64
@@ -20,6 +23,8 @@ MAX_VALUES: Final = 100_000
 _MARK: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{]', re.DOTALL)
 # Parsing less than this is quicker than handing it to a thread.
 _INLINE_BYTES: Final = 64_000
+# Of their own: what waits for a picture or a page must not keep a long text from being read.
+_PARSERS: Final = ThreadPoolExecutor(2, thread_name_prefix="qqvl-json")
 
 
 async def read_object(request: Request) -> dict[str, Any]:
@@ -28,12 +33,23 @@ async def read_object(request: Request) -> dict[str, Any]:
     Raises:
         InvalidRequest: anything else.
     """
-    body = await request.body()
-    return parse_object(body) if len(body) < _INLINE_BYTES else await asyncio.to_thread(parse_object, body)
+    came: Body | None = request.scope.get("qqvl.body")
+    body = await request.body() if came is None else came.take()
+    if len(body) < _INLINE_BYTES:
+        return parse_object(body)
+    value, kept = await asyncio.get_running_loop().run_in_executor(_PARSERS, _parse, body)
+    if came is not None:
+        came.parsed(kept)
+    return value
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     """As ``read_object``, of bytes."""
+    return _parse(body)[0]
+
+
+def _parse(body: bytes | bytearray) -> tuple[dict[str, Any], int]:
+    """The object, and how many bytes of memory it takes."""
     if _has_too_many_values(body):
         raise InvalidRequest(f"请求体里的值太多，最多 {MAX_VALUES} 个")
     try:
@@ -44,11 +60,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise InvalidRequest("请求体不是合法的 JSON（UTF-8，不含 NaN 和 Infinity）") from error
     if not isinstance(value, dict):
         raise InvalidRequest("请求体应是一个 JSON 对象")
-    _check(value)
-    return value
+    return value, _check(value)
 
 
-def _has_too_many_values(body: bytes) -> bool:
+def _has_too_many_values(body: bytes | bytearray) -> bool:
     if sum(body.count(mark) for mark in (b",", b"[", b"{")) <= MAX_VALUES:
         return False
     # A long text may hold that many commas of its own.
@@ -67,10 +82,13 @@ def _finite(word: str) -> float:
     return value
 
 
-def _check(root: Any) -> None:
+def _check(root: Any) -> int:
+    """The memory that ``root`` takes, in bytes."""
     waiting: list[tuple[Any, int]] = [(root, 1)]
+    size = 0
     while waiting:
         value, depth = waiting.pop()
+        size += sys.getsizeof(value)
         if depth > MAX_DEPTH:
             raise InvalidRequest(f"JSON 嵌套太深，最多 {MAX_DEPTH} 层")
         if isinstance(value, dict):
@@ -80,6 +98,7 @@ def _check(root: Any) -> None:
             waiting += [(item, depth + 1) for item in value]
         elif isinstance(value, str) and not value.isascii():
             _check_text(value)
+    return size
 
 
 def _check_text(value: str) -> None:

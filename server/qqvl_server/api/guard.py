@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,10 +21,11 @@ from starlette.types import Scope as AsgiScope
 from qqvl_server import errors, keys
 from qqvl_server.api import faults
 from qqvl_server.api.desk import Caller
+from qqvl_server.api.intake import Intake
 from qqvl_server.api.rate import RateLimit
 from qqvl_server.config import is_loopback
 from qqvl_server.keys import Scope
-from qqvl_server.observe.logs import logger
+from qqvl_server.observe.logs import Seldom, logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ServerSettings
 
@@ -40,6 +42,12 @@ _DOORS: Final = (
     ("/metrics", "admin", Scope.ADMIN),
     ("/openapi.json", "admin", Scope.ADMIN),
 )
+# What reverse proxies and CDNs add to a request that they hand on; any of it says that the caller is not whom the
+# connection comes from.
+_PROXY_HEADERS: Final = re.compile(
+    rb"forwarded|via|cdn-loop|.*-(client|connecting)-ip|(cf|proxy|x-proxy|x-varnish|akamai|x-akamai|x-appengine|x-cloud)-.*"
+    rb"|(x-)?(original|rewrite|forwarded|real|client|cluster|proxyuser|envoy|azure|arr|amzn?|scheme|varnish)(-.*)?"
+)
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -52,8 +60,9 @@ class Guard:
         self._settings = settings
         self._metrics = metrics
         self._keys = keys.parse(settings.api_keys)
+        self._warning = Seldom(3600)
         self._rate = RateLimit(settings.rate_limit)
-        self._buffered = 0
+        self._intake = Intake(settings)
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -119,14 +128,16 @@ class Guard:
         if scope["method"] != "POST" or scope["path"] not in self._posts:
             await self._app(scope, receive, send)
             return
-        self._rate.count(scope["qqvl.caller"], (scope.get("client") or ("",))[0])
+        who = _bucket(scope)
+        self._rate.count(who)
         self._check_content(headers)
-        body = bytearray()
+        length = headers.get("content-length", "")
+        body = await self._intake.read(receive, who, int(length) if length.isdecimal() else 0)
+        scope["qqvl.body"] = body
         try:
-            await self._read(receive, body)
-            await self._answer(scope, _replay(bytes(body), receive), send)
+            await self._answer(scope, body.replayed(receive), send)
         finally:
-            self._buffered -= len(body)
+            body.close()
 
     async def _answer(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         self._answering += 1
@@ -137,16 +148,6 @@ class Guard:
             self._answering -= 1
             if not self._answering:
                 self._idle.set()
-
-    async def _read(self, receive: Receive, body: bytearray) -> None:
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
-                async for chunk in _chunks(receive):
-                    self._buffered += len(chunk)
-                    body += chunk
-                    self._check_room(len(body))
-        except TimeoutError:
-            raise errors.BodyTimeout("请求体传得太慢，已断开", retry_after=1) from None
 
     def _check_framing(self, headers: Headers) -> None:
         # h11 takes both and keeps the connection, which is how requests are smuggled past a proxy.
@@ -186,9 +187,13 @@ class Guard:
             if needed is not None and needed not in key.scopes:
                 raise errors.Forbidden("这把密钥不能用于这个接口")
             return Caller(key.name)
-        client = scope.get("client")
-        if needed is Scope.ADMIN and (client is None or not is_loopback(client[0])):
-            raise errors.Forbidden("没有设置密钥时，这个接口只对本机开放")
+        forwarded = _is_forwarded(scope)
+        if forwarded and self._warning.due():
+            logger().warning("有请求经反向代理转来，而没有设置密钥：能访问那个代理的人都能用模型。请设置 QQVL_API_KEYS")
+        if needed is Scope.ADMIN and (forwarded or not is_loopback(_address(scope))):
+            raise errors.Forbidden(
+                "没有设置密钥时，这个接口只对本机的直接访问开放；从别处或经反向代理访问，请设置 api_keys"
+            )
         return Caller("open")
 
     def _check_content(self, headers: Headers) -> None:
@@ -198,17 +203,8 @@ class Guard:
         if kind != "application/json":
             raise errors.UnsupportedMedia("请求体应是 JSON，请带 Content-Type: application/json")
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._settings.max_body_mb * 1_000_000:
-            raise self._too_large()
-
-    def _check_room(self, size: int) -> None:
-        if size > self._settings.max_body_mb * 1_000_000:
-            raise self._too_large()
-        if self._buffered > self._settings.max_buffered_mb * 1_000_000:
-            raise errors.Busy("同时收到的内容太多，请稍后再试", retry_after=2)
-
-    def _too_large(self) -> errors.PayloadTooLarge:
-        return errors.PayloadTooLarge(f"请求体太大，最多 {self._settings.max_body_mb} MB")
+        if length.isdecimal():
+            self._intake.check_length(int(length))
 
     async def _swallow(self, receive: Receive) -> None:
         """Throw away a bounded rest of the body: a client still sending would see a reset instead of our answer."""
@@ -216,12 +212,13 @@ class Guard:
         try:
             # A client that stopped sending waits for our answer: it need not wait long.
             async with asyncio.timeout(10), asyncio.timeout(1) as pause:
-                async for chunk in _chunks(receive):
-                    pause.reschedule(asyncio.get_running_loop().time() + 1)
-                    left -= len(chunk)
-                    if left < 0:
+                while left > 0:
+                    message = await receive()
+                    if not message.get("more_body", False):
                         return
-        except (TimeoutError, errors.InvalidRequest):
+                    pause.reschedule(asyncio.get_running_loop().time() + 1)
+                    left -= len(message.get("body", b""))
+        except TimeoutError:
             return
 
 
@@ -231,6 +228,27 @@ def _door(path: str) -> tuple[str, Scope | None]:
         if path == prefix or path.startswith(prefix + "/"):
             return door, scope
     return "other", None
+
+
+def _address(scope: AsgiScope) -> str:
+    return str((scope.get("client") or ("",))[0])
+
+
+def _is_forwarded(scope: AsgiScope) -> bool:
+    """Whether a reverse proxy stands between. Of its own accord nginx adds no header, but speaks HTTP/1.0."""
+    return scope.get("http_version") == "1.0" or any(_PROXY_HEADERS.fullmatch(name) for name, _ in scope["headers"])
+
+
+def _bucket(scope: AsgiScope) -> str:
+    """To whom limits count a request: the key, or the address; of IPv6 the /64, which one caller has all of."""
+    caller, address = scope["qqvl.caller"], _address(scope)
+    if caller.name != "open":
+        return str(caller.name)
+    if ":" not in address:
+        return address
+    network = ipaddress.ip_address(address.partition("%")[0])
+    mapped = network.ipv4_mapped if isinstance(network, ipaddress.IPv6Address) else None
+    return str(mapped or ipaddress.ip_network((int(network), 64), strict=False))
 
 
 def _brought(headers: Headers) -> Iterator[bytes]:
@@ -244,26 +262,3 @@ def _brought(headers: Headers) -> Iterator[bytes]:
 
 def _is_ambiguous(headers: Headers) -> bool:
     return "content-length" in headers and "transfer-encoding" in headers
-
-
-async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise errors.InvalidRequest("请求体没有传完")
-        yield message.get("body", b"")
-        if not message.get("more_body", False):
-            return
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    sent = False
-
-    async def replayed() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replayed

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
 from typing import Any
 
 import structlog
@@ -62,6 +64,21 @@ def configure(level: str, log_format: str) -> None:
     # Pillow warns of every odd picture, with the path of its own file: what is wrong is told to the sender.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
+
+
+class Seldom:
+    """When to say again what may happen thousands of times a second: ``due`` once in ``every_s`` seconds."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._next = -math.inf
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._every_s
+        return True
 
 
 def logger() -> structlog.typing.FilteringBoundLogger:
