@@ -12,6 +12,10 @@
     - ServerRefusedError          asking again would get the same refusal
   x PictureError             one picture could not be fetched
     - PictureTooLargeError        and no other address of it would help
+  x JournalError             the journal's file could not be read or written; the client goes on without it
+    - JournalLockedError          another program holds it: it will come free
+    - JournalDamagedError         it is no journal any more: put aside, begun anew
+    - JournalUnwritableError      disk full, read only, folder gone: tried again now and then
 """
 
 from __future__ import annotations
@@ -82,3 +86,19 @@ class PictureTooLargeError(PictureError):
 
     def __init__(self) -> None:
         super().__init__("太大")
+
+
+class JournalError(ClientError):
+    """The journal's file could not be read or written."""
+
+
+class JournalLockedError(JournalError):
+    """Another program holds the file."""
+
+
+class JournalDamagedError(JournalError):
+    """The file is not, or no longer, a journal."""
+
+
+class JournalUnwritableError(JournalError):
+    """The disk is full, read only, failing, or the file is no longer where it was."""

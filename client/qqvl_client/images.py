@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import ipaddress
 import logging
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -15,26 +14,16 @@ from urllib.parse import urlsplit
 import httpx
 
 from qqvl_client.errors import LineError, PictureError, PictureTooLargeError
+from qqvl_client.formats import INLINE, decode_inline, format_of
 from qqvl_client.message import Picture
 from qqvl_client.settings import Settings, is_loopback
 
 LOG = logging.getLogger("qqvl.images")
-INLINE = ("base64://", "data:")
-RESOLVE = Callable[[str], Awaitable[Mapping[str, Any]]]
-"""Asks the OneBot implementation for a fresh address of a file by its name (get_image)."""
-
-
-def format_of(data: bytes) -> str | None:
-    """What the bytes are, whatever the file's name says: QQ names GIFs .jpg."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "webp"
-    return None
+RESOLVE = Callable[[], Awaitable[Mapping[str, Any]]]
+"""Asks the OneBot implementation for a fresh address of the file."""
+COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "br", "compress", "x-compress", "zstd", "dcb", "dcz"})
+"""RFC 9110 8.4.1 and later registrations. Object stores write other things there ("UTF-8"), which change no byte."""
+_WHOLE = re.compile(r"bytes 0-(\d+)/(\d+)$")
 
 
 def _is_inside(host: str) -> bool:
@@ -65,7 +54,7 @@ class PictureFetcher:
         await self._http.aclose()
         await self._direct.aclose()
 
-    async def fetch(self, data: Mapping[str, Any], resolve: RESOLVE) -> Picture:
+    async def fetch(self, data: Mapping[str, Any], resolve: RESOLVE | None) -> Picture:
         """The picture a segment's data names; raises PictureError with a note for the model."""
         problem = PictureError("没有可用的地址")
         for source in _sources(data):
@@ -75,13 +64,12 @@ class PictureFetcher:
                 raise
             except PictureError as error:
                 problem = error
-        name = data.get("file")
-        if not isinstance(name, str) or not name or name.startswith(INLINE):
+        if resolve is None:
             raise problem
         try:
-            fresh = await resolve(name)
+            fresh = await resolve()
         except LineError as error:
-            LOG.info("get_image 没有给出新地址：%s", error)
+            LOG.info("没有问到图片的新地址：%s", error)
             raise problem from None
         # `file` of the answer is a path on NapCat's machine: never read, not even when it is ours.
         for source in _sources({"url": fresh.get("url"), "base64": fresh.get("base64")}):
@@ -89,8 +77,9 @@ class PictureFetcher:
         raise problem
 
     async def _load(self, source: str) -> Picture:
-        if source.startswith(INLINE):
-            body = self._inline(source)
+        if source.lower().startswith(INLINE):
+            # A picture of megabytes takes its time to decode.
+            body = await asyncio.to_thread(decode_inline, source, self._max_bytes)
         else:
             try:
                 async with asyncio.timeout(self._settings.picture_timeout_s):
@@ -101,17 +90,6 @@ class PictureFetcher:
         if not found:
             raise PictureError("不是能识别的图片")
         return Picture(body, found)
-
-    def _inline(self, source: str) -> bytes:
-        encoded = source.removeprefix("base64://")
-        if source.startswith("data:"):
-            encoded = source.partition(",")[2]
-        if len(encoded) * 3 // 4 > self._max_bytes:
-            raise PictureTooLargeError
-        try:
-            return base64.b64decode(encoded)
-        except (binascii.Error, ValueError):
-            raise PictureError("编码有误") from None
 
     async def _download(self, url: str) -> bytes:
         for _ in range(self._settings.picture_redirects + 1):
@@ -129,20 +107,23 @@ class PictureFetcher:
         raise PictureError("跳转次数过多")
 
     async def _body(self, answer: httpx.Response) -> bytes:
-        if answer.status_code != 200:
+        if answer.status_code not in (200, 203, 206):
             await self._log_refusal(answer)
             raise PictureError("链接已失效" if answer.status_code in (400, 403, 404, 410) else "下载失败")
         declared = answer.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_bytes:
             raise PictureTooLargeError
         # An encoded body could unfold to any size between two checks, and pictures gain nothing by it.
-        if answer.headers.get("content-encoding", "identity") != "identity":
+        codings = answer.headers.get("content-encoding", "").lower().split(",")
+        if COMPRESSIONS & {coding.strip() for coding in codings}:
             raise PictureError("下载失败")
         body = bytearray()
         async for chunk in answer.aiter_raw():
             body += chunk
             if len(body) > self._max_bytes:
                 raise PictureTooLargeError
+        if answer.status_code == 206 and not _is_whole(answer.headers.get("content-range", ""), len(body)):
+            raise PictureError("下载失败")
         return bytes(body)
 
     async def _log_refusal(self, answer: httpx.Response) -> None:
@@ -154,12 +135,19 @@ class PictureFetcher:
         LOG.info("图片主机回答 %d：%s", answer.status_code, head[:200].decode("utf-8", "replace"))
 
 
+def _is_whole(content_range: str, length: int) -> bool:
+    """Whether a part that nobody asked for is all there is."""
+    found = _WHOLE.match(content_range.strip())
+    return found is not None and int(found[1]) + 1 == int(found[2]) == length
+
+
 def _sources(data: Mapping[str, Any]) -> list[str]:
     if isinstance(encoded := data.get("base64"), str) and encoded:
-        return [f"base64://{encoded}"]
+        return [encoded if encoded.lower().startswith(INLINE) else f"base64://{encoded}"]
     found = [data.get("url"), data.get("file")]
     schemes = ("http://", "https://", *INLINE)
-    return list(dict.fromkeys(s for s in found if isinstance(s, str) and s.lower().startswith(schemes)))
+    texts = [s.strip() for s in found if isinstance(s, str)]
+    return list(dict.fromkeys(s for s in texts if s[:10].lower().startswith(schemes)))
 
 
 def _redirected(answer: httpx.Response) -> str:

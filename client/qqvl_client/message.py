@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+Role = Literal["", "owner", "admin", "member"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,71 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Sender:
+    """Who said something; what the other side did not tell is empty."""
+
+    id: str = ""
+    nickname: str = ""
+    card: str = ""
+    role: Role = ""
+
+    @property
+    def name(self) -> str:
+        return self.card or self.nickname
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message as OneBot tells it anywhere: in a lookup, in a chat's record, in a forward."""
+
+    id: str
+    sender: Sender
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEvent:
+    """Somebody said something in a chat: the event as the adapter read it, once."""
+
+    chat: Chat
+    id: str
+    """Empty when the implementation gave none, or 0, its word for "unknown"."""
+    sender: Sender
+    sent_at: float
+    """Seconds since the epoch by the OneBot side's clock."""
+    segments: tuple[Segment, ...]
+    group_name: str = ""
+    sub_type: str = ""
+
+    @property
+    def ats_self(self) -> bool:
+        return any(s.type == "at" and str(s.data.get("qq")) == self.chat.self_id for s in self.segments)
+
+    @property
+    def is_addressed(self) -> bool:
+        """Whether the sender meant the bot, as far as the event alone can tell."""
+        return self.chat.kind == "private" or self.ats_self
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A sign of life: the other side's clock in seconds, and whether the QQ account is online, where told."""
+
+    stamp: float | None
+    online: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountOffline:
+    """QQ has logged the account out."""
+
+    reason: str
+
+
+Event = MessageEvent | Heartbeat | AccountOffline
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     data: bytes
     format: str
@@ -50,20 +117,16 @@ class Quote:
 class IncomingMessage:
     """One QQ message, read: every lookup done, every picture fetched."""
 
-    chat: Chat
-    message_id: str
-    user_id: str
-    nickname: str
-    card: str
-    group_name: str
+    event: MessageEvent
     content: str
-    pictures: tuple[Picture, ...]
-    segments: tuple[dict[str, Any], ...]
-    at_me: bool
-    quote: Quote | None
-    sent_at: float
-    sub_type: str
-    context_only: bool
+    group_name: str = ""
+    pictures: tuple[Picture, ...] = ()
+    segments: tuple[dict[str, Any], ...] = field(default=())
+    """The content in pieces, as the chat server takes them."""
+    at_me: bool = False
+    quote: Quote | None = None
+    self_nickname: str = ""
+    self_card: str = ""
 
     @property
     def is_empty(self) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from qqvl_client.errors import ActionRefusedError, ActionUnsureError, LineError
-from qqvl_client.message import Chat
+from qqvl_client.events import message_of, messages_of
+from qqvl_client.message import Chat, ChatMessage
 from qqvl_client.segments import text_of
 from qqvl_client.settings import Settings
 
@@ -69,26 +70,38 @@ class OneBot:
         action = f"send_{chat.kind}_msg"
         await self._link.call(chat.self_id, action, params, self._settings.action_timeout_s)
 
-    async def message(self, self_id: str, message_id: str) -> Mapping[str, Any]:
-        return _mapping(await self._lookup(self_id, "get_msg", {"message_id": _number(message_id)}))
+    async def message(self, self_id: str, message_id: str) -> ChatMessage:
+        return message_of(_mapping(await self._lookup(self_id, "get_msg", {"message_id": _number(message_id)})))
 
-    async def forward(self, self_id: str, forward_id: str) -> list[Any]:
+    async def forward(self, self_id: str, forward_id: str) -> list[ChatMessage]:
         params = {"id": forward_id, "message_id": forward_id}
         data = _mapping(await self._lookup(self_id, "get_forward_msg", params))
-        found = data.get("messages") or data.get("message") or data.get("content")
-        return found if isinstance(found, list) else []
+        return messages_of(data.get("messages") or data.get("message") or data.get("content"))
 
     async def image(self, self_id: str, file: str) -> Mapping[str, Any]:
         return _mapping(await self._lookup(self_id, "get_image", {"file": file}))
 
-    async def recent(self, chat: Chat) -> list[Any]:
+    async def file(self, chat: Chat, file_id: str) -> Mapping[str, Any]:
+        """Where a file that was sent into a chat can be fetched from."""
+        if chat.kind == "group":
+            action, place = "get_group_file_url", {"group_id": _number(chat.id)}
+        else:
+            action, place = "get_private_file_url", {"user_id": _number(chat.id)}
+        try:
+            return _mapping(await self._lookup(chat.self_id, action, {**place, "file_id": file_id}))
+        except ActionRefusedError:
+            return _mapping(await self._lookup(chat.self_id, "get_file", {"file_id": file_id}))
+
+    async def recent(self, chat: Chat) -> list[ChatMessage]:
         """The chat's latest messages as QQ has them; raises LineError when nobody knows."""
         if chat.kind == "group":
             action, params = "get_group_msg_history", {"group_id": _number(chat.id), "count": RECORD_LENGTH}
         else:
             action, params = "get_friend_msg_history", {"user_id": _number(chat.id), "count": RECORD_LENGTH}
-        found = _mapping(await self._lookup(chat.self_id, action, params)).get("messages")
-        return found if isinstance(found, list) else []
+        return messages_of(_mapping(await self._lookup(chat.self_id, action, params)).get("messages"))
+
+    async def own_nickname(self, self_id: str) -> str:
+        return await self._name(("login", self_id), "get_login_info", {}, "nickname")
 
     async def group_name(self, self_id: str, group_id: str) -> str:
         params = {"group_id": _number(group_id)}

@@ -7,13 +7,13 @@ import logging
 import random
 import time
 
+from qqvl_client.entries import Entry
 from qqvl_client.errors import ActionRefusedError, ActionUnsureError, LineDownError, LineError
-from qqvl_client.journal import Entry, Journal
-from qqvl_client.message import Segment
+from qqvl_client.journal import Journal
+from qqvl_client.message import ChatMessage
 from qqvl_client.onebot import OneBot
-from qqvl_client.reading import user_of
-from qqvl_client.reply import as_segments, split
-from qqvl_client.segments import segments_of, text_of
+from qqvl_client.reply import as_segments, parts_of
+from qqvl_client.segments import text_of
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.outbox")
@@ -45,17 +45,19 @@ class Outbox:
 
     async def deliver(self, entry: Entry) -> None:
         """Send what is left of an entry's reply; gives up with a log line, never with an exception."""
-        parts = [part for text in entry.texts for part in split(text, self._settings.max_text_chars)]
+        parts, left_out = parts_of(entry.texts, self._settings.max_text_chars, self._settings.parts_per_reply)
+        if left_out:
+            LOG.warning("给 %s 的回复太长，后面 %d 个字没有发", entry.chat.key, left_out)
         try:
             async with asyncio.timeout(self._settings.send_within_s):
                 for number in range(entry.next_part, len(parts)):
-                    await self._part(entry, number, parts[number])
+                    entry = await self._part(entry, number, parts[number])
         except TimeoutError:
             LOG.error("线路断开太久，给 %s 的回复没能发出", entry.chat.key)
         except ActionRefusedError as error:
             LOG.error("给 %s 的回复被拒绝：%s", entry.chat.key, error)
 
-    async def _part(self, entry: Entry, number: int, text: str) -> None:
+    async def _part(self, entry: Entry, number: int, text: str) -> Entry:
         if number:
             await asyncio.sleep(self._settings.part_gap_s * random.uniform(1, 1.5))
         may_be_there = entry.part_open and number == entry.next_part
@@ -65,7 +67,7 @@ class Outbox:
         if may_be_there and not await self._seems_delivered(entry, text, bool(quote_id)):
             LOG.warning("聊天记录里没有刚才那条回复，再发一次")
             await self._send(entry, number, text, "")
-        self._journal.part(entry.id, number + 1, is_open=False)
+        return await self._journal.part(entry, number + 1, is_open=False)
 
     def _quotes(self, entry: Entry, number: int) -> bool:
         return self._settings.quote_in_groups and entry.chat.kind == "group" and number == 0
@@ -75,12 +77,12 @@ class Outbox:
         while True:
             await self._onebot.wait_up(entry.chat.self_id)
             await self._pace.turn()
-            self._journal.part(entry.id, number, is_open=True)
+            await self._journal.part(entry, number, is_open=True)
             try:
                 await self._onebot.send(entry.chat, as_segments(text, quote_id))
                 return False
             except LineDownError:
-                self._journal.part(entry.id, number, is_open=False)
+                await self._journal.part(entry, number, is_open=False)
                 await asyncio.sleep(self._settings.reconnect_base_s)
             except ActionUnsureError as error:
                 LOG.warning("给 %s 的回复发送结果不明：%s", entry.chat.key, error)
@@ -113,19 +115,17 @@ class Outbox:
         return True
 
 
-def _missing(record: list[object], entry: Entry, text: str, quoted: bool) -> bool:
+def _missing(record: list[ChatMessage], entry: Entry, text: str, quoted: bool) -> bool:
     """Whether a chat record that can be believed (it has the question) lacks our answer to it."""
-    messages = [item for item in record if isinstance(item, dict)]
-    if not any(text_of(item.get("message_id")) == entry.message_id for item in messages):
+    if not entry.message_id or not any(message.id == entry.message_id for message in record):
         return False
-    mine = (item for item in messages if user_of(item) == entry.chat.self_id)
-    said = (segments_of(item) for item in mine)
-    return not any(_is_answer(segments, entry.message_id, text, quoted) for segments in said)
+    mine = (message for message in record if message.sender.id == entry.chat.self_id)
+    return not any(_is_answer(message, entry.message_id, text, quoted) for message in mine)
 
 
-def _is_answer(segments: list[Segment], asked_id: str, text: str, quoted: bool) -> bool:
-    target = next((text_of(s.data.get("id")) for s in segments if s.type == "reply"), "")
+def _is_answer(message: ChatMessage, asked_id: str, text: str, quoted: bool) -> bool:
+    target = next((text_of(s.data.get("id")) for s in message.segments if s.type == "reply"), "")
     if quoted and target:
         return target == asked_id
-    said = "".join(text_of(s.data.get("text")) for s in segments if s.type == "text")
+    said = "".join(text_of(s.data.get("text")) for s in message.segments if s.type == "text")
     return said.strip() == text.strip()

@@ -1,49 +1,44 @@
-"""Raw message event → IncomingMessage: names looked up, quotes and forwards opened, pictures fetched."""
+"""MessageEvent → IncomingMessage: names looked up, quotes and forwards opened, pictures fetched."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from qqvl_client.contents import ContentReader, PictureSource, Piece, Words
 from qqvl_client.errors import LineError, PictureError
-from qqvl_client.forwards import ForwardReader
-from qqvl_client.images import PictureFetcher
-from qqvl_client.message import Chat, IncomingMessage, Picture, Quote, Segment
+from qqvl_client.formats import INLINE
+from qqvl_client.images import RESOLVE, PictureFetcher
+from qqvl_client.message import Chat, IncomingMessage, MessageEvent, Picture, Quote, Segment
 from qqvl_client.onebot import OneBot
-from qqvl_client.segments import FORWARDS, PICTURES, describe, segments_of, sender_of, text_of
+from qqvl_client.segments import text_of
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.reading")
 PARALLEL_PICTURES = 8
 TOO_MUCH = "一条消息里的图片合计太大"
+TOO_MANY = "一条消息里的图片太多"
 
 
-@dataclass
-class _Draft:
-    """What reading one list of segments has found so far."""
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What one list of segments was read as; a picture not fetched is a note among the words."""
 
-    words: list[str] = field(default_factory=list)
-    segments: list[dict[str, Any]] = field(default_factory=list)
-    sources: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list)
-    """Where in `segments` a picture stands, and its segment's data."""
-    at_me: bool = False
-
-    def add(self, words: str, segment: dict[str, Any]) -> None:
-        self.words.append(words)
-        self.segments.append(segment)
+    words: tuple[Words, ...]
+    pictures: tuple[Picture, ...]
 
     @property
-    def content(self) -> str:
+    def text(self) -> str:
         """The words in one string; a name that was @-ed never runs into what follows it."""
         text = ""
         after_at = False
-        for words, segment in zip(self.words, self.segments, strict=True):
+        for piece in self.words:
+            words = piece.text
             text += f" {words}" if after_at and words and not words[0].isspace() else words
-            after_at = segment["type"] == "at"
+            after_at = piece.segment["type"] == "at"
         return text.strip("\n")
 
 
@@ -54,115 +49,100 @@ class Reader:
         self._settings = settings
         self._onebot = onebot
         self._pictures = pictures
-        self._forwards = ForwardReader(onebot)
+        self._contents = ContentReader(onebot)
         self._slots = asyncio.Semaphore(PARALLEL_PICTURES)
 
-    async def read(self, chat: Chat, event: Mapping[str, Any], context_only: bool) -> IncomingMessage:
-        found = segments_of(event)
-        (draft, pictures), quote, group_name = await asyncio.gather(
-            self._contents(chat, found), self._quote(chat, found), self._group_name(chat, event)
+    async def read(self, event: MessageEvent) -> IncomingMessage:
+        chat = event.chat
+        contents, quote, group_name, (nickname, card) = await asyncio.gather(
+            self._read(chat, event.segments), self._quote(event), self._group_name(event), self._own_names(chat)
         )
-        quote = quote and self._trimmed(quote, sum(len(picture.data) for picture in pictures))
-        sender = sender_of(event)
+        quote = quote and self._trimmed(quote, sum(len(picture.data) for picture in contents.pictures))
         return IncomingMessage(
-            chat=chat,
-            message_id=text_of(event.get("message_id")),
-            user_id=user_of(event),
-            nickname=text_of(sender.get("nickname")),
-            card=text_of(sender.get("card")),
+            event=event,
+            content=contents.text,
             group_name=group_name,
-            content=draft.content,
-            pictures=pictures,
-            segments=tuple(draft.segments),
-            at_me=draft.at_me or (quote is not None and quote.user_id == chat.self_id),
+            pictures=contents.pictures,
+            segments=tuple(piece.segment for piece in contents.words),
+            at_me=event.ats_self or (quote is not None and quote.user_id == chat.self_id),
             quote=quote,
-            sent_at=sent_at(event),
-            sub_type=text_of(event.get("sub_type")),
-            context_only=context_only,
+            self_nickname=nickname,
+            self_card=card if card != nickname else "",
         )
 
-    async def _contents(self, chat: Chat, found: list[Segment]) -> tuple[_Draft, tuple[Picture, ...]]:
-        draft = _Draft()
-        names = await self._names(chat, found)
-        for segment in found:
-            await self._add(draft, chat, segment, names)
-        return draft, await self._fetch(draft, chat)
+    async def _read(self, chat: Chat, segments: Sequence[Segment]) -> _Contents:
+        return await self._fetch(chat, await self._contents.pieces(chat, segments))
 
-    async def _names(self, chat: Chat, found: list[Segment]) -> dict[str, str]:
-        """The names of everybody who is @-ed, asked for side by side."""
-        named = {text_of(s.data.get("qq")): text_of(s.data.get("name")).lstrip("@") for s in found if s.type == "at"}
-        unknown = [user_id for user_id, name in named.items() if not name and user_id not in ("", "all")]
-        if chat.kind == "group":
-            asked = await asyncio.gather(*(self._onebot.member_name(chat.self_id, chat.id, who) for who in unknown))
-            named.update(zip(unknown, asked, strict=True))
-        return {user_id: name or user_id for user_id, name in named.items()} | {"all": "全体成员"}
-
-    async def _add(self, draft: _Draft, chat: Chat, segment: Segment, names: Mapping[str, str]) -> None:
-        kind, data = segment.type, segment.data
-        if kind in PICTURES:
-            draft.sources.append((len(draft.segments), data))
-            draft.add("", {"type": "image"})
-        elif kind == "at":
-            user_id = text_of(data.get("qq"))
-            name = names[user_id]
-            draft.at_me |= user_id == chat.self_id
-            draft.add(f"@{name}", {"type": "at", "user_id": user_id, "name": name, "text": f"@{name} "})
-        elif kind == "reply":
-            draft.add("", {"type": "reply", "id": text_of(data.get("id"))})
-        elif kind in FORWARDS:
-            text = await self._forwards.read(chat, data)
-            draft.add(text, {"type": "forward", "text": text})
-        elif kind in ("text", "face"):
-            words = describe(segment)
-            number = {"id": text_of(data.get("id"))} if kind == "face" else {}
-            draft.add(words, {"type": kind, "text": words, **number})
-        else:
-            draft.add(describe(segment), {"type": kind, "text": describe(segment)})
-
-    async def _fetch(self, draft: _Draft, chat: Chat) -> tuple[Picture, ...]:
-        """Fetch the draft's pictures side by side, keep their order, and write down what failed."""
-        if not draft.sources:
-            return ()
-        most = self._settings.pictures_per_message
-        async with self._slots:
-            got = await asyncio.gather(*(self._picture(chat, data) for _, data in draft.sources[:most]))
-        results: list[Picture | PictureError] = [*got]
-        results += [PictureError("一条消息里的图片太多")] * (len(draft.sources) - most)
+    async def _fetch(self, chat: Chat, pieces: list[Piece]) -> _Contents:
+        """Fetch the pictures side by side, keep their order, and write down what failed."""
+        places = self._affordable(pieces)
+        got: list[Picture | PictureError] = []
+        if places:
+            async with self._slots:
+                got = await asyncio.gather(*(self._picture(chat, pieces[place]) for place in places))
+        results = dict(zip(places, got, strict=True))
+        words: list[Words] = []
         kept: list[Picture] = []
         room = self._settings.message_max_mb * 1_000_000
-        for (place, _), result in zip(draft.sources, results, strict=True):
+        for place, piece in enumerate(pieces):
+            if isinstance(piece, Words):
+                words.append(piece)
+                continue
+            result = results.get(place, PictureError(TOO_MANY))
             if isinstance(result, Picture) and len(result.data) > room:
                 result = PictureError(TOO_MUCH)
             if isinstance(result, PictureError):
                 note = f"[图片未能获取：{result}]"
-                draft.words[place] = note
-                draft.segments[place] = {"type": "text", "text": note}
+                words.append(Words(note, {"type": "text", "text": note}))
                 continue
             room -= len(result.data)
-            draft.segments[place] = {"type": "image", "index": len(kept)}
+            # A record's lines need a word where the picture stands: "甲：" alone would say nothing.
+            text = "[图片]" if piece.is_forwarded else ""
+            words.append(Words(text, {"type": "image", "index": len(kept)}))
             kept.append(result)
-        return tuple(kept)
+        return _Contents(tuple(words), tuple(kept))
 
-    async def _picture(self, chat: Chat, data: Mapping[str, Any]) -> Picture | PictureError:
+    def _affordable(self, pieces: list[Piece]) -> list[int]:
+        """Where the pictures stand that will be fetched: the message's own before those it forwards."""
+        own = [at for at, p in enumerate(pieces) if isinstance(p, PictureSource) and not p.is_forwarded]
+        forwarded = [at for at, p in enumerate(pieces) if isinstance(p, PictureSource) and p.is_forwarded]
+        own = own[: self._settings.pictures_per_message]
+        room = min(self._settings.pictures_in_forwards, self._settings.pictures_per_message - len(own))
+        return sorted(own + forwarded[:room])
+
+    async def _picture(self, chat: Chat, source: Piece) -> Picture | PictureError:
+        assert isinstance(source, PictureSource)
         try:
-            return await self._pictures.fetch(data, lambda file: self._onebot.image(chat.self_id, file))
+            return await self._pictures.fetch(source.data, self._fresh(chat, source))
         except PictureError as error:
             LOG.warning("一张图片没有取到（%s），文字照常处理", error)
             return error
 
-    async def _quote(self, chat: Chat, found: list[Segment]) -> Quote | None:
-        quote_id = next((i for s in found if s.type == "reply" and (i := text_of(s.data.get("id")))), "")
+    def _fresh(self, chat: Chat, source: PictureSource) -> RESOLVE | None:
+        """How to ask for a fresh address; nothing when there is no name to ask by."""
+        if source.is_file:
+            file_id = text_of(source.data.get("file_id"))
+            return (lambda: self._onebot.file(chat, file_id)) if file_id else None
+        name = source.data.get("file")
+        if not isinstance(name, str) or not name or name.lower().startswith(INLINE):
+            return None
+        return lambda: self._onebot.image(chat.self_id, name)
+
+    async def _quote(self, event: MessageEvent) -> Quote | None:
+        told: dict[str, Any] = next((s.data for s in event.segments if s.type == "reply" and s.data.get("id")), {})
+        quote_id = text_of(told.get("id"))
         if not quote_id:
             return None
+        # Some implementations put the quoted words beside the id.
+        words, user_id = text_of(told.get("text")), text_of(told.get("qq"))
         try:
-            event = await self._onebot.message(chat.self_id, quote_id)
+            message = await self._onebot.message(event.chat.self_id, quote_id)
         except LineError as error:
             LOG.info("被引用的消息 %s 取不到：%s", quote_id, error)
-            return Quote(quote_id, "[被引用的消息已取不到]")
-        draft, pictures = await self._contents(chat, [s for s in segments_of(event) if s.type != "reply"])
-        sender = sender_of(event)
-        name = text_of(sender.get("card") or sender.get("nickname"))
-        return Quote(quote_id, draft.content, user_of(event), name, pictures)
+            return Quote(quote_id, words or "[被引用的消息已取不到]", user_id)
+        contents = await self._read(event.chat, [s for s in message.segments if s.type != "reply"])
+        text = contents.text if contents.text.strip() or contents.pictures else words or "[被引用的消息已撤回]"
+        return Quote(quote_id, text, message.sender.id or user_id, message.sender.name, contents.pictures)
 
     def _trimmed(self, quote: Quote, taken_bytes: int) -> Quote:
         """The quote with as many of its pictures as the message's own leave room for."""
@@ -175,31 +155,22 @@ class Reader:
             return quote
         return replace(quote, pictures=quote.pictures[:kept], text=f"{quote.text}[图片未能获取：{TOO_MUCH}]")
 
-    async def _group_name(self, chat: Chat, event: Mapping[str, Any]) -> str:
-        if chat.kind != "group":
+    async def _group_name(self, event: MessageEvent) -> str:
+        if event.chat.kind != "group":
             return ""
-        return text_of(event.get("group_name")) or await self._onebot.group_name(chat.self_id, chat.id)
+        return event.group_name or await self._onebot.group_name(event.chat.self_id, event.chat.id)
+
+    async def _own_names(self, chat: Chat) -> tuple[str, str]:
+        """What the account is called, by itself and in this group; only groups need telling whom they mean."""
+        if chat.kind != "group":
+            return "", ""
+        nickname, card = await asyncio.gather(
+            self._onebot.own_nickname(chat.self_id), self._onebot.member_name(chat.self_id, chat.id, chat.self_id)
+        )
+        return nickname, card
 
 
-def user_of(event: Mapping[str, Any]) -> str:
-    return text_of(event.get("user_id") or sender_of(event).get("user_id"))
-
-
-def sent_at(event: Mapping[str, Any]) -> float:
-    stamp = event.get("time")
-    if isinstance(stamp, bool) or not isinstance(stamp, int | float) or stamp <= 0:
-        return time.time()
-    # Some implementations count milliseconds.
-    return stamp / 1000 if stamp > 100_000_000_000 else float(stamp)
-
-
-def chat_of(event: Mapping[str, Any]) -> Chat | None:
-    """Where the event was said, or nothing when it does not say so."""
-    self_id, user_id = text_of(event.get("self_id")), user_of(event)
-    group_id = text_of(event.get("group_id") or sender_of(event).get("group_id"))
-    if event.get("message_type") == "group":
-        return Chat("group", group_id, self_id) if group_id and self_id else None
-    if event.get("message_type") != "private" or not user_id or not self_id:
-        return None
-    temporary = event.get("sub_type") == "group"
-    return Chat("private", user_id, self_id, via_group=group_id if temporary else "")
+def bare_message(event: MessageEvent) -> IncomingMessage:
+    """The least a message can be read as: its plain words."""
+    words = "".join(text_of(s.data.get("text")) for s in event.segments if s.type == "text")
+    return IncomingMessage(event, words or "[读不出的消息]", event.group_name, at_me=event.ats_self)

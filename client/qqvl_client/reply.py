@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 JOINERS = "\u200d\ufe0e\ufe0f\u20e3"
 
 
-def split(text: str, limit: int) -> list[str]:
+def parts_of(texts: Sequence[str], limit: int, most: int) -> tuple[list[str], int]:
+    """The messages a reply is sent as, `most` of them, and how many letters were left out; the last part says so."""
+    pieces = (part for text in texts for part in split(text, limit))
+    parts = list(itertools.islice(pieces, most))
+    left_out = sum(map(len, texts)) - sum(map(len, parts))
+    if left_out:
+        # Room for the words that tell it, counted before and after.
+        end = _fit(parts[-1], 0, limit - 40)
+        left_out += len(parts[-1]) - end
+        parts[-1] = f"{parts[-1][:end]}……（太长，后面还有 {left_out} 个字没有发）"
+    return parts, left_out
+
+
+def split(text: str, limit: int) -> Iterator[str]:
     """Cut `text` into parts QQ takes, in order; joined again they are `text`, letter for letter."""
-    parts: list[str] = []
     start = 0
     while start < len(text):
         end = _fit(text, start, limit)
         if end < len(text):
             end = _good_place(text, start, end)
-        parts.append(text[start:end])
+        yield text[start:end]
         start = end
-    return parts
 
 
 def _fit(text: str, start: int, limit: int) -> int:

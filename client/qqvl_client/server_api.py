@@ -25,25 +25,33 @@ MAX_SEGMENTS = 1000
 
 def body_of(message: IncomingMessage) -> bytes:
     """The request's JSON: the spec's fields first, then the optional ones."""
-    body: dict[str, Any] = {"type": message.chat.kind}
-    if message.chat.kind == "group":
-        body |= {"group_id": message.chat.id, "group_name": message.group_name}
-    body |= {"user_id": message.user_id, "user_nickname": message.nickname}
-    if message.chat.kind == "group":
-        body["user_card"] = message.card
-    body |= {"content": message.content, "images": _images(message.pictures), "timestamp": message.sent_at}
+    event = message.event
+    body: dict[str, Any] = {"type": event.chat.kind}
+    if event.chat.kind == "group":
+        body |= {"group_id": event.chat.id, "group_name": message.group_name}
+    body |= {"user_id": event.sender.id, "user_nickname": event.sender.nickname}
+    if event.chat.kind == "group":
+        body["user_card"] = event.sender.card
+    body |= {"content": message.content, "images": _images(message.pictures), "timestamp": event.sent_at}
     optional = {
-        "message_id": message.message_id,
-        "self_id": message.chat.self_id,
+        "message_id": event.id,
+        "self_id": event.chat.self_id,
         "reply_to": _quote(message.quote),
         "segments": list(message.segments) if len(message.segments) <= MAX_SEGMENTS else [],
-        "message_type": message.chat.kind,
-        "sub_type": message.sub_type,
-        "context_only": message.context_only,
+        "message_type": event.chat.kind,
+        "sub_type": event.sub_type,
+        "sender_role": event.sender.role if event.chat.kind == "group" else "",
+        "self_nickname": message.self_nickname,
+        "self_card": message.self_card,
     }
     body["at_me"] = message.at_me
     body |= {name: value for name, value in optional.items() if value}
     return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def as_context(body: bytes) -> bytes:
+    """The same request, to be remembered and not answered. Bodies hold megabytes: never parsed again for a word."""
+    return body.removesuffix(b"}") + b', "context_only": true}'
 
 
 def _images(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:

@@ -46,6 +46,8 @@ class Settings(BaseModel):
     lost_answer_retries: int = Field(2, ge=0, description="答复丢失时再问几次（靠 message_id 不会重复回答）")
     parallel_chats: int = Field(32, ge=1, description="同时向服务器提问的聊天数")
     max_age_s: float = Field(300, gt=0, description="到手时已超过这么久的消息只作历史，不回答")
+    waiting_per_chat: int = Field(500, ge=1, description="一个聊天最多有多少条消息排队，再多就略过最早的")
+    answers_waiting: int = Field(50, ge=0, description="后面排队超过这么多条时，没有 @ 机器人的群消息只作历史，不回答")
     notices: bool = Field(True, description="出故障时是否告诉提问的人")
     notice_gap_s: float = Field(60, ge=0, description="同一聊天两次故障提示至少隔多久")
 
@@ -56,6 +58,7 @@ class Settings(BaseModel):
     part_gap_s: float = Field(1.0, ge=0, description="一条长回复的两段之间至少隔多久")
     verify_wait_s: float = Field(3, ge=0, description="发送结果不明时，隔多久去聊天记录里核对")
     max_text_chars: int = Field(4500, ge=100, description="QQ 一条消息最多多少字，更长的分段")
+    parts_per_reply: int = Field(8, ge=1, description="一条回复最多分几段发，再长就截断并说明")
     quote_in_groups: bool = Field(True, description="群里回复时引用提问的消息")
 
     picture_timeout_s: float = Field(30, gt=0, description="取一张图片最多多久")
@@ -63,6 +66,7 @@ class Settings(BaseModel):
     picture_max_mb: float = Field(15, gt=0, description="一张图片最大多少 MB")
     picture_redirects: int = Field(3, ge=0, description="取图片最多跟随几次跳转")
     pictures_per_message: int = Field(16, ge=0, description="一条消息最多取几张图片")
+    pictures_in_forwards: int = Field(8, ge=0, description="其中合并转发里的图片最多几张")
     message_max_mb: float = Field(22, gt=0, description="一条消息的图片合计最大多少 MB；服务器的 max_body_mb 要装得下")
 
     reconnect_base_s: float = Field(0.5, gt=0, description="断线后第一次重连前大约等多久")

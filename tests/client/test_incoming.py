@@ -159,8 +159,8 @@ async def test_a_forward_without_content_is_fetched(stack: Stack, chat_id: int) 
 ODD = [
     ({"type": "flashtransfer", "data": {"fileSetId": "x"}}, "[闪传文件]"),
     ({"type": "miniapp", "data": {"data": "{}"}}, "[小程序]"),
-    ({"type": "onlinefile", "data": {"fileName": "a"}}, "[文件]"),
-    ({"type": "contact", "data": {"id": "1", "type": "qq"}}, "[名片]"),
+    ({"type": "onlinefile", "data": {"fileName": "a"}}, "[文件:a]"),
+    ({"type": "contact", "data": {"id": "1", "type": "qq"}}, "[名片:QQ 1]"),
     ({"type": "json", "data": {"data": json.dumps({"prompt": "[分享]标题"})}}, "[卡片:[分享]标题]"),
     ({"type": "record", "data": {"file": "a.amr", "path": "/x/a.amr"}}, "[语音]"),
     ({"type": "file", "data": {"file": "/x/报告.pdf", "file_id": "1"}}, "[文件:报告.pdf]"),

@@ -14,12 +14,11 @@ import yaml
 from onebot.pictures import PictureHost, drawn
 
 from qqvl_client.errors import PictureError, SettingsError
-from qqvl_client.images import PictureFetcher, format_of
-from qqvl_client.journal import Journal, open_journal
+from qqvl_client.formats import format_of
+from qqvl_client.images import PictureFetcher
 from qqvl_client.lanes import Lanes
 from qqvl_client.logs import RedactingFormatter
-from qqvl_client.message import Chat, IncomingMessage, Picture, Quote
-from qqvl_client.relay import Clock
+from qqvl_client.message import Chat, IncomingMessage, MessageEvent, Picture, Quote, Sender
 from qqvl_client.reply import split
 from qqvl_client.segments import parse_cq, segments_of
 from qqvl_client.server_api import body_of, reply_of
@@ -27,7 +26,6 @@ from qqvl_client.settings import Settings, load
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
 CONTRACT = Path(__file__).resolve().parents[1] / "fixtures" / "contract"
-CHAT = Chat("group", "1", "10001")
 
 
 # Settings -----------------------------------------------------------------------------------------------
@@ -106,7 +104,7 @@ def test_the_log_blots_out_secrets_in_every_spelling() -> None:
 @pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 12345])
 def test_parts_are_the_whole_text_in_order(length: int) -> None:
     text = ("一句话。第二句, and more\n" * 1000)[:length]
-    parts = split(text, 100)
+    parts = list(split(text, 100))
     assert "".join(parts) == text
     assert all(0 < len(part) <= 100 for part in parts)
 
@@ -117,7 +115,7 @@ def test_parts_without_any_good_place_are_full() -> None:
 
 def test_an_emoji_counts_twice_and_is_never_cut() -> None:
     family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
-    parts = split(family * 100, 103)
+    parts = list(split(family * 100, 103))
     assert "".join(parts) == family * 100
     assert all(len(part.encode("utf-16-le")) // 2 <= 103 for part in parts)
     assert all(not part.startswith("\u200d") and not part.endswith("\u200d") for part in parts)
@@ -130,7 +128,7 @@ def test_cq_text_is_unescaped_once() -> None:
 
 @pytest.mark.parametrize("message", [None, 5, {"type": "text", "data": {"text": "x"}}, ["x"], []])
 def test_a_message_of_any_shape_is_read(message: Any) -> None:
-    assert "".join(s.data["text"] for s in segments_of({"message": message, "raw_message": "x"})) == "x"
+    assert "".join(s.data["text"] for s in segments_of(message, "x")) == "x"
 
 
 @pytest.mark.parametrize("data", [b"", b"BM1234", b"RIFFxxxxAVI ", b"<svg/>", b'{"retcode":-5503007}'])
@@ -173,14 +171,15 @@ def picture(item: dict[str, str]) -> Picture:
 
 def message_for(body: dict[str, Any]) -> IncomingMessage:
     quote = body.get("reply_to")
+    sender = Sender(body["user_id"], body["user_nickname"], body.get("user_card", ""), body.get("sender_role", ""))
+    chat = Chat(body["type"], body.get("group_id") or body["user_id"], body.get("self_id", ""))
+    event = MessageEvent(
+        chat, body.get("message_id", ""), sender, body["timestamp"], (), sub_type=body.get("sub_type", "")
+    )
     return IncomingMessage(
-        chat=Chat(body["type"], body.get("group_id") or body["user_id"], body.get("self_id", "")),
-        message_id=body.get("message_id", ""),
-        user_id=body["user_id"],
-        nickname=body["user_nickname"],
-        card=body.get("user_card", ""),
-        group_name=body.get("group_name", ""),
+        event,
         content=body["content"],
+        group_name=body.get("group_name", ""),
         pictures=tuple(picture(item) for item in body["images"]),
         segments=tuple(body.get("segments", ())),
         at_me=body.get("at_me", False),
@@ -188,9 +187,8 @@ def message_for(body: dict[str, Any]) -> IncomingMessage:
         and Quote(
             quote["id"], quote["text"], quote["user_id"], quote["user_nickname"], tuple(map(picture, quote["images"]))
         ),
-        sent_at=body["timestamp"],
-        sub_type=body.get("sub_type", ""),
-        context_only=body.get("context_only", False),
+        self_nickname=body.get("self_nickname", ""),
+        self_card=body.get("self_card", ""),
     )
 
 
@@ -208,50 +206,6 @@ def test_answers_of_the_contract_are_understood() -> None:
     assert reply_of("private", fixture("private_reply.json")).texts == ("红色。",)
 
 
-# Journal, lanes, clock ----------------------------------------------------------------------------------
-
-
-def test_a_journal_survives_its_process_and_knows_repeats(tmp_path: Path) -> None:
-    first = Journal(tmp_path / "j.db")
-    entry = first.take(CHAT, "7", 100.0, False, {"x": 1})
-    assert entry is not None
-    first.ready(entry, b"body")
-    second = Journal(tmp_path / "j.db")
-    assert second.take(CHAT, "7", 100.0, False, {}) is None
-    assert second.take(CHAT, "7", 101.0, False, {}) is not None
-    assert (second.unfinished()[0].state, second.body(entry)) == ("ready", b"body")
-    second.answered(entry, ["a", "b"])
-    second.part(entry, 1, is_open=True)
-    again = second.unfinished()[0]
-    assert (again.texts, again.next_part, again.part_open) == (("a", "b"), 1, True)
-    second.done(entry)
-    assert len(second.unfinished()) == 1
-    forgetful = Journal(tmp_path / "j.db", keep_s=-1)
-    forgetful.forget()
-    assert forgetful.take(CHAT, "7", 100.0, False, {}) is not None
-
-
-def test_a_journal_that_runs_for_ever_stays_small(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j.db", keep_s=-1)
-    for number in range(1000):
-        entry = journal.take(CHAT, str(number), 1.0, False, {})
-        assert entry is not None
-        journal.done(entry)
-    assert journal.take(CHAT, "0", 1.0, False, {}) is not None
-
-
-def test_a_broken_journal_is_put_aside(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
-    open_journal(settings, tmp_path).close()
-    file = next(tmp_path.glob("*.db"))
-    file.write_bytes(b"no database" * 1000)
-    # The lock is this process's own from the first call: a new folder entry stands for the next start.
-    next(tmp_path.glob("*.lock")).unlink()
-    journal = open_journal(settings, tmp_path)
-    assert journal.take(CHAT, "1", 1.0, False, {}) is not None
-    assert len(list(tmp_path.glob("*.broken-*"))) == 1
-
-
 async def test_a_stalling_picture_is_given_up_long_before_its_time_is_over() -> None:
     settings = Settings(picture_stall_s=0.2, picture_timeout_s=60)
     fetcher = PictureFetcher(settings)
@@ -262,43 +216,21 @@ async def test_a_stalling_picture_is_given_up_long_before_its_time_is_over() -> 
     await fetcher.aclose()
 
 
-def test_messages_without_id_are_never_taken_for_repeats(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j.db")
-    assert journal.take(CHAT, "", 1.0, False, {}) != journal.take(CHAT, "", 1.0, False, {})
-
-
-def test_a_journal_whose_disk_fails_goes_on_in_memory(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j.db")
-    entry = journal.take(CHAT, "1", 1.0, False, {})
-    journal._db.execute("PRAGMA query_only=ON")
-    assert entry is not None
-    journal.answered(entry, ["x"])
-    assert journal.take(CHAT, "2", 1.0, False, {}) is not None
-    assert [e.texts for e in journal.unfinished()] == [("x",), ()]
+# Lanes --------------------------------------------------------------------------------------------------
 
 
 async def test_an_unforeseen_error_does_not_stop_its_lane(caplog: pytest.LogCaptureFixture) -> None:
-    lanes, done = Lanes(), asyncio.Event()
+    done = asyncio.Event()
 
-    async def boom() -> None:
-        raise sqlite3.ProgrammingError("unforeseen")
-
-    async def fine() -> None:
+    async def work(turn: str, _: int) -> None:
+        if turn == "boom":
+            raise sqlite3.ProgrammingError("unforeseen")
         done.set()
 
-    lanes.put("a", boom)
-    lanes.put("a", fine)
+    lanes: Lanes[str] = Lanes(work)
+    lanes.put("a", "boom")
+    lanes.put("a", "fine")
     await asyncio.wait_for(done.wait(), 2)
     assert "unforeseen" in caplog.text
     await lanes.close(1)
-    assert lanes._waiting == {}
-
-
-def test_a_clock_that_is_off_makes_no_message_old() -> None:
-    import time
-
-    clock = Clock()
-    clock.note(time.time() - 3600)
-    clock.note(time.time() - 9999)
-    assert clock.age(time.time() - 3600) < 5
-    assert clock.age(time.time() - 3600 - 400) > 300
+    assert lanes.waiting("a") == ()

@@ -1,4 +1,4 @@
-"""The relay on ncatbot 4.4: the one file that imports it, and the one that knows its traps.
+"""The relay on ncatbot 4.4: the one file that imports it, and the one that knows its pitfalls.
 
 ncatbot's BotClient, Adapter and BotAPI stay; its line, its start-up questions and its logging do not.
 Importing ncatbot reads a file and takes over logging, so it happens inside `run`, after both are prepared.
@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed
 
 from qqvl_client import logs
 from qqvl_client.errors import ActionUnsureError, LineDownError
+from qqvl_client.events import parse_event
 from qqvl_client.journal import Journal
 from qqvl_client.line import Dialler, objects, token_refused
 from qqvl_client.onebot import data_of
@@ -42,7 +43,7 @@ def run(settings: Settings, folder: Path, journal: Journal) -> None:
     from ncatbot.core.adapter import Adapter
     from ncatbot.core.api import BotAPI
 
-    # Trap 1: the import hangs three log files and a console on the root logger; they show tokens, ours do not.
+    # Tokens in the log: the import hangs three log files and a console on the root logger that show them; ours do not.
     logs.install(settings.log_level, settings.secrets, folder)
 
     class RelayAdapter(Adapter):  # type: ignore[misc]  # ncatbot ships no types
@@ -67,8 +68,8 @@ def run(settings: Settings, folder: Path, journal: Journal) -> None:
     class RelayBot(BotClient):  # type: ignore[misc]  # ncatbot ships no types
         """ncatbot's client, started without the launcher.
 
-        Traps 1, 6, 7, 8 and 18 all live in BotClient.start: it logs the tokens and rewrites config.yaml, gives up
-        when NapCat is not there yet, asks on stdin, refuses good passwords, loads plugins that print.
+        Five pitfalls live in `BotClient.start` alone: tokens are logged and config.yaml is rewritten with them; it
+        gives up when NapCat is not there yet; it asks on stdin; it refuses good passwords; it loads plugins that print.
         """
 
         def __init__(self, line: NapCatLine) -> None:
@@ -86,7 +87,7 @@ def run(settings: Settings, folder: Path, journal: Journal) -> None:
 def _prepare_import(settings: Settings, folder: Path) -> None:
     """What ncatbot reads while it is being imported; without a file it logs an error."""
     config = folder / "ncatbot.yaml"
-    # No token in it (trap 1): our own line authenticates, ncatbot never needs one.
+    # No token in it, since ncatbot logs what it reads: our own line authenticates, ncatbot never needs one.
     napcat = {"ws_uri": settings.napcat_ws_url, "ws_token": "", "remote_mode": True, "enable_webui": False}
     content = {"bt_uin": settings.bot_qq or "0", "root": "0", "napcat": napcat, "plugin": {"skip_plugin_load": True}}
     config.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -97,10 +98,11 @@ def _prepare_import(settings: Settings, folder: Path) -> None:
 class NapCatLine:
     """The line ncatbot's adapter works over: one connection at a time, for ever, and the relay behind it.
 
-    Traps 4, 5 and 9 (gives up after 15 s with the loop frozen; dies of one bad frame; obeys proxy variables) are
-    answered by `Dialler`; 2, 3, 10, 12, 14, 15, 16 and 17 (CQ parsing, whole messages lost to one unknown segment,
-    duplicates, group_name thrown away, image helpers, validation, blocking calls) by handing raw events to the
-    relay and raw actions to the line, so that ncatbot's typed events and message helpers never run.
+    `Dialler` answers the pitfalls of the connection: ncatbot gives up after 15 s with the loop frozen, dies of one bad
+    frame, obeys proxy variables. Raw frames in and raw actions out answer those of its typed events and message
+    helpers, which never run: CQ codes in a reply are carried out (and read local files), one unknown segment loses the
+    whole message, nothing is known twice, group_name is thrown away, pictures are fetched without bounds, `validate`
+    raises KeyError, odd senders lose their event, and sync helpers block the loop.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -113,7 +115,7 @@ class NapCatLine:
         self._echoes = itertools.count(1)
 
     async def serve(self, journal: Journal) -> None:
-        """Relay until a stop signal; then let the relay finish what it has in hand (trap 13)."""
+        """Relay until a stop signal; then finish what is in hand, where ncatbot would die in mid-reply."""
         relay = Relay(self._settings, self, journal)
         stopping = on_stop()
         receiving = asyncio.create_task(self._receive(relay), name="line")
@@ -121,7 +123,7 @@ class NapCatLine:
         ends: list[asyncio.Future[Any]] = [receiving, stopping]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         LOG.info("正在停止……")
-        await relay.close()
+        await relay.aclose()
         receiving.cancel()
         with suppress(asyncio.CancelledError):
             await receiving
@@ -144,13 +146,13 @@ class NapCatLine:
             else:
                 self._dialler.proved_good()
                 await self._learn_self_id(text_of(frame.get("self_id")))
-                relay.take(frame)
+                relay.take(parse_event(frame))
 
     async def call(self, self_id: str, action: str, params: Mapping[str, Any], within_s: float) -> Any:
         return data_of(await self.ask(action, params, within_s))
 
     async def ask(self, action: str, params: Mapping[str, Any], within_s: float) -> dict[str, Any]:
-        """Send one action and await its answer on a future: trap 11 is ncatbot's thread per unanswered action."""
+        """Send one action and await its answer on a future; ncatbot keeps a thread for every unanswered one."""
         connection = self._connection
         if connection is None:
             raise LineDownError("线路断开")

@@ -27,6 +27,7 @@ from nonebot.log import LoguruHandler, logger
 
 from qqvl_client import logs
 from qqvl_client.errors import ActionUnsureError, LineDownError, SettingsError
+from qqvl_client.events import parse_event
 from qqvl_client.journal import Journal, open_journal
 from qqvl_client.line import Dialler, parse, token_refused
 from qqvl_client.onebot import refusal
@@ -173,7 +174,7 @@ def run(settings: Settings, folder: Path, journal: Journal) -> None:
 async def _stop(relay: Relay, leave: Any) -> None:
     """Let the relay finish while the line still stands, then let the driver go."""
     LOG.info("正在停止……")
-    await relay.close()
+    await relay.aclose()
     driver = nonebot.get_driver()
     if hasattr(driver, "exit"):
         driver.exit()
@@ -205,7 +206,7 @@ def install() -> None:
 
     async def stop() -> None:
         for relay in relays:
-            await relay.close()
+            await relay.aclose()
 
     driver.on_startup(start)
     driver.on_shutdown(stop)
@@ -214,15 +215,15 @@ def install() -> None:
 def _tap(relay: Relay, swallow: bool) -> None:
     """Give the relay every raw event. An instance attribute: the class, and other adapters, stay as they are."""
     adapter = nonebot.get_adapter(Adapter)
-    parse_event = adapter.json_to_event
+    to_event = adapter.json_to_event
 
     def tapped(data: Any) -> Any:
         if isinstance(data, dict) and "post_type" in data:
-            relay.take(data)
+            relay.take(parse_event(data))
             # A lifecycle event is what NoneBot learns of the bot from; the rest it need not see.
             if swallow and data.get("meta_event_type") != "lifecycle":
                 return None
-        return parse_event(data)
+        return to_event(data)
 
     adapter.json_to_event = tapped  # type: ignore[method-assign, unused-ignore]
 

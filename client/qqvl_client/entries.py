@@ -1,0 +1,78 @@
+"""What the journal keeps of a message, and what is to be written of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qqvl_client.message import Chat, MessageEvent
+
+State = Literal["taken", "ready", "answered"]
+# The one part of a picture's address that is new whenever the same message is told again.
+_VOLATILE = re.compile(r"([?&])rkey=[^&\"]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One taken message, as far as it has come: taken → ready (request body written) → answered (texts known).
+
+    `part_open` is set before a part is handed to the line and cleared after, so a restart knows which part may
+    already be in the chat.
+    """
+
+    id: int
+    event: MessageEvent
+    said_at: float
+    """When it was said, in seconds since the epoch by our own clock."""
+    taken_at: float
+    context_only: bool = False
+    state: State = "taken"
+    texts: tuple[str, ...] = ()
+    next_part: int = 0
+    part_open: bool = False
+
+    @property
+    def chat(self) -> Chat:
+        return self.event.chat
+
+    @property
+    def message_id(self) -> str:
+        return self.event.id
+
+
+@dataclass
+class Changes:
+    """What is to be written, newest state only."""
+
+    entries: dict[int, Entry | None] = field(default_factory=dict)
+    """By id; None is finished and forgotten."""
+    bodies: dict[int, bytes] = field(default_factory=dict)
+    known: dict[bytes, float] = field(default_factory=dict)
+    """Identities of messages and when they were taken."""
+    forget_before: float = 0.0
+
+    def add(self, newer: Changes) -> None:
+        self.entries |= newer.entries
+        self.bodies |= newer.bodies
+        self.known |= newer.known
+        self.forget_before = max(self.forget_before, newer.forget_before)
+        for entry_id, entry in newer.entries.items():
+            if entry is None or entry.state != "ready":
+                self.bodies.pop(entry_id, None)
+
+
+def identity_of(event: MessageEvent) -> bytes | None:
+    """16 bytes that a resend of this very message shares, and nothing else; none for a message without an id.
+
+    An id alone names a message only within one process of the OneBot implementation: they count from the same start
+    after a restart, or from the clock.
+    """
+    if not event.id:
+        return None
+    said = [[segment.type, segment.data] for segment in event.segments]
+    words = _VOLATILE.sub(r"\1", json.dumps(said, sort_keys=True))
+    whole = json.dumps([event.chat.key, event.id, event.sender.id, event.sent_at, words])
+    return hashlib.sha256(whole.encode()).digest()[:16]

@@ -1,0 +1,157 @@
+"""A OneBot frame of any shape → one frozen event. Behind this file nobody asks a raw dict what it says."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from qqvl_client.message import (
+    AccountOffline,
+    Chat,
+    ChatMessage,
+    Event,
+    Heartbeat,
+    MessageEvent,
+    Role,
+    Segment,
+    Sender,
+)
+from qqvl_client.segments import segments_of, text_of
+
+LOG = logging.getLogger("qqvl.events")
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+def parse_event(raw: Mapping[str, Any]) -> Event | None:
+    """What a frame with a `post_type` says, or nothing for what the client has no use for. Never raises."""
+    try:
+        return _parse(raw)
+    # The line's edge: an event nobody foresaw must not end the loop that receives all others.
+    except Exception:
+        LOG.exception("收到一个没法处理的事件，略过")
+        return None
+
+
+def _parse(raw: Mapping[str, Any]) -> Event | None:
+    match raw.get("post_type"):
+        case "message":
+            return _message_event(raw)
+        case "meta_event":
+            status = raw.get("status")
+            online = status.get("online") if isinstance(status, Mapping) else None
+            return Heartbeat(stamp_of(raw), online if isinstance(online, bool) else None)
+        case "notice" if raw.get("notice_type") == "bot_offline":
+            return AccountOffline(text_of(raw.get("message"))[:200])
+    return None
+
+
+def _message_event(raw: Mapping[str, Any]) -> MessageEvent | None:
+    chat = _chat_of(raw)
+    if chat is None:
+        LOG.warning("收到一条看不出来自哪里的消息，略过")
+        return None
+    said = message_of(raw)
+    return MessageEvent(
+        chat=chat,
+        id=said.id,
+        sender=said.sender,
+        sent_at=stamp_of(raw) or time.time(),
+        segments=said.segments,
+        group_name=text_of(raw.get("group_name")) if chat.kind == "group" else "",
+        sub_type=text_of(raw.get("sub_type")),
+    )
+
+
+def message_of(raw: Mapping[str, Any]) -> ChatMessage:
+    """Who said what: the part that events, lookups, records and the nodes of forwards have in common."""
+    data = raw.get("data")
+    inner = data if raw.get("type") == "node" and isinstance(data, Mapping) else raw
+    message = inner.get("message", inner.get("content"))
+    found = segments_of(message, inner.get("raw_message"))
+    return ChatMessage(_id_of(inner.get("message_id")), _sender_of(inner), tuple(found))
+
+
+def messages_of(raw: Any) -> list[ChatMessage]:
+    """The messages of a list; what is no message in it is left out."""
+    return [message_of(item) for item in raw if isinstance(item, Mapping)] if isinstance(raw, list) else []
+
+
+def stamp_of(raw: Mapping[str, Any]) -> float | None:
+    """The `time` of a frame in seconds; some implementations count milliseconds."""
+    stamp = raw.get("time")
+    if isinstance(stamp, bool) or not isinstance(stamp, int | float) or not 0 < stamp < 1e18:
+        return None
+    return stamp / 1000 if stamp > 100_000_000_000 else float(stamp)
+
+
+def _id_of(value: Any) -> str:
+    """A message's id; 0 is how implementations say that they know none."""
+    found = "" if isinstance(value, bool) else text_of(value).strip()
+    return "" if found in ("0", "0.0") else found
+
+
+def _sender_of(raw: Mapping[str, Any]) -> Sender:
+    told = raw.get("sender")
+    sender: Mapping[str, Any] = told if isinstance(told, Mapping) else {}
+    role = sender.get("role")
+    # A forward's node has its speaker's name beside the content, not in a sender.
+    nickname = sender.get("nickname") or raw.get("nickname") or raw.get("name")
+    return Sender(
+        id=text_of(raw.get("user_id") or sender.get("user_id")),
+        nickname=text_of(nickname),
+        card=text_of(sender.get("card")),
+        role=role if role in ROLES else "",
+    )
+
+
+def _chat_of(raw: Mapping[str, Any]) -> Chat | None:
+    """Where the event was said, or nothing when it does not say so."""
+    told = raw.get("sender")
+    sender: Mapping[str, Any] = told if isinstance(told, Mapping) else {}
+    self_id, user_id = text_of(raw.get("self_id")), _sender_of(raw).id
+    group_id = text_of(raw.get("group_id") or sender.get("group_id"))
+    if raw.get("message_type") == "group":
+        return Chat("group", group_id, self_id) if group_id and self_id else None
+    if raw.get("message_type") != "private" or not user_id or not self_id:
+        return None
+    temporary = raw.get("sub_type") == "group"
+    return Chat("private", user_id, self_id, via_group=group_id if temporary else "")
+
+
+# On disk ------------------------------------------------------------------------------------------------
+
+
+def dump_event(event: MessageEvent) -> str:
+    """The event as the journal keeps it; `load_event` gives back an equal one."""
+    chat, sender = event.chat, event.sender
+    return json.dumps(
+        {
+            "chat": [chat.kind, chat.id, chat.self_id, chat.via_group],
+            "id": event.id,
+            "sender": [sender.id, sender.nickname, sender.card, sender.role],
+            "sent_at": event.sent_at,
+            "segments": [[segment.type, segment.data] for segment in event.segments],
+            "group_name": event.group_name,
+            "sub_type": event.sub_type,
+        }
+    )
+
+
+def load_event(text: str) -> MessageEvent | None:
+    """An event from the journal; nothing when it says no chat. Journals of 0.1.0 hold raw frames."""
+    kept = json.loads(text)
+    if "post_type" in kept:
+        event = parse_event(kept)
+        return event if isinstance(event, MessageEvent) else None
+    return MessageEvent(
+        chat=Chat(*kept["chat"]),
+        id=kept["id"],
+        sender=Sender(*kept["sender"]),
+        sent_at=kept["sent_at"],
+        segments=tuple(Segment(kind, data) for kind, data in kept["segments"]),
+        group_name=kept["group_name"],
+        sub_type=kept["sub_type"],
+    )
