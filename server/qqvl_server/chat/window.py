@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from qqvl_server.chat import prompt
@@ -14,6 +15,7 @@ from qqvl_server.settings import ChatSettings, GenerationSettings
 
 # The rendered prompt ends with the assistant's header, which the per-message counts leave out.
 _HEADER_TOKENS: Final = 8
+_RENDERING_THREADS: Final = 2
 
 
 class PictureShelf(Protocol):
@@ -30,6 +32,7 @@ class Window:
         self._pictures = pictures
         self._settings = settings
         self._generation = generation
+        self._rendering = ThreadPoolExecutor(_RENDERING_THREADS, thread_name_prefix="qqvl-window")
 
     def sampling(self, voice: Voice) -> Sampling:
         wanted = self._generation
@@ -46,7 +49,8 @@ class Window:
         """System prompt and as much history as fits; always ends with ``last``."""
         system = prompt.system_message(self._settings.system_prompts.get(str(chat), self._settings.system_prompt))
         history = await self._store.window(chat, last.seq)
-        lines = await asyncio.to_thread(self._render, history, chat.kind)
+        loop = asyncio.get_running_loop()
+        lines = await loop.run_in_executor(self._rendering, self._render, history, chat.kind)
         counts = await voice.count((*system, *lines))
         budget = voice.context_tokens - self.sampling(voice).max_new_tokens - _HEADER_TOKENS
         budget = max(budget - sum(counts[: len(system)]), budget // 4)
