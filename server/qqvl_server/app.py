@@ -75,6 +75,8 @@ async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, lis
             max_pixels=int(settings.media.max_image_megapixels * 1e6),
             max_frames=settings.media.max_frames,
             max_tokens=settings.media.max_image_tokens,
+            min_share=settings.media.min_image_share,
+            cpu_s=settings.media.decode_timeout_s,
         ),
     )
     engine = _Engine()
@@ -100,7 +102,7 @@ async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, lis
         url = _url(settings.server.host, listener)
         load = functools.partial(_load, settings, checkpoint, library, metrics)
         _announce_address(settings, url)
-        async with _supervised(web, engine, load, url), _stopping(web, service, guard, engine, settings):
+        async with _supervised(web, engine, load, url), _stopping(web, service, guard, library, engine, settings):
             await web.serve(sockets=[listener])
         if engine.voice is not None:
             await engine.voice.aclose()
@@ -212,7 +214,7 @@ def _deliver(load: functools.partial[Voice], loop: asyncio.AbstractEventLoop, lo
 
 @asynccontextmanager
 async def _stopping(
-    web: Server, service: ChatService, guard: Guard, engine: _Engine, settings: Settings
+    web: Server, service: ChatService, guard: Guard, library: ImageLibrary, engine: _Engine, settings: Settings
 ) -> AsyncIterator[None]:
     """On a signal: refuse newcomers, let running turns finish within the grace, only then close the port."""
 
@@ -223,6 +225,8 @@ async def _stopping(
         answering = asyncio.create_task(guard.idle())
         await asyncio.gather(service.drain(grace), asyncio.wait({answering}, timeout=grace))
         answering.cancel()
+        # A decode may take longer than anybody waits for us to stop.
+        library.close()
         web.should_exit = True
 
     stopper = asyncio.create_task(stop())

@@ -171,6 +171,15 @@ class MediaSettings(Room):
     max_image_megapixels: float = Field(50, gt=0, le=170, description="一张图最多多少百万像素，解码之前检查")
     max_images: int = Field(16, ge=1, le=256, description="一条消息最多多少张图，多的不看")
     max_frames: int = Field(4, ge=1, le=32, description="一张动图最多看多少个不同的画面")
+    decode_timeout_s: float = Field(
+        10, ge=1, le=300, description="解码一张图最多用多少秒 CPU 时间；太慢的图不看，再发也不再试"
+    )
+    min_image_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="文件不完整的 jpeg、png、gif 至少要有上面多大一部分才看（看时给出警告）；1 表示要完整",
+    )
     fetch_remote: Annotated[Literal["public", "listed", "off"], BeforeValidator(_off)] = Field(
         "public",
         description="按网址取图：public 从公网地址和 media_allow 取；listed 只从 media_allow 取；off 不取",

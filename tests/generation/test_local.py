@@ -41,6 +41,7 @@ pytestmark = pytest.mark.anyio
 @dataclass(frozen=True)
 class Letters:
     text: str
+    unseen: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:

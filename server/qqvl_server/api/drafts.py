@@ -90,7 +90,7 @@ async def look(drafts: Sequence[Draft], pictures: PictureIntake) -> tuple[ChatMe
         seen[url] = image
 
     def part_of(part: TextPart | Pointer) -> Part:
-        return ImagePart(seen[part.url]) if isinstance(part, Pointer) else part
+        return ImagePart(seen[part.url], part.where) if isinstance(part, Pointer) else part
 
     return tuple(
         ChatMessage(draft.role, tuple(map(part_of, draft.parts)), draft.tool_calls, draft.tool_call_id)

@@ -6,6 +6,7 @@ import asyncio
 import re
 import urllib.parse
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
@@ -15,8 +16,8 @@ from qqvl_server.media.library import ImageLibrary
 
 _SCHEME: Final = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]{0,31}):")
 _DATA_URI: Final = re.compile(r"\s*data:([^,]{0,256}),", re.IGNORECASE)
-# The library decodes one picture at a time: more threads would only wait there, and others need the pool.
-_WORKERS: Final = 2
+# Most of the time they wait for the decoder, which lets fewer slow pictures wait than there are threads here.
+_WORKERS: Final = 24
 
 
 class Fetcher(Protocol):
@@ -35,7 +36,7 @@ class Pictures:
     def __init__(self, library: ImageLibrary, fetcher: Fetcher) -> None:
         self._library = library
         self._fetcher = fetcher
-        self._workers = asyncio.Semaphore(_WORKERS)
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="qqvl-intake")
 
     async def from_url(self, url: str) -> ImageRef:
         """A ``data:`` URI, an http(s) address (if fetching is allowed), or bare base64."""
@@ -55,8 +56,7 @@ class Pictures:
         return await self._kept(lambda: self._library.add_base64(data))
 
     async def _kept(self, add: Callable[[], ImageRef]) -> ImageRef:
-        async with self._workers:
-            return await asyncio.to_thread(add)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, add)
 
     def _inline(self, uri: str) -> bytes:
         most = self._library.limits.max_bytes

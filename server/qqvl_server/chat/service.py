@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -34,6 +35,7 @@ from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, 
 from qqvl_server.media.image import ImageRef
 from qqvl_server.settings import ChatSettings, GenerationSettings
 
+_LOOKING_THREADS: Final = 24
 BOT: Final = Speaker("bot", "bot")
 
 
@@ -71,6 +73,8 @@ class ChatService:
         self._window = Window(store, pictures, settings, generation)
         self._warmer = Warmer(voice, self._window.messages)
         self._lanes = Lanes(generation.max_pending)
+        # Most of the time they wait for the decoder, which lets fewer slow pictures wait than there are threads here.
+        self._looking = ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="qqvl-looking")
         self._refusals = commands.Refusals()
         self._turns: dict[asyncio.Task[Answer], Incoming] = {}
         self._by_id: dict[tuple[ChatKey, str], list[asyncio.Task[Answer]]] = {}
@@ -142,7 +146,7 @@ class ChatService:
             answer = Answer(commands.RESET_REPLY, should_reply=True)
             await self._store.reset(incoming.chat, chat_name, identity, answer)
             return answer
-        received = await asyncio.to_thread(self._receive, incoming)
+        received = await self._received(incoming)
         stored = await self._store.add_message(
             Draft(incoming.chat, chat_name, incoming.speaker, received.parts, identity)
         )
@@ -165,6 +169,12 @@ class ChatService:
             and policy.is_addressed(incoming, self._settings)
         )
 
+    async def _received(self, incoming: Incoming) -> _Received:
+        if not any(isinstance(part, EncodedPicture) for part in incoming.parts):
+            # Words wait for nobody's pictures.
+            return self._receive(incoming)
+        return await asyncio.get_running_loop().run_in_executor(self._looking, self._receive, incoming)
+
     def _receive(self, incoming: Incoming) -> _Received:
         """Look at each picture once; blocking, on a worker thread.
 
@@ -182,7 +192,10 @@ class ChatService:
             if seen > self._max_images:
                 continue
             try:
-                parts.append(Picture(self._pictures.add_base64(part.data)))
+                image = self._pictures.add_base64(part.data)
+                parts.append(Picture(image))
+                if image.share < 1:
+                    warnings.append(f"第 {seen} 张图的文件不完整，只看到约 {image.share:.0%}")
             except ImageRejected as error:
                 warnings.append(f"第 {seen} 张图没有看到：{error.message}")
                 parts.append(LostPicture())
@@ -205,14 +218,16 @@ class ChatService:
         )
         text: list[str] = []
         usage = Usage(0, 0)
+        unseen: tuple[str, ...] = ()
         async with aclosing(voice.generate(request)) as events:
             async for event in events:
                 match event:
                     case TextDelta(delta):
                         text.append(delta)
                     case Finished(_, used):
-                        usage = used
+                        usage, unseen = used, event.unseen
         reply = "".join(text).strip()
+        warnings += tuple(f"聊天记录里有一张图没有看到：{reason}" for reason in unseen)
         return Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens)
 
     @property
@@ -235,6 +250,7 @@ class ChatService:
                 turn.cancel()
             if late:
                 await asyncio.wait(late, timeout=5)
+        self._looking.shutdown(wait=False, cancel_futures=True)
 
 
 async def _identified(incoming: Incoming) -> Identity | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from qqvl_server.chat import prompt
@@ -16,6 +17,7 @@ from qqvl_server.settings import ChatSettings, GenerationSettings
 _HEADER_TOKENS: Final = 8
 # Lines before one that the window has moved past.
 _LOOK_BACK: Final = 64
+_RENDERING_THREADS: Final = 2
 
 
 class PictureShelf(Protocol):
@@ -32,6 +34,7 @@ class Window:
         self._pictures = pictures
         self._settings = settings
         self._generation = generation
+        self._rendering = ThreadPoolExecutor(_RENDERING_THREADS, thread_name_prefix="qqvl-window")
 
     def sampling(self, voice: Voice) -> Sampling:
         wanted = self._generation
@@ -52,7 +55,8 @@ class Window:
         if moved_past:
             # It failed when it came and is asked again after much talk: shown as it would have been then.
             history = await self._store.messages(chat, before=last.seq + 1, limit=_LOOK_BACK) or (last,)
-        lines = await asyncio.to_thread(self._render, history, chat.kind)
+        loop = asyncio.get_running_loop()
+        lines = await loop.run_in_executor(self._rendering, self._render, history, chat.kind)
         counts = await voice.count((*system, *lines))
         budget = voice.context_tokens - self.sampling(voice).max_new_tokens - _HEADER_TOKENS
         budget = max(budget - sum(counts[: len(system)]), budget // 4)

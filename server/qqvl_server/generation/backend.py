@@ -14,6 +14,10 @@ from qqvl_server.generation.port import ChatMessage, GenerationRequest, Grammar,
 class PreparedPrompt(Protocol):
     @property
     def tokens(self) -> int: ...
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """As ``Finished.unseen``."""
+        ...
 
 
 POut = TypeVar("POut", bound=PreparedPrompt, covariant=True)

@@ -24,6 +24,7 @@ from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedProm
 from qqvl_server.generation.channel import Inbox, Scores, TokenChannel
 from qqvl_server.generation.port import (
     ChatMessage,
+    Finished,
     GenerationRequest,
     ImagePart,
     TextEvent,
@@ -33,7 +34,8 @@ from qqvl_server.generation.reply import Choices, Reply
 from qqvl_server.observe.metrics import Metrics
 
 _RETRY_AFTER_S = 5
-_PICTURE_THREADS = 2
+# Most of the time they wait for the decoder: one slow picture must not hold up what is remembered of others.
+_PICTURE_THREADS = 8
 # Tokens of a prompt that is handed to the engine without leaving the event loop.
 _SHORT = 1024
 # Waking up for a token costs more than its text: with more streams than these all look less often, and together, and
@@ -99,6 +101,8 @@ class LocalVoice(Generic[P]):
             async with aclosing(self._events(prompt, replace(request, sampling=sampling), fresh_mask)) as events:
                 async for event in events:
                     self._pending.discard(seat)
+                    if prompt.unseen and isinstance(event, Finished):
+                        event = replace(event, unseen=prompt.unseen)
                     yield event
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from PIL import Image
 
-from qqvl_server.errors import ImageRejected
 from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
 
@@ -47,12 +46,13 @@ class PictureMaker:
         self._remembered: OrderedDict[ImageRef, Patches] = OrderedDict()
         self.patches_per_token = int(getattr(self._images, "merge_size", 1)) ** 2
 
-    def open(self, ref: ImageRef) -> Frames | None:
-        """At the size for the model; None when the picture is gone, for it may age out while a chat goes on."""
-        try:
-            frames = self._library.open(ref)
-        except ImageRejected:
-            return None
+    def open(self, ref: ImageRef) -> Frames:
+        """At the size for the model.
+
+        Raises:
+            ImageRejected: the picture is gone, for it may age out while a chat goes on, or cannot be shown.
+        """
+        frames = self._library.open(ref)
         if not self.qwen:
             return frames
         size = self._target(ref)
@@ -63,16 +63,13 @@ class PictureMaker:
         width, height = self._target(ref)
         return width // self._edge() * (height // self._edge())
 
-    def patches(self, ref: ImageRef) -> Patches | None:
-        """None as ``open``. A chat shows its pictures again on each turn, so the latest are remembered."""
+    def patches(self, ref: ImageRef) -> Patches:
+        """Raises as ``open``. A chat shows its pictures again on each turn, so the latest are remembered."""
         with self._lock:
             if ref in self._remembered:
                 self._remembered.move_to_end(ref)
                 return self._remembered[ref]
-        frames = self.open(ref)
-        if frames is None:
-            return None
-        made = self._images(images=list(frames), size=_AS_THEY_ARE, return_tensors="pt")
+        made = self._images(images=list(self.open(ref)), size=_AS_THEY_ARE, return_tensors="pt")
         pixels, grids = made["pixel_values"], made["image_grid_thw"]
         patches = Patches(pixels, grids, digests(pixels, grids))
         with self._lock:

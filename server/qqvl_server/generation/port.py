@@ -7,7 +7,7 @@ others (the paged engine, an upstream cluster) fit behind the same protocol.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Literal, Protocol
 
@@ -24,9 +24,13 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """One picture; an animation becomes as many pictures as ``image.frames`` names."""
+    """One picture; an animation becomes as many pictures as ``image.frames`` names.
+
+    ``where`` it stands in its caller's request, for a refusal that comes late.
+    """
 
     image: ImageRef
+    where: str | None = field(default=None, compare=False)
 
 
 Part = TextPart | ImagePart
@@ -185,12 +189,17 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One per choice. ``stopped_by`` is the stop text or stop token id that ended it, None for the model's own end."""
+    """One per choice. ``stopped_by`` is the stop text or stop token id that ended it, None for the model's own end.
+
+    ``unseen`` tells why pictures of the prompt were not shown, in words for those who are answered; never for API
+    callers, whose request is refused.
+    """
 
     reason: FinishReason
     usage: Usage
     choice: int = 0
     stopped_by: str | int | None = None
+    unseen: tuple[str, ...] = ()
 
 
 TextEvent = TextDelta | Finished

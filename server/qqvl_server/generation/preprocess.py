@@ -11,15 +11,15 @@ import inspect
 import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 from PIL import Image
 from transformers import BatchFeature
 
-from qqvl_server.errors import InvalidRequest
+from qqvl_server.errors import ImageRejected, InvalidRequest
 from qqvl_server.generation.conversation import Entry, mended, template_message, template_tool
 from qqvl_server.generation.detokenize import TokenDecoder, Vocabulary
 from qqvl_server.generation.length import LengthGuard, texts_of
@@ -31,6 +31,8 @@ from qqvl_server.observe.logs import logger
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
+
+T = TypeVar("T")
 
 UNREADABLE: Final = "[图片无法打开]"
 _UNREADABLE: Final[Entry] = {"type": "text", "text": UNREADABLE}
@@ -51,6 +53,8 @@ class Prompt:
     patches_per_token: int
     # Of each row of image_grid_thw, where they are known: hashing takes as long as a small model's step.
     digests: tuple[bytes, ...] = ()
+    # Why pictures of a chat's history are not shown, in words for its people.
+    unseen: tuple[str, ...] = ()
 
 
 class Preprocessor:
@@ -90,6 +94,7 @@ class Preprocessor:
 
         Raises:
             InvalidRequest: the template refuses the messages, or a token id is outside the vocabulary.
+            ImageRejected: a picture that an API caller sends along cannot be shown; a chat goes on without it.
             PromptTooLong: the texts are many times longer than the context.
         """
         self._check_ids(request.sampling)
@@ -98,11 +103,10 @@ class Preprocessor:
             return self._prompt(self._raw_ids(request.raw), [], 0)
         if not self._pictures.qwen:
             return self._by_processor(request)
-        refs = _images(request.messages)
-        made = {ref: self._pictures.patches(ref) for ref in dict.fromkeys(refs)}
-        ids = self._ids(request, {ref for ref, patches in made.items() if patches is None})
-        shown = [patches for ref in refs if (patches := made[ref]) is not None]
-        return self._prompt(ids, shown, self._shared(request, ids))
+        made, lost = self._each(request, self._pictures.patches)
+        ids = self._ids(request, set(lost))
+        shown = [made[ref] for ref in _images(request.messages) if ref in made]
+        return replace(self._prompt(ids, shown, self._shared(request, ids)), unseen=tuple(lost.values()))
 
     def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         """Raises as ``prepare``."""
@@ -145,6 +149,24 @@ class Preprocessor:
         with self._lock:
             return len(self._processor(**shown, add_special_tokens=False)["input_ids"][0])
 
+    def _each(
+        self, request: GenerationRequest, make: Callable[[ImageRef], T]
+    ) -> tuple[dict[ImageRef, T], dict[ImageRef, str]]:
+        """What ``make`` makes of each picture, and why not of the others."""
+        made: dict[ImageRef, T] = {}
+        lost: dict[ImageRef, str] = {}
+        for number, part in enumerate(_image_parts(request.messages), 1):
+            ref = part.image
+            if ref in made or ref in lost:
+                continue
+            try:
+                made[ref] = make(ref)
+            except ImageRejected as error:
+                if request.urgency is Urgency.API:
+                    raise ImageRejected(f"第 {number} 张图：{error.message}", param=part.where) from error
+                lost[ref] = error.message
+        return made, lost
+
     def _ids(self, request: GenerationRequest, lost: set[ImageRef]) -> list[int]:
         """The rendered prompt, each picture as its run of image tokens; ``lost`` pictures are told in words."""
         messages = self._conversation(
@@ -161,15 +183,15 @@ class Preprocessor:
         """For families whose picture arithmetic only their processor knows."""
         if request.opening:
             raise InvalidRequest("这个模型不支持续写，最后一条消息不能是助手的")
-        opened = {ref: self._pictures.open(ref) for ref in dict.fromkeys(_images(request.messages))}
+        opened, lost = self._each(request, self._pictures.open)
 
         def shown(ref: ImageRef) -> list[Entry]:
-            frames = opened[ref]
-            return [_UNREADABLE] if frames is None else [{"type": "image", "image": frame} for frame in frames]
+            return [_UNREADABLE] if ref in lost else [{"type": "image", "image": frame} for frame in opened[ref]]
 
         extras = self._extras(request) | {"return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
         inputs = self._template(self._processor, self._conversation(request, shown), **extras)
-        return Prompt(inputs, int(inputs["input_ids"].shape[-1]), 0, self._pictures.patches_per_token)
+        tokens = int(inputs["input_ids"].shape[-1])
+        return Prompt(inputs, tokens, 0, self._pictures.patches_per_token, unseen=tuple(lost.values()))
 
     def _conversation(self, request: GenerationRequest, shown: Callable[[ImageRef], list[Entry]]) -> list[Entry]:
         if not request.messages:
@@ -240,7 +262,11 @@ def _parameters(renderer: Any) -> set[str]:
 
 
 def _images(messages: Sequence[ChatMessage]) -> list[ImageRef]:
-    return [part.image for message in messages for part in message.parts if isinstance(part, ImagePart)]
+    return [part.image for part in _image_parts(messages)]
+
+
+def _image_parts(messages: Sequence[ChatMessage]) -> list[ImagePart]:
+    return [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
 
 
 def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

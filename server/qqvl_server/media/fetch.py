@@ -7,9 +7,12 @@ answers differently the second time changes nothing. Redirects are followed by h
 from __future__ import annotations
 
 import asyncio
+import functools
+import re
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Final, Literal
 
@@ -30,6 +33,11 @@ _PLACES_A_HOST: Final = 8
 _MAX_HELD_BYTES: Final = 256_000_000
 _PORTS: Final = {"http": 80, "https": 443}
 _HEADERS: Final = {"User-Agent": "qqvl", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+
+# What RFC 9110 §8.4.1 and its registry call codings of a body. Object stores write other things there (``utf-8``,
+# ``aws-chunked``, ``binary``), and send the picture as it is.
+_COMPRESSIONS: Final = frozenset(("gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd", "dcb", "dcz"))
+_WHOLE: Final = re.compile(r"bytes 0-(\d{1,15})/(\d{1,15})", re.IGNORECASE)
 
 _UNKNOWN: Final = "图片地址不能访问：找不到这个主机，或者它不是公网地址"
 
@@ -127,7 +135,9 @@ class Fetcher:
     async def _dial(self, body: bytearray, url: httpx.URL, address: str) -> str | None:
         if self._tls is None:
             # Reading the authorities takes tens of milliseconds.
-            self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
+            with ThreadPoolExecutor(1, thread_name_prefix="qqvl-tls") as reader:
+                make = functools.partial(httpx.create_ssl_context, trust_env=False)
+                self._tls = await asyncio.get_running_loop().run_in_executor(reader, make)
         limits = httpx.Limits(max_keepalive_connections=0)
         async with (
             httpx.AsyncClient(
@@ -146,9 +156,10 @@ class Fetcher:
             return None
 
     async def _read(self, body: bytearray, answer: httpx.Response) -> None:
-        if answer.status_code != 200:
+        if answer.status_code != 200 and not _is_whole(answer):
             raise ImageRejected(f"取不到图片，对方回答 HTTP {answer.status_code}")
-        if answer.headers.get("content-encoding", "identity").lower() != "identity":
+        codings = {word.strip().lower() for word in answer.headers.get("content-encoding", "").split(",")}
+        if codings & _COMPRESSIONS:
             raise ImageRejected("取不到图片，对方给的是压缩过的内容")
         length = answer.headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > self._max_bytes:
@@ -163,6 +174,12 @@ class Fetcher:
 
     def _too_large(self) -> ImageRejected:
         return ImageRejected(f"图片太大，最多 {self._max_bytes / 1_000_000:g} MB")
+
+
+def _is_whole(answer: httpx.Response) -> bool:
+    """Whether this is a part that nobody asked for and that is all (RFC 9110 §14.4)."""
+    span = _WHOLE.fullmatch(answer.headers.get("content-range", ""))
+    return answer.status_code == 206 and span is not None and int(span[1]) + 1 == int(span[2])
 
 
 def _parsed(url: str, base: httpx.URL | None = None) -> httpx.URL:

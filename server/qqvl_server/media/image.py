@@ -1,7 +1,8 @@
-"""Untrusted bytes become a checked picture. Knows pixels and file formats; no HTTP, no chat, no model.
+"""Untrusted bytes become a checked picture. Knows pixels; no HTTP, no chat, no model.
 
-Order matters: byte count, format by magic bytes, then size from the header, and only then a decode, so that a
-37 kB file that claims 169 megapixels allocates nothing.
+Order matters: byte count, format by magic bytes, the container by its structure, size and work from the headers, and
+only then a decode, so that a 37 kB file that claims 169 megapixels allocates nothing. Hostile files still find ways to
+be slow or to crash a decoder: in the server this runs in a process that may be ended (``decoder``).
 """
 
 from __future__ import annotations
@@ -9,37 +10,48 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
-import math
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from qqvl_server.errors import ImageRejected
+from qqvl_server.media.animations import TOO_MUCH, most_frames
+from qqvl_server.media.containers import Container, trimmed
+from qqvl_server.media.frames import load, opened, orientation, upright_rgb
 
-# Pillow is asked for these by name: its other plugins (EPS calls Ghostscript) never see client bytes.
-FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 # Qwen's smart_resize refuses a ratio above 200; above this one a picture is a line and says nothing.
 MAX_ASPECT_RATIO: Final = 150
-_BAND_PIXELS: Final = 2_000_000
 _DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
 _STANDARD = bytes.maketrans(b"-_", b"+/")
+_BROKEN: Final = "图片已损坏，打不开"
+_CUT: Final = "图片文件不完整，缺的太多，看不了"
+# Passes over all pixels of the largest picture: a photo has ten over a quarter of them.
+_MOST_PASSES: Final = 64
+# A hundred million pixels once over, more or less a second; below this, a picture is quick.
+_LIGHT: Final = 25_000_000
+_LIGHT_BYTES: Final = 8_000_000
+# How much longer a pixel takes than in a JPEG.
+_WEIGHTS: Final = {"PNG": 1.5, "GIF": 2.0, "WEBP": 2.0, "TIFF": 2.0, "AVIF": 4.0, "HEIF": 4.0}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """Bounds that hold before a decode allocates; ``max_pixels`` counts one frame."""
+    """Bounds that hold before a decode allocates; ``max_pixels`` counts one frame.
+
+    ``min_share`` of a picture's rows must be in a file that was cut short; ``cpu_s`` seconds of a processor are the
+    most that one picture may cost.
+    """
 
     max_bytes: int
     max_pixels: int
     max_frames: int
     max_tokens: int
+    min_share: float = 0.5
+    cpu_s: float = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,7 @@ class ImageRef:
     """A picture that was checked and is kept: what history and prompts hold in place of bytes.
 
     ``sha256`` is of the file's bytes; ``width`` and ``height`` are after EXIF orientation; ``frames`` are the
-    indices of the distinct frames shown to the model.
+    indices of the distinct frames shown to the model; ``share`` is how much of the picture is in its file.
     """
 
     sha256: str
@@ -56,6 +68,19 @@ class ImageRef:
     height: int
     frames: tuple[int, ...]
     size: int
+    share: float = field(default=1.0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A checked picture with the frames that it will be shown by."""
+
+    ref: ImageRef
+    frames: tuple[Image.Image, ...]
+
+
+class TooHeavy(Exception):
+    """Not an error: the picture may be shown, but will take its time."""
 
 
 def decode_base64(text: str, max_bytes: int) -> bytes:
@@ -81,171 +106,158 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
 
 
 def check(data: bytes, limits: ImageLimits) -> ImageRef:
-    """Look at a picture's header, then decode it once to be sure that it can be shown.
+    """As ``look``, for callers that show nothing."""
+    return look(data, limits).ref
+
+
+def look(data: bytes, limits: ImageLimits, *, light: bool = False) -> Looked:
+    """Look at a picture's headers, then decode it once: what is seen here is what is shown.
 
     Raises:
-        ImageRejected: unknown format, too large, a line, or broken.
+        ImageRejected: unknown format, too large, too much work, a line, or broken.
+        TooHeavy: ``light`` was asked for, and it is not.
     """
     if len(data) > limits.max_bytes:
         raise ImageRejected(f"图片太大，最多 {_megabytes(limits.max_bytes)} MB")
-    with _opened(data, limits) as image:
-        width, height = _oriented_size(image)
-        frames = tuple(index for index, _ in _distinct_frames(image, limits))
-        if not frames:
-            raise ImageRejected("图片已损坏，打不开")
-        return ImageRef(
-            sha256=hashlib.sha256(data).hexdigest(),
-            format=str(image.format).lower(),
-            width=width,
-            height=height,
-            frames=frames,
-            size=len(data),
-        )
+    try:
+        return _looked(data, limits, light)
+    except (ImageRejected, TooHeavy):
+        raise
+    except (Exception, Image.DecompressionBombError) as error:
+        # The edge of decoders, which raise anything at all on truncated, bit-flipped and lying files.
+        raise ImageRejected(_BROKEN) from error
 
 
-def pixels(data: bytes, ref: ImageRef, limits: ImageLimits) -> tuple[Image.Image, ...]:
+def pixels(data: bytes, ref: ImageRef, limits: ImageLimits, *, light: bool = False) -> tuple[Image.Image, ...]:
     """The frames ``ref`` names, as upright RGB pictures of at most about four times the pixels a model is shown.
 
     Raises:
-        ImageRejected: the bytes are no longer what ``check`` saw.
+        ImageRejected: the bytes are no longer what ``look`` saw.
+        TooHeavy: as ``look``.
     """
-    with _opened(data, limits) as image:
-        shown = []
-        for index in ref.frames:
-            try:
-                image.seek(index)
-                shown.append(_upright_rgb(image, limits))
-            except _BROKEN as error:
-                raise ImageRejected("图片已损坏，打不开") from error
-        return tuple(shown)
-
-
-# What Pillow's decoders raise on truncated, bit-flipped and lying files: its plugins do not wrap their parsers.
-_BROKEN: Final = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError,
-    AssertionError, RuntimeError, struct.error, zlib.error,
-)  # fmt: skip
-
-
-def _opened(data: bytes, limits: ImageLimits) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            # Our own pixel budget below is stricter and is an error, not a warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise ImageRejected("这不是能识别的图片（支持 jpeg、png、gif、webp、bmp）") from error
-    except (Image.DecompressionBombError, *_BROKEN) as error:
-        raise ImageRejected("图片已损坏或尺寸过大，打不开") from error
-    width, height = image.size
+        container = trimmed(data, limits.max_pixels)
+        with _bounded(container, limits) as image:
+            _weigh(container, image, len(data), max(ref.frames) + 1, light)
+            shown = {index: frame for index, frame, _ in _decoded(image, container, ref.frames, limits)}
+    except (ImageRejected, TooHeavy):
+        raise
+    except (Exception, Image.DecompressionBombError) as error:
+        # As in ``look``.
+        raise ImageRejected(_BROKEN) from error
+    if not shown:
+        raise ImageRejected(_BROKEN)
+    # Earlier versions named pictures that do not count any more (a second picture behind a photo): the last that does.
+    last = shown[max(shown)]
+    return tuple(shown.get(index, last) for index in ref.frames)
+
+
+def _looked(data: bytes, limits: ImageLimits, light: bool) -> Looked:
+    container = trimmed(data, limits.max_pixels)
+    with _bounded(container, limits) as image:
+        looks = _looks(_frames(container, image, limits))
+        _weigh(container, image, len(data), looks[-1] + 1, light)
+        width, height = _size(container, image)
+        found: dict[bytes, tuple[int, Image.Image]] = {}
+        share = 1.0
+        for index, frame, part in _decoded(image, container, looks, limits):
+            share = min(share, part)
+            small = frame.copy()
+            small.thumbnail((64, 64))
+            found.setdefault(hashlib.blake2b(small.tobytes(), digest_size=16).digest(), (index, frame))
+        frames = _spread(list(found.values()), limits.max_frames)
+        turned = orientation(image, container) in (5, 6, 7, 8)
+    if not frames:
+        raise ImageRejected(_BROKEN)
+    if share < limits.min_share:
+        raise ImageRejected(_CUT)
+    if not container.whole and share == 1.0 and (container.coarse or len(looks) > 1):
+        # All of the picture, but not sharp, or not to the end of the animation.
+        share = 0.99
+    ref = ImageRef(
+        hashlib.sha256(data).hexdigest(),
+        container.kind.lower(),
+        height if turned else width,
+        width if turned else height,
+        tuple(index for index, _ in frames),
+        len(data),
+        round(share, 2),
+    )
+    return Looked(ref, tuple(frame for _, frame in frames))
+
+
+def _bounded(container: Container, limits: ImageLimits) -> Image.Image:
     # libwebp's animation decoder, which Pillow uses for still pictures too, holds four copies of the canvas.
-    most = limits.max_pixels * 4 // 5 if image.format == "WEBP" else limits.max_pixels
-    if width * height > most:
-        raise ImageRejected(f"图片尺寸太大（{width}×{height}），最多 {most / 1_000_000:g} 百万像素")
+    most = limits.max_pixels * 4 // 5 if container.kind == "WEBP" else limits.max_pixels
+    if container.canvas > most:
+        raise _too_large(container.screen, most)
+    with warnings.catch_warnings():
+        # Our own pixel budget is stricter and is an error, not a warning.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = opened(container, most)
+    width, height = _size(container, image)
+    if image.width * image.height > most:
+        raise _too_large((width, height), most)
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ImageRejected(f"图片太细长（{width}×{height}），看不了")
+    if container.scans * width * height > _MOST_PASSES * limits.max_pixels:
+        raise ImageRejected(TOO_MUCH)
     return image
 
 
-def _oriented_size(image: Image.Image) -> tuple[int, int]:
-    try:
-        orientation = image.getexif().get(0x0112, 1)
-    except _BROKEN:
-        orientation = 1
-    return (image.height, image.width) if orientation in (5, 6, 7, 8) else image.size
+def _too_large(size: tuple[int, int] | None, most: int) -> ImageRejected:
+    told = f"（{size[0]}×{size[1]}）" if size else ""
+    return ImageRejected(f"图片尺寸太大{told}，最多 {most / 1_000_000:g} 百万像素")
 
 
-def _distinct_frames(image: Image.Image, limits: ImageLimits) -> Iterator[tuple[int, bytes]]:
-    """Indices of frames that differ, spread evenly over the animation, at most ``limits.max_frames``.
+def _size(container: Container, image: Image.Image) -> tuple[int, int]:
+    return container.screen or image.size
 
-    A broken tail of an animation is left out; a picture whose first frame is broken yields nothing.
-    """
-    try:
-        count = int(getattr(image, "n_frames", 1))
-    except _BROKEN:
-        count = 1
-    # Reaching a frame decodes all before it: only as many as four of the largest still pictures would cost.
-    count = min(count, max(1, 4 * limits.max_pixels // (image.width * image.height)))
-    # Sixteen looks are enough to find four to eight different frames.
-    looks = sorted({round(step * (count - 1) / 15) for step in range(16)}) if count > 16 else range(count)
-    seen: set[bytes] = set()
-    found: list[tuple[int, bytes]] = []
-    for index in looks:
+
+def _frames(container: Container, image: Image.Image, limits: ImageLimits) -> range:
+    """Only GIF, APNG and WebP are animations; what else holds several pictures shows its first."""
+    if container.kind != "WEBP":
+        return container.frames
+    return range(min(int(getattr(image, "n_frames", 1)), most_frames(image.width * image.height, limits.max_pixels)))
+
+
+def _weigh(container: Container, image: Image.Image, size: int, frames: int, light: bool) -> None:
+    canvas = max(container.canvas, image.width * image.height)
+    work = canvas * frames * _WEIGHTS.get(container.kind, 1.0) * (1 + container.scans / 10)
+    if light and (work > _LIGHT or size > _LIGHT_BYTES):
+        raise TooHeavy
+
+
+def _looks(frames: range) -> tuple[int, ...]:
+    """Sixteen looks are enough to find four to eight different frames."""
+    if len(frames) <= 16:
+        return tuple(frames)
+    return tuple(sorted({frames[round(step * (len(frames) - 1) / 15)] for step in range(16)}))
+
+
+def _spread(found: list[tuple[int, Image.Image]], most: int) -> list[tuple[int, Image.Image]]:
+    if len(found) <= most:
+        return found
+    last, gaps = len(found) - 1, max(most - 1, 1)
+    return [found[at] for at in sorted({round(step * last / gaps) for step in range(most)})[:most]]
+
+
+def _decoded(
+    image: Image.Image, container: Container, indices: tuple[int, ...], limits: ImageLimits
+) -> Iterator[tuple[int, Image.Image, float]]:
+    """The frames of an animation up to the first that is broken, each with the share of it that was in the file."""
+    for number, index in enumerate(indices):
         try:
-            image.seek(index)
-            small = _upright_rgb(image, limits)
-            small.thumbnail((64, 64))
-        except _BROKEN:
-            break
-        digest = hashlib.blake2b(small.tobytes(), digest_size=16).digest()
-        if digest not in seen:
-            seen.add(digest)
-            found.append((index, digest))
-    if len(found) > limits.max_frames:
-        last = len(found) - 1
-        spread = max(limits.max_frames - 1, 1)
-        kept = sorted({round(step * last / spread) for step in range(limits.max_frames)})[: limits.max_frames]
-        found = [found[position] for position in kept]
-    yield from found
-
-
-def _upright_rgb(image: Image.Image, limits: ImageLimits) -> Image.Image:
-    """The current frame as RGB: 16-bit scaled, alpha laid on white, EXIF applied, shrunk early when huge."""
-    target = limits.max_tokens * 32 * 32 * 4
-    if image.format == "JPEG":
-        ratio = (target / (image.width * image.height)) ** 0.5
-        if ratio < 0.5:
-            # libjpeg decodes at 1/2, 1/4 or 1/8 scale without ever holding the full picture.
-            image.draft("RGB", (max(1, int(image.width * ratio)), max(1, int(image.height * ratio))))
-    image.load()
-    top = _white_of(image)
-    factor = math.ceil((image.width * image.height / target) ** 0.5)
-    frame = _plain(image, top) if factor < 2 else _shrunk(image, factor, top)
-    if frame is image:
-        frame = frame.copy()
-    exif = image.getexif()
-    if exif.get(0x0112, 1) != 1:
-        transposed = ImageOps.exif_transpose(_with_exif(frame, exif))
-        frame = transposed if transposed is not None else frame
-    return frame
-
-
-def _with_exif(frame: Image.Image, exif: Image.Exif) -> Image.Image:
-    carrier = Image.Exif()
-    carrier[0x0112] = exif.get(0x0112, 1)
-    frame.info["exif"] = carrier.tobytes()
-    return frame
-
-
-def _shrunk(image: Image.Image, factor: int, top: float) -> Image.Image:
-    """``image`` as RGB at one ``factor``-th of its size, band by band: a whole copy would be four bytes a pixel."""
-    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
-    rows = factor * max(_BAND_PIXELS // (image.width * factor), 1)
-    for y in range(0, image.height, rows):
-        band = image.crop((0, y, image.width, min(y + rows, image.height)))
-        small.paste(_plain(band, top).reduce(factor), (0, y // factor))
-    return small
-
-
-def _plain(image: Image.Image, top: float) -> Image.Image:
-    """As RGB: 16 bits scaled to 8, alpha laid on white. ``convert("L")`` alone would clip all above 255 to white."""
-    if top:
-        return image.convert("F").point(lambda value: value * (255.0 / top)).convert("L").convert("RGB")
-    if "A" in image.mode or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        frame = Image.new("RGB", rgba.size, "white")
-        frame.paste(rgba, mask=rgba.getchannel("A"))
-        return frame
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _white_of(image: Image.Image) -> float:
-    """What stands for white in a picture of more than 8 bits a channel; 0 for the others."""
-    if not image.mode.startswith("I") and image.mode != "F":
-        return 0
-    high = image.getextrema()[1]
-    assert isinstance(high, int | float)
-    return 65535 if high > 255 else 255
+            if index:
+                image.seek(index)
+            part, share = load(image, container, limits.max_tokens)
+            frame = upright_rgb(part, container, limits.max_tokens)
+        except Exception:
+            # The edge of decoders, as above; of a broken animation the frames before are shown.
+            if not number:
+                raise
+            return
+        yield index, frame, share
 
 
 def _megabytes(count: int) -> str:

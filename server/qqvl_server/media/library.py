@@ -6,29 +6,55 @@ History holds ``ImageRef`` only; the bytes live here, bounded by size, the longe
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final, TypeVar
 
 from PIL import Image
 
 from qqvl_server.errors import ImageRejected, StorageFailed
-from qqvl_server.media.image import ImageLimits, ImageRef, check, decode_base64, pixels
+from qqvl_server.media.decoder import Decoder, TooSlow
+from qqvl_server.media.image import ImageLimits, ImageRef, decode_base64
+from qqvl_server.observe.logs import logger
+
+Frames = tuple[Image.Image, ...]
+T = TypeVar("T")
+
+EXPIRED: Final = "图片已过期"
+DAMAGED: Final = "磁盘上的图片已损坏，重新发一次就能看到"
+_SCRATCH: Final = "tmp"
+# Hashes of pictures that cost too much; a word each.
+_REMEMBERED_SLOW: Final = 10_000
+# A picture that has just come is most often shown at once: some four of the largest.
+_FRESH_BYTES: Final = 48_000_000
 
 
 class ImageLibrary:
-    """Blocking by nature: callers run it in a worker thread. Safe to call from several threads."""
+    """Blocking by nature: callers run it in a worker thread. Safe to call from several threads. ``close`` it."""
 
     def __init__(self, folder: Path, capacity_bytes: int, limits: ImageLimits) -> None:
         self._folder = folder
         self._capacity = capacity_bytes
         self.limits = limits
         self._lock = threading.Lock()
-        # One decode at a time bounds the memory that hostile pictures can ask for together.
-        self._decoding = threading.Lock()
+        self._decoder = Decoder(limits)
+        self._slow: OrderedDict[str, str] = OrderedDict()
+        self._fresh: OrderedDict[ImageRef, Frames] = OrderedDict()
         folder.mkdir(parents=True, exist_ok=True)
+        # What a kill left half written.
+        for scratch in folder.glob(f"{_SCRATCH}*"):
+            with contextlib.suppress(OSError):
+                scratch.unlink()
         self._used = sum(path.stat().st_size for path in folder.glob("*/*"))
+
+    def close(self) -> None:
+        """End decodes that run; whoever waits for one is told."""
+        self._decoder.close()
 
     def add_base64(self, text: str) -> ImageRef:
         """Decode, check and keep one picture.
@@ -36,49 +62,98 @@ class ImageLibrary:
         Raises:
             ImageRejected: the picture cannot be used; the message says why.
             StorageFailed: the disk would not take it.
+            Busy, Draining: as ``Decoder``.
         """
         return self.add(decode_base64(text, self.limits.max_bytes))
 
     def add(self, data: bytes) -> ImageRef:
         """Check and keep the bytes of one picture; raises as ``add_base64``."""
-        with self._decoding:
-            ref = check(data, self.limits)
-        path = self._path(ref.sha256)
+        if len(data) > self.limits.max_bytes:
+            raise ImageRejected(f"图片太大，最多 {self.limits.max_bytes / 1_000_000:g} MB")
+        sha256 = hashlib.sha256(data).hexdigest()
+        looked = self._decoded(sha256, lambda: self._decoder.look(data))
+        # The decoder's word counts for what is seen, not for which file it was.
+        if (looked.ref.sha256, looked.ref.size) != (sha256, len(data)):
+            raise ImageRejected("图片已损坏，打不开")
+        path = self._path(sha256)
         try:
-            if path.exists():
+            if _is_whole(path, sha256, len(data)):
                 os.utime(path)
             else:
                 self._write(path, data)
         except OSError as error:
             raise StorageFailed("磁盘写不进去，图片没有保存，请检查剩余空间") from error
-        return ref
+        self._keep_fresh(looked.ref, looked.frames)
+        return looked.ref
 
     def holds(self, ref: ImageRef) -> bool:
-        """Whether the bytes are still here, not aged out."""
-        return self._path(ref.sha256).exists()
+        """Whether the bytes are still here, not aged out and not cut short."""
+        try:
+            return self._path(ref.sha256).stat().st_size == ref.size
+        except OSError:
+            return False
 
-    def open(self, ref: ImageRef) -> tuple[Image.Image, ...]:
+    def open(self, ref: ImageRef) -> Frames:
         """Frames of a kept picture as upright RGB.
 
         Raises:
-            ImageRejected: aged out or damaged on disk.
+            ImageRejected: aged out, damaged on disk, or too slow.
+            Busy, Draining: as ``Decoder``.
         """
         path = self._path(ref.sha256)
+        if not path.exists():
+            raise ImageRejected(EXPIRED)
+        if self.holds(ref) and (fresh := self._taken_fresh(ref)) is not None:
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return fresh
         try:
             data = path.read_bytes()
             os.utime(path)
         except OSError as error:
-            raise ImageRejected("图片已过期") from error
-        with self._decoding:
-            return pixels(data, ref, self.limits)
+            raise ImageRejected(EXPIRED) from error
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            # Out of the way, so that the next sending is kept, and nobody is told twice.
+            self._drop(path)
+            logger().warning("磁盘上的一张图片已损坏，已删除", bytes=len(data))
+            raise ImageRejected(DAMAGED)
+        return self._decoded(ref.sha256, lambda: self._decoder.frames(data, ref))
+
+    def _decoded(self, sha256: str, work: Callable[[], T]) -> T:
+        """What ``work`` gives, unless the picture was found too slow before."""
+        with self._lock:
+            told = self._slow.get(sha256)
+        if told is not None:
+            raise ImageRejected(told)
+        try:
+            return work()
+        except TooSlow as error:
+            with self._lock:
+                self._slow[sha256] = error.message
+                if len(self._slow) > _REMEMBERED_SLOW:
+                    self._slow.popitem(last=False)
+            raise
+
+    def _keep_fresh(self, ref: ImageRef, frames: Frames) -> None:
+        with self._lock:
+            self._fresh[ref] = frames
+            while sum(3 * f.width * f.height for kept in self._fresh.values() for f in kept) > _FRESH_BYTES:
+                self._fresh.popitem(last=False)
+
+    def _taken_fresh(self, ref: ImageRef) -> Frames | None:
+        with self._lock:
+            return self._fresh.pop(ref, None)
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
 
     def _write(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(exist_ok=True)
+            _sync(self._folder)
+        before = path.stat().st_size if path.exists() else 0
         # Written beside and renamed, so that a kill never leaves half a picture under a full hash.
-        handle, name = tempfile.mkstemp(dir=self._folder)
+        handle, name = tempfile.mkstemp(dir=self._folder, prefix=_SCRATCH)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -89,10 +164,18 @@ class ImageLibrary:
             with contextlib.suppress(OSError):
                 os.unlink(name)
             raise
+        # The name, too, must be there after a power cut: the message that names the picture will be.
+        _sync(path.parent)
         with self._lock:
-            self._used += len(data)
+            self._used += len(data) - before
             if self._used > self._capacity:
                 self._age_out(keep=path)
+
+    def _drop(self, path: Path) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            size = path.stat().st_size
+            path.unlink()
+            self._used -= size
 
     def _age_out(self, keep: Path) -> None:
         """Delete the longest unused until nine tenths of the capacity are left; the newest always stays."""
@@ -102,3 +185,18 @@ class ImageLibrary:
                 return
             self._used -= path.stat().st_size
             path.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path, sha256: str, size: int) -> bool:
+    try:
+        return path.stat().st_size == size and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    except FileNotFoundError:
+        return False
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
