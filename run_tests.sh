@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# 跑全部检查和测试：./run_tests.sh [pytest 参数…]
+# 跑检查和测试：./run_tests.sh [pytest 参数…]；./run_tests.sh --long [pytest 参数…] 只跑标为 long 的（平时不跑，要十几分钟）
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . scripts/venv.sh

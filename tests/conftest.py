@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qqvl_server.openmp import bound_spinning
+from tests import environment, skips
 from tests.running import ROOT, RunningServer
 
-# This file comes before all tests that import torch.
+# Before any test, and any library a test imports, looks at it.
+environment.clear(os.environ)
 bound_spinning()
 
 DEMO = ROOT / "models" / "qqvl-demo"
 ASSETS = ROOT.parent / "shared" / "qwen3-vl-assets"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--skips-to", metavar="FILE", type=Path, help="count what was skipped in FILE, as JSON")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """One line that says what was skipped and why: here, or for several runs in what ``--skips-to`` names."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())
+    )
+    file: Path | None = config.getoption("--skips-to")
+    if file is not None:
+        file.write_text(json.dumps(reasons), encoding="utf-8")
+    else:
+        terminalreporter.write_line(skips.told(reasons))
 
 
 @pytest.fixture
@@ -41,6 +63,5 @@ def demo() -> Path:
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """The real Qwen3-VL tokenizer, template and picture settings, where they are at hand."""
-    if not ASSETS.is_dir():
-        pytest.skip("the real Qwen3-VL assets are not beside this checkout")
+    environment.must_be_at_hand(ASSETS.is_dir(), "the real Qwen3-VL assets are not beside this checkout")
     return ASSETS

@@ -155,7 +155,12 @@ def run_cli(*flags: str, env: dict[str, str] | None = None, timeout: float = 90)
     """Run the entry script to its end."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("QQVL_")} | (env or {})
     return subprocess.run(
-        [sys.executable, str(ENTRY), *flags], capture_output=True, text=True, env=clean, timeout=timeout, check=False
+        [sys.executable, str(ENTRY), *flags],
+        capture_output=True,
+        encoding="utf-8",
+        env=clean,
+        timeout=timeout,
+        check=False,
     )
 
 

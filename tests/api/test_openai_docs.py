@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qqvl_server.api.faults import STATUS
+from tests import environment
 from tests.api import snippets
 from tests.api.snippets import Snippet
 from tests.pictures import encoded, picture
@@ -116,8 +117,7 @@ def _works(outcome_of: Start, snippet: Snippet) -> str:
 
 
 def test_the_contract_is_at_hand() -> None:
-    if not SPEC.is_dir():
-        pytest.skip("the contract's documents are not beside this checkout")
+    environment.must_be_at_hand(SPEC.is_dir(), "the contract's documents are not beside this checkout")
     shown = {plain(snippet) for snippet in blocks(PAGE)}
     of_clients = [snippet for name in CONTRACT for snippet in blocks(SPEC / name) if _asks(snippet)]
     assert len(of_clients) > 30

@@ -24,7 +24,6 @@ MISSING += [name for name in ("torch", "transformers", "ncatbot") if importlib.u
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.slow,
     pytest.mark.timeout(300),
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
 ]
