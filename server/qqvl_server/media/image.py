@@ -28,7 +28,7 @@ FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 # Qwen's smart_resize refuses a ratio above 200; above this one a picture is a line and says nothing.
 MAX_ASPECT_RATIO: Final = 150
 _BAND_PIXELS: Final = 2_000_000
-_DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
+_DATA_URI = re.compile(r"\s*(?:base64://|data:[^,]{0,256},)", re.IGNORECASE)
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
@@ -59,7 +59,7 @@ class ImageRef:
 
 
 def decode_base64(text: str, max_bytes: int) -> bytes:
-    """Bytes of a base64 word as clients really send it: data URI or not, line breaks, URL-safe, unpadded.
+    """Bytes of a base64 word as clients really send it: data URI, OneBot's base64://, line breaks, URL-safe, unpadded.
 
     Raises:
         ImageRejected: not base64, empty, or more than ``max_bytes``.
