@@ -17,9 +17,9 @@ PICTURE_NAMES = (
 INLINE = ("base64://", "data:")
 _START = re.compile(r"\s*(?:base64://|data:[^,]{0,256},)", re.IGNORECASE)
 _STANDARD = bytes.maketrans(b"-_", b"+/")
-# ISO 14496-12 brands: AVIF's own, and those HEIF files of phones name first or among the compatible ones.
+# ISO/IEC 23008-12: the brands a file names first, or as compatible, tell how its picture is coded.
 _AVIF = frozenset({b"avif", b"avis"})
-_HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
+_HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _BMP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),  # MPO, a JPEG with more pictures behind the first, too

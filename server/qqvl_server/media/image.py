@@ -25,7 +25,7 @@ from qqvl_server.media.frames import load, opened, orientation, upright_rgb
 
 # Qwen's smart_resize refuses a ratio above 200; above this one a picture is a line and says nothing.
 MAX_ASPECT_RATIO: Final = 150
-_DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
+_DATA_URI = re.compile(r"\s*(?:base64://|data:[^,]{0,256},)", re.IGNORECASE)
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _BROKEN: Final = "图片已损坏，打不开"
 _CUT: Final = "图片文件不完整，缺的太多，看不了"
@@ -84,7 +84,7 @@ class TooHeavy(Exception):
 
 
 def decode_base64(text: str, max_bytes: int) -> bytes:
-    """Bytes of a base64 word as clients really send it: data URI or not, line breaks, URL-safe, unpadded.
+    """Bytes of a base64 word as clients really send it: data URI, OneBot's base64://, line breaks, URL-safe, unpadded.
 
     Raises:
         ImageRejected: not base64, empty, or more than ``max_bytes``.

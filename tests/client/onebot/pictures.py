@@ -29,6 +29,7 @@ class PictureHost(WebServer):
     def __init__(self) -> None:
         super().__init__()
         self.files: dict[str, bytes] = {}
+        self.answers: dict[str, Response] = {}
         self.delay_s: dict[str, float] = {}
         self.hits: Counter[str] = Counter()
         self.picture = drawn()
@@ -46,6 +47,8 @@ class PictureHost(WebServer):
     async def handle(self, request: Request, writer: asyncio.StreamWriter) -> Response | None:
         self.hits[request.path] += 1
         self.changed()
+        if request.path in self.answers:
+            return self.answers[request.path]
         if (found := self.files.get(request.path)) is not None:
             await asyncio.sleep(self.delay_s[request.path])
             return Response(found)

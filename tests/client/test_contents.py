@@ -1,0 +1,305 @@
+"""What QQ hands over besides plain words: cards, forwards, shares, files, recalled quotes; all of it is read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from onebot.events import SELF_ID, at, face, group_message, image, private_message, reply, text
+from onebot.pictures import drawn
+from onebot.world import Stack
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(40)]
+Segment = dict[str, Any]
+
+
+async def in_group(stack: Stack, chat_id: int, *segments: Segment, **more: Any) -> dict[str, Any]:
+    await stack.onebot.event(group_message(list(segments), chat_id, **more))
+    return (await stack.chat.asked(chat_id))[-1]
+
+
+def pictures_of(body: dict[str, Any]) -> list[bytes]:
+    return [base64.b64decode(item["data"]) for item in body["images"]]
+
+
+def node(name: str, *segments: Segment) -> Segment:
+    return {"user_id": 1, "sender": {"nickname": name, "user_id": 1}, "message": list(segments), "raw_message": ""}
+
+
+def forward(*nodes: Segment) -> Segment:
+    return {"type": "forward", "data": {"id": "f", "content": list(nodes)}}
+
+
+def card(kind: str = "json", **content: Any) -> Segment:
+    return {"type": kind, "data": {"data": json.dumps(content, ensure_ascii=False)}}
+
+
+# Forwards -----------------------------------------------------------------------------------------------
+
+
+async def test_pictures_in_forwards_come_along_where_they_stood(stack: Stack, chat_id: int) -> None:
+    red, blue = drawn("red"), drawn("blue")
+    inner = forward(node("乙", image(stack.pictures.put(blue)), text("里面")))
+    record = forward(node("甲", text("看"), image(stack.pictures.put(red)), text("好")), node("丙", inner))
+    body = await in_group(stack, chat_id, record, text("总结"))
+    assert pictures_of(body) == [red, blue]
+    shown = [s if s["type"] == "image" else s["text"] for s in body["segments"]]
+    assert shown == [
+        "[聊天记录]\n甲：看",
+        {"type": "image", "index": 0},
+        "好\n丙：[聊天记录]\n　乙：",
+        {"type": "image", "index": 1},
+        "里面\n[聊天记录结束]\n",
+        "总结",
+    ]
+    assert "甲：看[图片]好" in body["content"]
+
+
+async def test_forwarded_pictures_are_few_and_never_at_the_cost_of_the_messages_own(stack: Stack, chat_id: int) -> None:
+    own, other = drawn("green"), stack.pictures.put(drawn("red"))
+    record = forward(*(node("甲", image(other)) for _ in range(12)))
+    own_url = stack.pictures.put(own)
+    body = await in_group(stack, chat_id, record, *(image(own_url) for _ in range(10)))
+    assert len(body["images"]) == 16
+    assert pictures_of(body)[-10:] == [own] * 10
+    assert body["content"].count("图片太多") == 6
+
+
+async def test_a_quoted_forward_brings_its_pictures(stack: Stack, chat_id: int) -> None:
+    quoted = group_message([forward(node("甲", image(stack.pictures.put(drawn("red")))))], chat_id)
+    stack.onebot.history.append(quoted)
+    body = await in_group(stack, chat_id, reply(quoted["message_id"]), text("这是啥"))
+    assert pictures_of(body["reply_to"]) == [drawn("red")]
+    assert "甲：[图片]" in body["reply_to"]["text"]
+
+
+async def test_ats_faces_and_cards_in_forwards_are_words(stack: Stack, chat_id: int) -> None:
+    named = {"type": "at", "data": {"qq": "5", "name": "@老王"}}
+    body = await in_group(
+        stack, chat_id, forward(node("甲", named, at(6), at("all"), face(14), card(prompt="[分享]标题")))
+    )
+    assert "甲：@老王@6@全体成员[表情:微笑][卡片:[分享]标题]" in body["content"]
+
+
+MULTIMSG = {
+    "app": "com.tencent.multimsg",
+    "prompt": "[聊天记录]",
+    "meta": {
+        "detail": {"resid": "R1", "source": "群聊的聊天记录", "news": [{"text": "甲: 预览一"}, {"text": "乙: 预览二"}]}
+    },
+}
+XML_FORWARD = (
+    '<?xml version="1.0"?><msg serviceID="35" brief="[聊天记录]" m_resid="R1" action="viewMultiMsg">'
+    '<item layout="1"><title size="34">群聊的聊天记录</title><title>甲: 预览一</title></item></msg>'
+)
+FORWARD_CARDS = {
+    "json": card(**MULTIMSG),
+    "ark": card("ark", **MULTIMSG),
+    "xml": {"type": "xml", "data": {"data": XML_FORWARD}},
+}
+
+
+@pytest.mark.parametrize("kind", FORWARD_CARDS)
+async def test_a_forward_told_as_a_card_is_opened(stack: Stack, chat_id: int, kind: str) -> None:
+    stack.onebot.answers["get_forward_msg"] = lambda p: {"messages": [node("丁", text(f"第{p['id']}号"))]}
+    try:
+        body = await in_group(stack, chat_id, FORWARD_CARDS[kind])
+    finally:
+        del stack.onebot.answers["get_forward_msg"]
+    assert "丁：第R1号" in body["content"]
+
+
+@pytest.mark.parametrize("kind", FORWARD_CARDS)
+async def test_a_forward_card_that_cannot_be_opened_shows_its_preview(stack: Stack, chat_id: int, kind: str) -> None:
+    assert "甲: 预览一" in (await in_group(stack, chat_id, FORWARD_CARDS[kind]))["content"]
+
+
+# Cards and other kinds that hold words ------------------------------------------------------------------
+
+CARDS: dict[str, tuple[Segment, list[str]]] = {
+    "news": (
+        card(
+            app="com.tencent.structmsg",
+            prompt="[分享]大新闻",
+            meta={"news": {"title": "大新闻", "desc": "摘要在此", "jumpUrl": "https://e.com/n?a=1", "tag": "某报"}},
+        ),
+        ["[分享]大新闻", "摘要在此", "某报", "https://e.com/n?a=1"],
+    ),
+    "mini program": (
+        card(
+            app="com.tencent.miniapp_01",
+            prompt="[QQ小程序]哔哩哔哩",
+            meta={
+                "detail_1": {
+                    "title": "哔哩哔哩",
+                    "desc": "一个视频",
+                    "url": "m.q.qq.com/a/s/1",
+                    "qqdocurl": "https://b23.tv/x",
+                }
+            },
+        ),
+        ["哔哩哔哩", "一个视频", "https://b23.tv/x"],
+    ),
+    "map": (
+        card(
+            app="com.tencent.map",
+            prompt="[应用]地图",
+            meta={"Location.Search": {"name": "天安门", "address": "北京市东城区"}},
+        ),
+        ["天安门", "北京市东城区"],
+    ),
+    "group notice": (
+        card(
+            app="com.tencent.mannounce",
+            prompt="[群公告]",
+            meta={"mannounce": {"encode": 1, "text": base64.b64encode("明天放假".encode()).decode(), "title": ""}},
+        ),
+        ["[群公告]", "明天放假"],
+    ),
+    "as an object": ({"type": "ark", "data": {"prompt": "[分享]", "meta": {"x": {"title": "对象里"}}}}, ["对象里"]),
+    "xml": (
+        {
+            "type": "xml",
+            "data": {
+                "data": '<msg brief="[分享] 歌" url="https://y.qq.com/1"><item><title>晴天 &amp; 雨</title>'
+                "<summary><![CDATA[周杰伦]]></summary></item><source name='QQ音乐'/></msg>"
+            },
+        },
+        ["晴天 & 雨", "周杰伦", "QQ音乐", "https://y.qq.com/1"],
+    ),
+    "broken xml": ({"type": "xml", "data": {"data": "<msg brief='简介'><item><title>半截"}}, ["简介", "半截"]),
+    "share": (
+        {"type": "share", "data": {"url": "https://e.com/a", "title": "标题甲", "content": "内容乙"}},
+        ["标题甲", "内容乙", "https://e.com/a"],
+    ),
+    "location": (
+        {"type": "location", "data": {"lat": "39.9", "lon": "116.4", "title": "故宫", "content": "景山前街"}},
+        ["位置", "故宫", "景山前街", "39.9,116.4"],
+    ),
+    "music": (
+        {"type": "music", "data": {"type": "custom", "title": "晴天", "singer": "周杰伦", "url": "https://y.qq.com/2"}},
+        ["晴天", "周杰伦", "https://y.qq.com/2"],
+    ),
+    "music by number": ({"type": "music", "data": {"type": "163", "id": "28949129"}}, ["163 28949129"]),
+    "contact": ({"type": "contact", "data": {"type": "group", "id": "100"}}, ["名片", "群 100"]),
+    "a kind of 2030": (
+        {"type": "from_2030", "data": {"text": "新的字", "title": "新题"}},
+        ["from_2030", "新的字", "新题"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CARDS)
+async def test_what_a_segment_says_is_read(stack: Stack, chat_id: int, kind: str) -> None:
+    segment, words = CARDS[kind]
+    content = (await in_group(stack, chat_id, text("前"), segment))["content"]
+    assert [word for word in words if word not in content] == [], content
+
+
+ODD_CARDS = [
+    "",
+    "{",
+    "[1]",
+    "null",
+    '{"meta": [[[[[[[[1]]]]]]]]}',
+    "<",
+    "<msg",
+    "<!DOCTYPE a [<!ENTITY b 'c'>]><msg>&b;</msg>",
+]
+
+
+@pytest.mark.parametrize("payload", ODD_CARDS)
+async def test_an_odd_card_costs_nothing_else(stack: Stack, chat_id: int, payload: str) -> None:
+    segments = [{"type": kind, "data": {"data": payload}} for kind in ("json", "xml", "miniapp")]
+    assert (await in_group(stack, chat_id, text("前"), *segments, text("后")))["content"].endswith("后")
+
+
+async def test_a_card_of_any_length_is_cut(stack: Stack, chat_id: int) -> None:
+    long = card(prompt="长" * 9000, meta={str(n): {"title": f"{n}" * 400} for n in range(500)})
+    assert len((await in_group(stack, chat_id, long))["content"]) < 4000
+
+
+async def test_a_stickers_name_is_read_besides_its_picture(stack: Stack, chat_id: int) -> None:
+    data = {"emoji_id": "e", "summary": "[比心]", "url": stack.pictures.put(drawn("orange", "GIF"))}
+    body = await in_group(stack, chat_id, {"type": "mface", "data": data})
+    assert (body["content"], len(body["images"])) == ("[表情:比心]", 1)
+
+
+# Files that are pictures --------------------------------------------------------------------------------
+
+
+def file(name: str, **more: Any) -> Segment:
+    return {"type": "file", "data": {"file": name, "file_id": "/abc", "file_size": "1000", **more}}
+
+
+async def test_a_file_that_is_a_picture_is_seen(stack: Stack, chat_id: int) -> None:
+    body = await in_group(stack, chat_id, file("照片.HEIC", url=stack.pictures.put(drawn("red"))), text("看"))
+    assert pictures_of(body) == [drawn("red")]
+    assert body["content"] == "[文件:照片.HEIC]看"
+
+
+async def test_a_files_address_is_asked_for(stack: Stack, chat_id: int, other_id: int) -> None:
+    url = stack.pictures.put(drawn("blue"))
+    for action in ("get_group_file_url", "get_private_file_url"):
+        stack.onebot.answers[action] = lambda p: {"url": url}
+    body = await in_group(stack, chat_id, file("a.png"))
+    assert pictures_of(body) == [drawn("blue")]
+    assert ("get_group_file_url", {"group_id": chat_id, "file_id": "/abc"}) in stack.onebot.calls
+    await stack.onebot.event(private_message([file("a.png")], other_id))
+    assert pictures_of((await stack.chat.asked(other_id))[0]) == [drawn("blue")]
+
+
+async def test_other_files_stay_files(stack: Stack, chat_id: int) -> None:
+    before = len(stack.onebot.calls)
+    body = await in_group(stack, chat_id, file("报告.pdf", url=stack.pictures.put(drawn())))
+    assert (body["content"], body["images"]) == ("[文件:报告.pdf]", [])
+    assert not [action for action, _ in stack.onebot.calls[before:] if "file" in action]
+
+
+async def test_a_file_that_only_claims_to_be_a_picture_says_so(stack: Stack, chat_id: int) -> None:
+    body = await in_group(stack, chat_id, file("a.jpg", file_id="", url=stack.pictures.bad("page")))
+    assert body["content"] == "[文件:a.jpg][图片未能获取：不是能识别的图片]"
+
+
+# Quotes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("message", ["", [], None])
+async def test_a_recalled_quote_is_told_as_such(stack: Stack, chat_id: int, message: Any) -> None:
+    gone = group_message("x", chat_id) | {"message": message, "raw_message": ""}
+    stack.onebot.history.append(gone)
+    body = await in_group(stack, chat_id, reply(gone["message_id"]), text("什么意思"))
+    assert body["reply_to"]["text"] == "[被引用的消息已撤回]"
+
+
+async def test_a_quote_that_carries_its_words_needs_no_lookup_to_be_read(stack: Stack, chat_id: int) -> None:
+    quote = {"type": "reply", "data": {"id": "987654", "text": "原来的话", "qq": str(SELF_ID)}}
+    body = await in_group(stack, chat_id, quote, text("嗯？"))
+    assert (body["reply_to"]["text"], body["at_me"]) == ("原来的话", True)
+
+
+# Who ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["owner", "admin", "member"])
+async def test_the_role_of_a_groups_sender_is_told(stack: Stack, chat_id: int, role: str) -> None:
+    sender = {"user_id": 20002, "nickname": "张三", "card": "三哥", "role": role}
+    assert (await in_group(stack, chat_id, text("在"), sender=sender))["sender_role"] == role
+
+
+async def test_a_role_nobody_knows_is_not_told(stack: Stack, chat_id: int, other_id: int) -> None:
+    for role in ("king", None, 7, ["owner"], {"role": "owner"}):
+        body = await in_group(stack, chat_id, text("在"), sender={"user_id": 2, "nickname": "张三", "role": role})
+        assert "sender_role" not in body
+    await stack.onebot.event(private_message("在", other_id, sender={"user_id": other_id, "role": "owner"}))
+    assert not {"sender_role", "self_nickname"} & (await stack.chat.asked(other_id))[0].keys()
+
+
+async def test_the_accounts_own_names_are_told(stack: Stack, chat_id: int) -> None:
+    body = await in_group(stack, chat_id, text("小助手在吗"))
+    assert (body["self_nickname"], body["self_card"]) == ("小助手", f"成员{SELF_ID}")
+    asked = [action for action, _ in stack.onebot.calls].count("get_login_info")
+    await in_group(stack, chat_id, text("还在吗"))
+    assert [action for action, _ in stack.onebot.calls].count("get_login_info") == asked
