@@ -29,7 +29,8 @@ from qqvl_server.chat.store import ChatSummary, Draft, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
 from qqvl_server.errors import Busy, DeadlineExceeded, Draining, ImageRejected, InvalidRequest
-from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, Usage, Voice
+from qqvl_server.generation.port import Finished, FinishReason, GenerationRequest, TextDelta, Usage, Voice
+from qqvl_server.generation.thoughts import spoken
 from qqvl_server.media.image import ImageRef
 from qqvl_server.settings import ChatSettings, GenerationSettings
 
@@ -170,17 +171,20 @@ class ChatService:
             deadline,
             owner=str(incoming.chat),
             urgency=policy.urgency(incoming, self._settings),
+            thoughts=False,
         )
         text: list[str] = []
-        usage = Usage(0, 0)
+        usage, reason = Usage(0, 0), FinishReason.STOP
         async with aclosing(voice.generate(request)) as events:
             async for event in events:
                 match event:
                     case TextDelta(delta):
                         text.append(delta)
-                    case Finished(_, used):
-                        usage = used
-        reply = "".join(text).strip()
+                    case Finished(why, used):
+                        usage, reason = used, why
+        reply = spoken("".join(text))
+        if not reply and reason is FinishReason.LENGTH:
+            warnings = (*warnings, "模型没想完就到了回复长度的上限，这次没有说话；可以加大 --max-new-tokens")
         return Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens)
 
     @property

@@ -15,6 +15,11 @@ class PreparedPrompt(Protocol):
     @property
     def tokens(self) -> int: ...
 
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the template began a thought, so that only its end will be written."""
+        ...
+
 
 POut = TypeVar("POut", bound=PreparedPrompt, covariant=True)
 PIn = TypeVar("PIn", bound=PreparedPrompt, contravariant=True)
