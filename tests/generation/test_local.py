@@ -32,6 +32,7 @@ from qqvl_server.generation.port import (
     Usage,
 )
 from qqvl_server.generation.serial import SerialEngine
+from qqvl_server.generation.thoughts import opens_thought
 from qqvl_server.media.image import ImageRef
 from qqvl_server.observe.metrics import Metrics
 
@@ -46,6 +47,10 @@ class Letters:
     @property
     def tokens(self) -> int:
         return len(self.text)
+
+    @property
+    def opens_thought(self) -> bool:
+        return opens_thought(self.text)
 
 
 class LetterPrompts:

@@ -31,7 +31,8 @@ from qqvl_server.chat.store import ChatSummary, Draft, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
 from qqvl_server.errors import DeadlineExceeded, Draining, ImageRejected, InvalidRequest
-from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, Usage, Voice
+from qqvl_server.generation.port import Finished, FinishReason, GenerationRequest, TextDelta, Usage, Voice
+from qqvl_server.generation.thoughts import spoken
 from qqvl_server.media.image import ImageRef
 from qqvl_server.settings import ChatSettings, GenerationSettings
 
@@ -215,19 +216,22 @@ class ChatService:
             deadline,
             owner=str(incoming.chat),
             urgency=policy.urgency(incoming, self._settings),
+            thoughts=False,
         )
         text: list[str] = []
-        usage = Usage(0, 0)
+        usage, reason = Usage(0, 0), FinishReason.STOP
         unseen: tuple[str, ...] = ()
         async with aclosing(voice.generate(request)) as events:
             async for event in events:
                 match event:
                     case TextDelta(delta):
                         text.append(delta)
-                    case Finished(_, used):
-                        usage, unseen = used, event.unseen
-        reply = "".join(text).strip()
-        warnings += tuple(f"聊天记录里有一张图没有看到：{reason}" for reason in unseen)
+                    case Finished(why, used):
+                        usage, reason, unseen = used, why, event.unseen
+        reply = spoken("".join(text))
+        warnings += tuple(f"聊天记录里有一张图没有看到：{cause}" for cause in unseen)
+        if not reply and reason is FinishReason.LENGTH:
+            warnings += ("模型没想完就到了回复长度的上限，这次没有说话；可以加大 --max-new-tokens",)
         return Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens)
 
     @property

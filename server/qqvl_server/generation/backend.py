@@ -19,6 +19,11 @@ class PreparedPrompt(Protocol):
         """As ``Finished.unseen``."""
         ...
 
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the template began a thought, so that only its end will be written."""
+        ...
+
 
 POut = TypeVar("POut", bound=PreparedPrompt, covariant=True)
 PIn = TypeVar("PIn", bound=PreparedPrompt, contravariant=True)

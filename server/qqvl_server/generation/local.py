@@ -31,6 +31,7 @@ from qqvl_server.generation.port import (
     VoiceStatus,
 )
 from qqvl_server.generation.reply import Choices, Reply
+from qqvl_server.generation.thoughts import Thoughts
 from qqvl_server.observe.metrics import Metrics
 
 _RETRY_AFTER_S = 5
@@ -192,7 +193,8 @@ class LocalVoice(Generic[P]):
                 channel.abandon()
 
     def _reply(self, choice: int, prompt: P, request: GenerationRequest) -> Reply:
-        return Reply(choice, self._prompts.decoder(), self._prompts.spell, request.sampling, prompt.tokens)
+        thoughts = None if request.thoughts else Thoughts(inside=prompt.opens_thought)
+        return Reply(choice, self._prompts.decoder(), self._prompts.spell, request.sampling, prompt.tokens, thoughts)
 
     async def _prepared(self, request: GenerationRequest) -> P:
         prepare = self._aside(self._pool(request), lambda: self._prompts.prepare(request))

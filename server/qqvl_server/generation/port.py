@@ -134,6 +134,7 @@ class GenerationRequest:
     ``raw`` is a prompt that no chat template touches, as text or as token ids; ``messages`` is then empty.
     ``choices`` replies are made of one prompt. ``template`` holds extra arguments for the chat template.
     ``opening`` is the reply's beginning, said already: what is generated goes on from it and does not repeat it.
+    ``thoughts`` false leaves out what the model thinks before it speaks.
     """
 
     request_id: str
@@ -148,6 +149,7 @@ class GenerationRequest:
     raw: str | tuple[int, ...] | None = None
     template: tuple[tuple[str, bool | str], ...] = ()
     opening: str = ""
+    thoughts: bool = True
 
 
 class FinishReason(StrEnum):

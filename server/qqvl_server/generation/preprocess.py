@@ -25,6 +25,7 @@ from qqvl_server.generation.detokenize import TokenDecoder, Vocabulary
 from qqvl_server.generation.length import LengthGuard, texts_of
 from qqvl_server.generation.pictures import Patches, PictureMaker
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, Urgency
+from qqvl_server.generation.thoughts import opens_thought
 from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.logs import logger
@@ -40,6 +41,8 @@ _PLACEHOLDER: Final[Entry] = {"type": "image"}
 # A long chat is counted again on each of its turns; messages above the length are not worth the memory.
 _COUNTED: Final = 8192
 _COUNTED_CHARACTERS: Final = 2000
+# Tokens of the assistant's header to look at.
+_HEADER: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Prompt:
     digests: tuple[bytes, ...] = ()
     # Why pictures of a chat's history are not shown, in words for its people.
     unseen: tuple[str, ...] = ()
+    opens_thought: bool = False
 
 
 class Preprocessor:
@@ -190,8 +194,15 @@ class Preprocessor:
 
         extras = self._extras(request) | {"return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
         inputs = self._template(self._processor, self._conversation(request, shown), **extras)
-        tokens = int(inputs["input_ids"].shape[-1])
-        return Prompt(inputs, tokens, 0, self._pictures.patches_per_token, unseen=tuple(lost.values()))
+        ids = inputs["input_ids"][0].tolist()
+        return Prompt(
+            inputs,
+            len(ids),
+            0,
+            self._pictures.patches_per_token,
+            unseen=tuple(lost.values()),
+            opens_thought=self._opens_thought(ids),
+        )
 
     def _conversation(self, request: GenerationRequest, shown: Callable[[ImageRef], list[Entry]]) -> list[Entry]:
         if not request.messages:
@@ -225,7 +236,11 @@ class Preprocessor:
         if self._tells_kinds:
             inputs["mm_token_type_ids"] = torch.eq(tokens, self._pads[0]).long()
         digests = tuple(digest for patches in pictures for digest in patches.digests)
-        return Prompt(BatchFeature(inputs), len(ids), shared, self._pictures.patches_per_token, digests)
+        opened = self._opens_thought(ids)
+        return Prompt(BatchFeature(inputs), len(ids), shared, self._pictures.patches_per_token, digests, opened)
+
+    def _opens_thought(self, ids: list[int]) -> bool:
+        return opens_thought(self.detokenize([token for token in ids[-_HEADER:] if token in self._vocabulary]))
 
     def _shared(self, request: GenerationRequest, ids: list[int]) -> int:
         """Length of the leading system block, tools included; what API callers write there is theirs alone."""

@@ -10,13 +10,20 @@ from qqvl_server.generation.channel import End, Item, LikelyToken, Scores, Token
 from qqvl_server.generation.detokenize import TokenDecoder
 from qqvl_server.generation.port import Finished, FinishReason, Sampling, TextDelta, TextEvent, TokenLogprob, Usage
 from qqvl_server.generation.stops import StopTexts
+from qqvl_server.generation.thoughts import Thoughts
 
 
 class Reply:
-    """``spell`` gives a token's bytes; ``finished`` is set once the reply has ended."""
+    """``spell`` gives a token's bytes; ``finished`` is set once the reply has ended. ``thoughts`` keeps them back."""
 
     def __init__(
-        self, choice: int, decoder: TokenDecoder, spell: Callable[[int], bytes], sampling: Sampling, prompt_tokens: int
+        self,
+        choice: int,
+        decoder: TokenDecoder,
+        spell: Callable[[int], bytes],
+        sampling: Sampling,
+        prompt_tokens: int,
+        thoughts: Thoughts | None = None,
     ) -> None:
         self._choice = choice
         self._decoder = decoder
@@ -24,6 +31,7 @@ class Reply:
         self._stops = StopTexts(sampling.stop)
         self._at_least = sampling.min_new_tokens
         self._prompt_tokens = prompt_tokens
+        self._thoughts = thoughts
         self._made = 0
         self._spelt = self._told = 0
         # Tokens whose text is not out yet, each with where its text starts and ends in the reply; those in the
@@ -67,6 +75,8 @@ class Reply:
             self._pending.popleft()
         if whole:
             tokens += self._halves
+        if self._thoughts is not None:
+            text = self._thoughts.said(text, last=ended or whole)
         if text or tokens:
             yield TextDelta(text, self._choice, tuple(tokens))
 
