@@ -101,9 +101,9 @@ def test_a_kernel_that_errs_is_not_trusted(method: str, dtype: torch.dtype) -> N
     assert not checking.is_right(broken, dtype, SMALL)
 
 
-def compiler(folder: Path, script: str) -> str:
+def compiler(folder: Path, script: str, shell: str = "/bin/sh") -> str:
     made = folder / "compiler"
-    made.write_text(f"#!/bin/sh\n{script}\n")
+    made.write_text(f"#!{shell}\n{script}\n")
     made.chmod(made.stat().st_mode | stat.S_IXUSR)
     return str(made)
 
@@ -111,6 +111,35 @@ def compiler(folder: Path, script: str) -> str:
 @pytest.mark.parametrize("script", ["exit 1", 'for last; do :; done; echo "not a library" > "$last"'])
 def test_a_compiler_that_fails_or_makes_rubbish_is_done_without(tmp_path: Path, script: str) -> None:
     used = compiler(tmp_path, script)
+    assert checking.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=used) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ("s/Index hidden, inner,/Index inner, hidden,/", "NativeLayer"),
+        ("s/float first_eps,/Index another; float first_eps,/", "NativeLayer"),
+        ("s/Index block_size, decodes,/Index decodes, block_size,/", "NativeStep"),
+        ("s/Index row, start, count, blocks;/std::int32_t row, start, count, blocks;/", "NativeChunk"),
+        ("s/enum class Kind : int { float32, bfloat16 }/enum class Kind : int { bfloat16, float32 }/", "bytes"),
+    ],
+)
+def test_structures_that_are_not_ours_are_told_before_anything_is_called(
+    tmp_path: Path, changed: str, told: str
+) -> None:
+    """Fields in another order, one more, of another type; kinds by other numbers: else memory would be overwritten."""
+    kernels()
+    sources = tmp_path / "sources"
+    shutil.copytree(compiling.SOURCES, sources)
+    # Unoptimised, for it is only loaded.
+    script = f"""case "$*" in
+*-shared*) exec c++ "$@";;
+*) sed -i '{changed}' {sources}/*; exec c++ -std=c++17 -march=native -fPIC -c {sources}/kernels.cpp -o "${{@: -1}}";;
+esac"""
+    used = compiler(tmp_path, script, shell="/bin/bash")
+    library = compiling.built(tmp_path / "kept", used)
+    with pytest.raises(OSError, match=told):
+        Kernels(library)
     assert checking.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=used) is None
 
 

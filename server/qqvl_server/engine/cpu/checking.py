@@ -12,8 +12,9 @@ from torch.nn.functional import rms_norm, silu
 
 from qqvl_server.engine.cache.gathered import by_sdpa
 from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
+from qqvl_server.engine.cpu.abi import KINDS, NativeLayer
 from qqvl_server.engine.cpu.compiling import COMPILER, KEPT, built
-from qqvl_server.engine.cpu.kernels import DTYPES, Kernels, NativeLayer, NativeRows, Norm, TextShape, lay_out
+from qqvl_server.engine.cpu.kernels import Kernels, NativeRows, Norm, TextShape, lay_out
 
 _GUARD = 4096
 
@@ -22,7 +23,7 @@ def find(
     device: torch.device, dtype: torch.dtype, shape: TextShape, *, folder: Path = KEPT, compiler: str = COMPILER
 ) -> Kernels | None:
     """The kernels, compiled into ``folder`` if they are not there yet; None where they cannot be had or err."""
-    if device.type != "cpu" or dtype not in DTYPES:
+    if device.type != "cpu" or dtype not in KINDS:
         return None
     try:
         found = Kernels(built(folder, compiler))
@@ -110,9 +111,12 @@ def _layers(
     before, after = Norm(drawn(hidden), 1e-6), Norm(drawn(hidden), 1e-6)
     joined, projection, gate_up, down = (weight.data_ptr() for weight in weights)
     layer = NativeLayer(
-        hidden, inner, shape.heads, shape.kv_heads, shape.head_dim, before.eps, heads[0].eps, after.eps,
-        shape.head_dim**-0.5, before.weight.data_ptr(), joined, heads[0].weight.data_ptr(), heads[1].weight.data_ptr(),
-        projection, after.weight.data_ptr(), gate_up, down, cache.keys[0].data_ptr(), cache.values[0].data_ptr(),
+        hidden=hidden, inner=inner, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim,
+        weight_kind=KINDS[weights[0].dtype], first_eps=before.eps, head_eps=heads[0].eps, second_eps=after.eps,
+        scaling=shape.head_dim**-0.5, first_norm=before.weight.data_ptr(), joined=joined,
+        query_norm=heads[0].weight.data_ptr(), key_norm=heads[1].weight.data_ptr(), projection=projection,
+        second_norm=after.weight.data_ptr(), gate_up=gate_up, down=down, keys=cache.keys[0].data_ptr(),
+        values=cache.values[0].data_ptr(),
     )  # fmt: skip
     rows = drawn(len(slots), hidden)
     at_once = rows.clone()

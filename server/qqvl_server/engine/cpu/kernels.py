@@ -19,20 +19,8 @@ import numpy
 import torch
 
 from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
-
-_P, _N, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
-_FUNCTIONS: Final[dict[str, list[Any]]] = {
-    "qqvl_takes": [_I] * 5,
-    "qqvl_attend": [_I, _P, _P, _P, _I, _I, _I, _P, _F, _I, _P],
-    "qqvl_norm": [_I, _P, _P, _P, _F, _N, _I, _I, _P, _P],
-    "qqvl_place": [_I, _P, _P, _P, _F, _P, _P, _P, _N, _I, _I, _I, _I, _P, _P, _P],
-    "qqvl_gate": [_I, _P, _N, _I, _I, _P],
-    "qqvl_multiplies": [_I],
-    "qqvl_multiply": [_I, _P, _P, _N, _N, _N, _I, _P],
-    "qqvl_layers": [_I, _P, _I, _P, _N, _P, _P, _P, _I, _P, _P],
-}
-_GIVE_NUMBERS: Final = ("qqvl_takes", "qqvl_multiplies")
-DTYPES: Final = (torch.bfloat16, torch.float32)
+from qqvl_server.engine.cpu import abi
+from qqvl_server.engine.cpu.abi import KINDS, NativeChunk, NativeLayer, NativeStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +56,17 @@ class Norm:
 class Kernels:
     """The compiled library. All tensors are contiguous, in the host's memory, and of the queries' type.
 
-    Raises OSError: the library does not load beside this torch.
+    Raises OSError: as ``abi.load`` does.
     """
 
     def __init__(self, library: Path) -> None:
-        loaded = ctypes.CDLL(str(library))
-        for name, arguments in _FUNCTIONS.items():
-            function = getattr(loaded, name)
-            function.argtypes = arguments
-            function.restype = _I if name in _GIVE_NUMBERS else None
+        loaded = abi.load(library)
         self._takes, self._attend, self._norm, self._place = (
             loaded.qqvl_takes, loaded.qqvl_attend, loaded.qqvl_norm, loaded.qqvl_place,
         )  # fmt: skip
         self._gate, self._multiply, self._layers = loaded.qqvl_gate, loaded.qqvl_multiply, loaded.qqvl_layers
         self.span: Final[int] = loaded.qqvl_span()
-        self._multiplied = frozenset(dtype for dtype in DTYPES if loaded.qqvl_multiplies(dtype is torch.bfloat16))
+        self._multiplied = frozenset(dtype for dtype, kind in KINDS.items() if loaded.qqvl_multiplies(kind, kind))
 
     def takes(self, shape: TextShape) -> bool:
         return bool(self._takes(shape.hidden, shape.inner, shape.heads, shape.kv_heads, shape.head_dim))
@@ -97,7 +81,7 @@ class Kernels:
         count, inputs = rows.shape
         out = rows.new_empty(count, len(weight))
         self._multiply(
-            rows.dtype is torch.bfloat16, rows.data_ptr(), weight.data_ptr(), count, len(weight), inputs,
+            KINDS[rows.dtype], KINDS[weight.dtype], rows.data_ptr(), weight.data_ptr(), count, len(weight), inputs,
             torch.get_num_threads(), out.data_ptr(),
         )  # fmt: skip
         return out
@@ -107,7 +91,7 @@ class Kernels:
         count, width = rows.shape
         out = torch.empty_like(rows)
         self._norm(
-            rows.dtype is torch.bfloat16, rows.data_ptr(), None, by.weight.data_ptr(), by.eps, count, width,
+            KINDS[rows.dtype], rows.data_ptr(), None, by.weight.data_ptr(), by.eps, count, width,
             torch.get_num_threads(), None, out.data_ptr(),
         )  # fmt: skip
         return out
@@ -117,7 +101,7 @@ class Kernels:
         count, width = rows.shape
         total, out = torch.empty_like(rows), torch.empty_like(rows)
         self._norm(
-            rows.dtype is torch.bfloat16, rows.data_ptr(), added.data_ptr(), by.weight.data_ptr(), by.eps, count, width,
+            KINDS[rows.dtype], rows.data_ptr(), added.data_ptr(), by.weight.data_ptr(), by.eps, count, width,
             torch.get_num_threads(), total.data_ptr(), out.data_ptr(),
         )  # fmt: skip
         return total, out
@@ -142,7 +126,7 @@ class Kernels:
         heads = joined.shape[1] // width - 2 * kv_heads
         query = joined.new_empty(count, heads, width)
         self._place(
-            joined.dtype is torch.bfloat16, joined.data_ptr(), by[0].weight.data_ptr(), by[1].weight.data_ptr(),
+            KINDS[joined.dtype], joined.data_ptr(), by[0].weight.data_ptr(), by[1].weight.data_ptr(),
             by[0].eps, turns[0].data_ptr(), turns[1].data_ptr(), slots.data_ptr(), count, heads, kv_heads, width,
             torch.get_num_threads(), keys.data_ptr(), cache.values[layer].data_ptr(), query.data_ptr(),
         )  # fmt: skip
@@ -152,9 +136,7 @@ class Kernels:
         """``joined`` (N, 2 · inner), gate beside up → silu(gate) · up (N, inner)."""
         count, inner = len(joined), joined.shape[1] // 2
         out = joined.new_empty(count, inner)
-        self._gate(
-            joined.dtype is torch.bfloat16, joined.data_ptr(), count, inner, torch.get_num_threads(), out.data_ptr()
-        )
+        self._gate(KINDS[joined.dtype], joined.data_ptr(), count, inner, torch.get_num_threads(), out.data_ptr())
         return out
 
     def attend(
@@ -170,7 +152,7 @@ class Kernels:
         kv_heads = keys.shape[2]
         out = query.new_empty(count, heads * width)
         self._attend(
-            query.dtype is torch.bfloat16, query.data_ptr(), keys.data_ptr(), values.data_ptr(), kv_heads, width,
+            KINDS[query.dtype], query.data_ptr(), keys.data_ptr(), values.data_ptr(), kv_heads, width,
             heads // kv_heads, ctypes.byref(rows.step), scaling, torch.get_num_threads(), out.data_ptr(),
         )  # fmt: skip
         return out
@@ -186,33 +168,10 @@ class Kernels:
         """
         assert step.workspace is not None
         self._layers(
-            rows.dtype is torch.bfloat16, layers, len(layers), ctypes.byref(step.step), len(slots), slots.data_ptr(),
+            KINDS[rows.dtype], layers, len(layers), ctypes.byref(step.step), len(slots), slots.data_ptr(),
             turns[0].data_ptr(), turns[1].data_ptr(), torch.get_num_threads(), step.workspace.data_ptr(),
             rows.data_ptr(),
         )  # fmt: skip
-
-
-class NativeLayer(ctypes.Structure):
-    """A layer's measures, and where its weights and its part of the cache are, as ``Layer`` in the C++.
-
-    Addresses only: whoever makes one keeps what they are of.
-    """
-
-    _fields_ = [
-        *((name, _N) for name in ("hidden", "inner", "heads", "kv_heads", "head_dim")),
-        *((name, _F) for name in ("first_eps", "head_eps", "second_eps", "scaling")),
-        *((name, _P) for name in ("first_norm", "joined", "query_norm", "key_norm", "projection", "second_norm")),
-        *((name, _P) for name in ("gate_up", "down", "keys", "values")),
-    ]
-
-
-class NativeStep(ctypes.Structure):
-    """As ``Step`` in the C++."""
-
-    _fields_ = [
-        *((name, _N) for name in ("block_size", "decodes", "columns", "prefills")),
-        *((name, _P) for name in ("table", "lengths", "starts", "chunks", "blocks", "scratch")),
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +229,7 @@ def lay_out(
     # Where each one's parts begin in the scratch: so many tokens of it are one.
     starts = array("q", (0, *accumulate(-(-length // kernels.span) for length in lengths)))
     table = cache.held([blocks for blocks, _ in decodes], max(lengths)).table if decodes else torch.empty(0)
-    # Of each prefill its first row, that row's position, how many rows it has, and where its blocks begin.
+    # Each prefill as ``NativeChunk`` has it.
     chunks, blocks = array("q"), array("q")
     row = len(decodes)
     for held, start, count in spans[row:]:
@@ -278,9 +237,17 @@ def lay_out(
         blocks.extend(held[: -(-(start + count) // cache.block_size)])
         row += count
     scratch = torch.empty(starts[-1] * heads * (cache.keys[0].shape[3] + 2))
-    kept = (table, *(torch.from_numpy(numpy.array(numbers)) for numbers in (lengths, starts, chunks, blocks)), scratch)
-    columns = len(table) // len(decodes) if decodes else 0
+    told = tuple(torch.from_numpy(numpy.array(numbers)) for numbers in (lengths, starts, chunks, blocks))
     step = NativeStep(
-        cache.block_size, len(decodes), columns, len(chunks) // 4, *(tensor.data_ptr() for tensor in kept)
+        block_size=cache.block_size,
+        decodes=len(decodes),
+        columns=len(table) // len(decodes) if decodes else 0,
+        prefills=len(chunks) // len(NativeChunk._fields_),
+        table=table.data_ptr(),
+        lengths=told[0].data_ptr(),
+        starts=told[1].data_ptr(),
+        chunks=told[2].data_ptr(),
+        blocks=told[3].data_ptr(),
+        scratch=scratch.data_ptr(),
     )
-    return NativeRows(kernels, step, kept, workspace)
+    return NativeRows(kernels, step, (table, *told, scratch), workspace)

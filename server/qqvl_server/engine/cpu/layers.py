@@ -19,7 +19,8 @@ from torch.nn.functional import linear
 from qqvl_server.engine.cache.kv_cache import KVCache
 from qqvl_server.engine.cache.paged_attention import PagedBatch
 from qqvl_server.engine.cpu import packing
-from qqvl_server.engine.cpu.kernels import Kernels, NativeLayer, NativeRows, Norm
+from qqvl_server.engine.cpu.abi import KINDS, NativeLayer
+from qqvl_server.engine.cpu.kernels import Kernels, NativeRows, Norm
 from qqvl_server.engine.cpu.mapped import MappedFiles
 from qqvl_server.engine.forward.packed import Packed
 
@@ -87,11 +88,25 @@ class FusedLayer(nn.Module):
         (first, second), (queries, keys) = self._norms, self._head_norms
         width = len(queries.weight)
         return NativeLayer(
-            len(first.weight), mlp.down_proj.in_features, attention.q_proj.out_features // width,
-            attention.k_proj.out_features // width, width, first.eps, queries.eps, second.eps, self._scaling,
-            first.weight.data_ptr(), heads, queries.weight.data_ptr(), keys.weight.data_ptr(), out,
-            second.weight.data_ptr(), gate_up, down,
-        )  # fmt: skip
+            hidden=len(first.weight),
+            inner=mlp.down_proj.in_features,
+            heads=attention.q_proj.out_features // width,
+            kv_heads=attention.k_proj.out_features // width,
+            head_dim=width,
+            weight_kind=KINDS[mlp.down_proj.weight.dtype],
+            first_eps=first.eps,
+            head_eps=queries.eps,
+            second_eps=second.eps,
+            scaling=self._scaling,
+            first_norm=first.weight.data_ptr(),
+            joined=heads,
+            query_norm=queries.weight.data_ptr(),
+            key_norm=keys.weight.data_ptr(),
+            projection=out,
+            second_norm=second.weight.data_ptr(),
+            gate_up=gate_up,
+            down=down,
+        )
 
     def forward(
         self,

@@ -16,7 +16,13 @@ namespace {
 #define QQVL_MULTIPLIES_BFLOAT16 1
 #endif
 
+template <typename T>
+constexpr bool kMultiplies = false;
+
+// AVX512-BF16 comes with AVX512F only, so this stands wherever either type is multiplied.
 #ifdef QQVL_MULTIPLIES_SINGLES
+template <>
+constexpr bool kMultiplies<float> = true;
 constexpr int kGroupRows = 4;      // weight rows of a group
 constexpr int kPass = 4;           // rows that pass by at once
 constexpr int kDepthBytes = 4096;  // of a row, summed before the next part of it: a group of so much fits the cache
@@ -37,6 +43,8 @@ struct Dot {
     using As = DotSingles;
 };
 #ifdef QQVL_MULTIPLIES_BFLOAT16
+template <>
+constexpr bool kMultiplies<BFloat16> = true;
 struct DotPairs {
     using Vector = __m512bh;
     static Vector load(const BFloat16* from) { return reinterpret_cast<Vector>(_mm512_loadu_si512(from)); }
