@@ -91,11 +91,13 @@ def off(method: str) -> Callable[[Kernels], object]:
     return broken
 
 
-@pytest.mark.parametrize("method", ["norm", "sum_and_norm", "place", "gate", "attend", "multiply", "run"])
+@pytest.mark.parametrize(
+    "method", ["norm", "sum_and_norm", "rotate_and_store", "silu_multiply", "attend", "matmul", "run"]
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_kernel_that_errs_is_not_trusted(method: str, dtype: torch.dtype) -> None:
     real = kernels(dtype)
-    if method in ("multiply", "run") and not real.multiplies(torch.zeros(4, 32, dtype=dtype)):
+    if method in ("matmul", "run") and not real.has_matmul(torch.zeros(4, 32, dtype=dtype)):
         pytest.skip("no products of our own for this type on this processor")
     broken: Any = off(method)(real)
     assert not checking.is_right(broken, dtype, SMALL)
@@ -199,7 +201,7 @@ def test_where_products_are_our_own_words_go_through_all_layers_at_once(own: Nat
     model = own.paged.model
     own.engine()
     cache = KVCache(kv_shape(model.config), 4, 16, dtype=model.dtype, device="cpu")
-    ours = own.kernels.multiplies(torch.zeros(4, 32, dtype=model.dtype))
+    ours = own.kernels.has_matmul(torch.zeros(4, 32, dtype=model.dtype))
     assert (text_of(model, own.kernels, cache) is not None) == ours
 
 
@@ -214,7 +216,7 @@ def test_logits_are_the_same_where_products_are_torchs(chunk: int) -> None:
     """As on a processor for which there is none of our own: layers go step by step."""
 
     class NoProducts(Kernels):
-        def multiplies(self, weight: torch.Tensor) -> bool:
+        def has_matmul(self, weight: torch.Tensor) -> bool:
             return False
 
     kernels()

@@ -60,15 +60,15 @@ _FUNCTIONS: Final[dict[str, list[Any]]] = {
     "qqvl_takes": [_I] * 5,
     "qqvl_attend": [_I, _P, _P, _P, _I, _I, _I, _P, _F, _I, _P],
     "qqvl_norm": [_I, _P, _P, _P, _F, _N, _I, _I, _P, _P],
-    "qqvl_place": [_I, _P, _P, _P, _F, _P, _P, _P, _N, _I, _I, _I, _I, _P, _P, _P],
-    "qqvl_gate": [_I, _P, _N, _I, _I, _P],
-    "qqvl_multiplies": [_I, _I],
-    "qqvl_multiply": [_I, _I, _P, _P, _N, _N, _N, _I, _P],
+    "qqvl_rotate_and_store": [_I, _P, _P, _P, _F, _P, _P, _P, _N, _I, _I, _I, _I, _P, _P, _P],
+    "qqvl_silu_multiply": [_I, _P, _N, _I, _I, _P],
+    "qqvl_has_matmul": [_I, _I],
+    "qqvl_matmul": [_I, _I, _P, _P, _N, _N, _N, _I, _P],
     "qqvl_layers": [_I, _P, _I, _P, _N, _P, _P, _P, _I, _P, _P],
     "qqvl_number_size": [_I],
     "qqvl_span": [],
 }
-_GIVE_NUMBERS: Final = ("qqvl_takes", "qqvl_multiplies", "qqvl_number_size", "qqvl_span")
+_GIVE_NUMBERS: Final = ("qqvl_takes", "qqvl_has_matmul", "qqvl_number_size", "qqvl_span")
 
 
 def load(library: Path) -> ctypes.CDLL:

@@ -61,26 +61,30 @@ class Kernels:
 
     def __init__(self, library: Path) -> None:
         loaded = abi.load(library)
-        self._takes, self._attend, self._norm, self._place = (
-            loaded.qqvl_takes, loaded.qqvl_attend, loaded.qqvl_norm, loaded.qqvl_place,
+        self._takes, self._attend, self._norm, self._rotate_and_store = (
+            loaded.qqvl_takes, loaded.qqvl_attend, loaded.qqvl_norm, loaded.qqvl_rotate_and_store,
         )  # fmt: skip
-        self._gate, self._multiply, self._layers = loaded.qqvl_gate, loaded.qqvl_multiply, loaded.qqvl_layers
+        self._silu_multiply, self._matmul, self._layers = (
+            loaded.qqvl_silu_multiply,
+            loaded.qqvl_matmul,
+            loaded.qqvl_layers,
+        )
         self.span: Final[int] = loaded.qqvl_span()
-        self._multiplied = frozenset(dtype for dtype, kind in KINDS.items() if loaded.qqvl_multiplies(kind, kind))
+        self._has_matmul = frozenset(dtype for dtype, kind in KINDS.items() if loaded.qqvl_has_matmul(kind, kind))
 
     def takes(self, shape: TextShape) -> bool:
         return bool(self._takes(shape.hidden, shape.inner, shape.heads, shape.kv_heads, shape.head_dim))
 
-    def multiplies(self, weight: torch.Tensor) -> bool:
-        """Whether ``multiply`` takes such a weight here; it is then faster than torch's product."""
+    def has_matmul(self, weight: torch.Tensor) -> bool:
+        """Whether ``matmul`` takes such a weight here; it is then faster than torch's product."""
         outputs, inputs = weight.shape
-        return weight.dtype in self._multiplied and outputs % 4 == 0 and inputs * weight.element_size() % 64 == 0
+        return weight.dtype in self._has_matmul and outputs % 4 == 0 and inputs * weight.element_size() % 64 == 0
 
-    def multiply(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def matmul(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """``rows`` (N, inputs) times ``weight`` (outputs, inputs) → (N, outputs)."""
         count, inputs = rows.shape
         out = rows.new_empty(count, len(weight))
-        self._multiply(
+        self._matmul(
             KINDS[rows.dtype], KINDS[weight.dtype], rows.data_ptr(), weight.data_ptr(), count, len(weight), inputs,
             torch.get_num_threads(), out.data_ptr(),
         )  # fmt: skip
@@ -106,7 +110,7 @@ class Kernels:
         )  # fmt: skip
         return total, out
 
-    def place(
+    def rotate_and_store(
         self, joined: torch.Tensor, by: tuple[Norm, Norm], turns: tuple[torch.Tensor, torch.Tensor],
         slots: torch.Tensor, cache: KVCache, layer: int,
     ) -> torch.Tensor:  # fmt: skip
@@ -125,18 +129,20 @@ class Kernels:
         count, width, kv_heads = len(slots), keys.shape[3], keys.shape[2]
         heads = joined.shape[1] // width - 2 * kv_heads
         query = joined.new_empty(count, heads, width)
-        self._place(
+        self._rotate_and_store(
             KINDS[joined.dtype], joined.data_ptr(), by[0].weight.data_ptr(), by[1].weight.data_ptr(),
             by[0].eps, turns[0].data_ptr(), turns[1].data_ptr(), slots.data_ptr(), count, heads, kv_heads, width,
             torch.get_num_threads(), keys.data_ptr(), cache.values[layer].data_ptr(), query.data_ptr(),
         )  # fmt: skip
         return query
 
-    def gate(self, joined: torch.Tensor) -> torch.Tensor:
+    def silu_multiply(self, joined: torch.Tensor) -> torch.Tensor:
         """``joined`` (N, 2 · inner), gate beside up → silu(gate) · up (N, inner)."""
         count, inner = len(joined), joined.shape[1] // 2
         out = joined.new_empty(count, inner)
-        self._gate(KINDS[joined.dtype], joined.data_ptr(), count, inner, torch.get_num_threads(), out.data_ptr())
+        self._silu_multiply(
+            KINDS[joined.dtype], joined.data_ptr(), count, inner, torch.get_num_threads(), out.data_ptr()
+        )
         return out
 
     def attend(
@@ -164,7 +170,7 @@ class Kernels:
         """All of the layers in one call: ``rows`` (N, hidden) become what they make of them.
 
         Args:
-            turns, slots: as ``place`` takes them.
+            turns, slots: as ``rotate_and_store`` takes them.
         """
         assert step.workspace is not None
         self._layers(
@@ -189,7 +195,7 @@ class NativeRows:
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
     ) -> torch.Tensor:
-        """As ``paged_attention.Rows`` says."""
+        """As ``paged_attention.AttentionMetadata`` says."""
         rows = query[0].transpose(0, 1).contiguous()
         found = self.kernels.attend(rows, cache.keys[layer], cache.values[layer], self, scaling)
         return found.view(rows.shape)

@@ -48,8 +48,9 @@ struct Layer {
     void *keys, *values;  // the layer's part of the cache
 };
 
-// rows (count, hidden) become what the layer makes of them; slots, cosines and sines as place takes them. The workspace
-// is three tensors of count rows: hidden wide; max(queries + keys + values, 2 inner); max(queries, inner, hidden).
+// rows (count, hidden) become what the layer makes of them; slots, cosines and sines as rotate_and_store takes them.
+// The workspace is three tensors of count rows: hidden wide; max(queries + keys + values, 2 inner); max(queries, inner,
+// hidden).
 template <typename T>
 void run(const Layer& layer, const Step& step, Index count, const Index* slots, const T* cosines, const T* sines,
          int threads, T* workspace, T* rows) {
@@ -62,15 +63,15 @@ void run(const Layer& layer, const Step& step, Index count, const Index* slots, 
     T *middle = wide + count * std::max(queries + 2 * cache.row(), 2 * layer.inner);
 
     norm<T>(rows, nullptr, as<T>(layer.first_norm), layer.first_eps, count, hidden, threads, nullptr, narrow);
-    weigh(narrow, as<T>(layer.joined), count, queries + 2 * cache.row(), hidden, threads, wide);
-    place<T>(wide, as<T>(layer.query_norm), as<T>(layer.key_norm), layer.head_eps, cosines, sines, slots, count, heads,
-             cache.kv_heads, cache.head_dim, threads, keys, values, middle);
+    matmul(narrow, as<T>(layer.joined), count, queries + 2 * cache.row(), hidden, threads, wide);
+    rotate_and_store<T>(wide, as<T>(layer.query_norm), as<T>(layer.key_norm), layer.head_eps, cosines, sines, slots,
+                        count, heads, cache.kv_heads, cache.head_dim, threads, keys, values, middle);
     attend<T>(middle, cache, group, step, layer.scaling, threads, wide);
-    weigh(wide, as<T>(layer.projection), count, hidden, queries, threads, narrow);
+    matmul(wide, as<T>(layer.projection), count, hidden, queries, threads, narrow);
     norm<T>(rows, narrow, as<T>(layer.second_norm), layer.second_eps, count, hidden, threads, rows, middle);
-    weigh(middle, as<T>(layer.gate_up), count, 2 * inner, hidden, threads, wide);
-    gate<T>(wide, count, inner, threads, middle);
-    weigh(middle, as<T>(layer.down), count, hidden, inner, threads, narrow);
+    matmul(middle, as<T>(layer.gate_up), count, 2 * inner, hidden, threads, wide);
+    silu_multiply<T>(wide, count, inner, threads, middle);
+    matmul(middle, as<T>(layer.down), count, hidden, inner, threads, narrow);
 #pragma omp parallel for num_threads(threads) if (count * hidden > kAlone)
     for (Index at = 0; at < count * hidden; at += kLanes) store(rows + at, load(rows + at) + load(narrow + at));
 }
@@ -126,28 +127,28 @@ int qqvl_number_size(int kind) {
 
 int qqvl_span() { return kSpan; }
 
-// Whether qqvl_multiply may be called for these kinds: inputs in multiples of 64 bytes, outputs of 4.
-int qqvl_multiplies(int kind, int weight_kind) {
+// Whether qqvl_matmul may be called for these kinds: inputs in multiples of 64 bytes, outputs of 4.
+int qqvl_has_matmul(int kind, int weight_kind) {
     bool found = false;
-    if (kind == weight_kind) with(kind, [&](auto number) { found = kMultiplies<decltype(number)>; });
+    if (kind == weight_kind) with(kind, [&](auto number) { found = kHasMatmul<decltype(number)>; });
     return found;
 }
 
-void qqvl_multiply(int kind, int weight_kind, const void* rows, const void* weight, Index count, Index outputs,
-                   Index inputs, int threads, void* out) {
+void qqvl_matmul(int kind, int weight_kind, const void* rows, const void* weight, Index count, Index outputs,
+                 Index inputs, int threads, void* out) {
     if (kind != weight_kind) return;
     with(kind, [&](auto number) {
         using T = decltype(number);
-        if constexpr (kMultiplies<T>) weigh(as<T>(rows), as<T>(weight), count, outputs, inputs, threads, as<T>(out));
+        if constexpr (kHasMatmul<T>) matmul(as<T>(rows), as<T>(weight), count, outputs, inputs, threads, as<T>(out));
     });
 }
 
-// One layer after another. Only where qqvl_multiply takes all of their weights.
+// One layer after another. Only where qqvl_matmul takes all of their weights.
 void qqvl_layers(int kind, const Layer* layers, int number_of_layers, const Step* step, Index count, const Index* slots,
                  const void* cosines, const void* sines, int threads, void* workspace, void* rows) {
     with(kind, [&](auto number) {
         using T = decltype(number);
-        if constexpr (kMultiplies<T>)
+        if constexpr (kHasMatmul<T>)
             for (int n = 0; n < number_of_layers; ++n)
                 if (layers[n].weight_kind == kind)
                     run(layers[n], *step, count, slots, as<T>(cosines), as<T>(sines), threads, as<T>(workspace),
@@ -179,20 +180,20 @@ void qqvl_norm(int kind, const void* rows, const void* added, const void* weight
     });
 }
 
-void qqvl_place(int kind, const void* joined, const void* query_weight, const void* key_weight, float eps,
-                const void* cosine, const void* sine, const Index* slots, Index count, int heads, int kv_heads,
-                int width, int threads, void* keys, void* values, void* query) {
+void qqvl_rotate_and_store(int kind, const void* joined, const void* query_weight, const void* key_weight, float eps,
+                           const void* cosine, const void* sine, const Index* slots, Index count, int heads,
+                           int kv_heads, int width, int threads, void* keys, void* values, void* query) {
     with(kind, [&](auto number) {
         using T = decltype(number);
-        place(as<T>(joined), as<T>(query_weight), as<T>(key_weight), eps, as<T>(cosine), as<T>(sine), slots, count,
-              heads, kv_heads, width, threads, as<T>(keys), as<T>(values), as<T>(query));
+        rotate_and_store(as<T>(joined), as<T>(query_weight), as<T>(key_weight), eps, as<T>(cosine), as<T>(sine), slots,
+                         count, heads, kv_heads, width, threads, as<T>(keys), as<T>(values), as<T>(query));
     });
 }
 
-void qqvl_gate(int kind, const void* joined, Index count, int width, int threads, void* out) {
+void qqvl_silu_multiply(int kind, const void* joined, Index count, int width, int threads, void* out) {
     with(kind, [&](auto number) {
         using T = decltype(number);
-        gate(as<T>(joined), count, width, threads, as<T>(out));
+        silu_multiply(as<T>(joined), count, width, threads, as<T>(out));
     });
 }
 
