@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qqvl_server.engine.steps.batch import Chosen, Drawn, Sampled, ScheduledBatch
+from qqvl_server.engine.steps.batch import Chosen, PendingTokens, Sampled, ScheduledBatch
 from qqvl_server.engine.steps.block_pool import BlockPool
 from qqvl_server.engine.steps.core import EngineCore, StepFailed
 from qqvl_server.engine.steps.request import PENDING, FinishReason, Priority, Request, SamplingParams, Status
@@ -99,7 +99,7 @@ class Device:
         assert any(request.needs_host for request in requests)
         return self.draw(logits, rows, requests).wait()
 
-    def draw(self, logits: list[Kept], rows: Sequence[int], requests: Sequence[Request]) -> Drawn:
+    def draw(self, logits: list[Kept], rows: Sequence[int], requests: Sequence[Request]) -> PendingTokens:
         tokens = [PENDING] * len(rows)
 
         def choose() -> None:

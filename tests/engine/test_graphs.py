@@ -14,7 +14,7 @@ from qqvl_server.engine.cache.paged_attention import PagedBatch
 from qqvl_server.engine.cuda.backend import CudaBackend, Recording
 from qqvl_server.engine.cuda.decode_inputs import Decode, Inputs
 from qqvl_server.engine.cuda.graphs import Capture, Replay, sizes
-from qqvl_server.engine.cuda.varlen import InPlace, VarlenRows
+from qqvl_server.engine.cuda.varlen import VarlenMetadata, VarlenRows
 from qqvl_server.engine.forward.sampler import Sampler
 from qqvl_server.engine.steps.request import Request, SamplingParams
 from tests.engine.twins import NEW, Twins
@@ -23,7 +23,7 @@ Forward = Callable[[], torch.Tensor]
 
 
 def kernel(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: InPlace, scaling: float
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: VarlenMetadata, scaling: float
 ) -> torch.Tensor:
     """What CUDA's kernels give, request by request."""
     out = torch.empty_like(query)
@@ -96,7 +96,7 @@ def test_replies_are_the_same_when_steps_are_replayed(twins: Twins, shape: dict[
     assert twins.run(engine, [*made, one]) == [*twins.expected, twins.expected[2][:3]]
 
 
-def told(paged: PagedBatch) -> InPlace:
+def told(paged: PagedBatch) -> VarlenMetadata:
     assert isinstance(paged.rows, VarlenRows)
     return paged.rows.rows
 

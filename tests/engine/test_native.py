@@ -91,19 +91,21 @@ def off(method: str) -> Callable[[Kernels], object]:
     return broken
 
 
-@pytest.mark.parametrize("method", ["norm", "sum_and_norm", "place", "gate", "attend", "multiply", "run"])
+@pytest.mark.parametrize(
+    "method", ["norm", "sum_and_norm", "rotate_and_store", "silu_multiply", "attend", "matmul", "run"]
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_kernel_that_errs_is_not_trusted(method: str, dtype: torch.dtype) -> None:
     real = kernels(dtype)
-    if method in ("multiply", "run") and not real.multiplies(torch.zeros(4, 32, dtype=dtype)):
+    if method in ("matmul", "run") and not real.has_matmul(torch.zeros(4, 32, dtype=dtype)):
         pytest.skip("no products of our own for this type on this processor")
     broken: Any = off(method)(real)
     assert not checking.is_right(broken, dtype, SMALL)
 
 
-def compiler(folder: Path, script: str) -> str:
+def compiler(folder: Path, script: str, shell: str = "/bin/sh") -> str:
     made = folder / "compiler"
-    made.write_text(f"#!/bin/sh\n{script}\n")
+    made.write_text(f"#!{shell}\n{script}\n")
     made.chmod(made.stat().st_mode | stat.S_IXUSR)
     return str(made)
 
@@ -111,6 +113,33 @@ def compiler(folder: Path, script: str) -> str:
 @pytest.mark.parametrize("script", ["exit 1", 'for last; do :; done; echo "not a library" > "$last"'])
 def test_a_compiler_that_fails_or_makes_rubbish_is_done_without(tmp_path: Path, script: str) -> None:
     used = compiler(tmp_path, script)
+    assert checking.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=used) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ("s/Index hidden, inner,/Index inner, hidden,/", "NativeLayer"),
+        ("s/float first_eps,/Index another; float first_eps,/", "NativeLayer"),
+        ("s/Index block_size, decodes,/Index decodes, block_size,/", "NativeStep"),
+        ("s/Index row, start, count, blocks;/std::int32_t row, start, count, blocks;/", "NativeChunk"),
+        ("s/enum class Kind : int { float32, bfloat16 }/enum class Kind : int { bfloat16, float32 }/", "bytes"),
+    ],
+)
+def test_structures_that_are_not_ours_are_told_before_anything_is_called(
+    tmp_path: Path, changed: str, told: str
+) -> None:
+    """Fields in another order, one more, of another type; kinds by other numbers: else memory would be overwritten."""
+    kernels()
+    sources = tmp_path / "sources"
+    shutil.copytree(compiling.SOURCES, sources)
+    # Unoptimised, for it is only loaded.
+    script = f"""sed -i '{changed}' {sources}/*
+exec c++ -std=c++17 -march=native -fPIC -pthread -shared {sources}/kernels.cpp -o "${{@: -1}}\""""
+    used = compiler(tmp_path, script, shell="/bin/bash")
+    library = compiling.built(tmp_path / "kept", used)
+    with pytest.raises(OSError, match=told):
+        Kernels(library)
     assert checking.find(CPU, torch.float32, SMALL, folder=tmp_path / "kept", compiler=used) is None
 
 
@@ -170,7 +199,7 @@ def test_where_products_are_our_own_words_go_through_all_layers_at_once(own: Nat
     model = own.paged.model
     own.engine()
     cache = KVCache(kv_shape(model.config), 4, 16, dtype=model.dtype, device="cpu")
-    ours = own.kernels.multiplies(torch.zeros(4, 32, dtype=model.dtype))
+    ours = own.kernels.has_matmul(torch.zeros(4, 32, dtype=model.dtype))
     assert (text_of(model, own.kernels, cache) is not None) == ours
 
 
@@ -185,7 +214,7 @@ def test_logits_are_the_same_where_products_are_torchs(chunk: int) -> None:
     """As on a processor for which there is none of our own: layers go step by step."""
 
     class NoProducts(Kernels):
-        def multiplies(self, weight: torch.Tensor) -> bool:
+        def has_matmul(self, weight: torch.Tensor) -> bool:
             return False
 
     kernels()

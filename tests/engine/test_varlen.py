@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def by_definition(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: varlen.InPlace, scaling: float
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: varlen.VarlenMetadata, scaling: float
 ) -> torch.Tensor:
     """Causal from the end: of n rows and m keys, row i sees the first m - n + i + 1."""
     out = torch.empty_like(query)
@@ -32,7 +32,7 @@ def by_definition(
 
 
 def test_rows_and_blocks_are_told_as_the_kernels_want_them() -> None:
-    rows = varlen.in_place([([7, 3, 9], 9, 1), ([1, 2], 4, 1), ([5, 6, 8, 4], 3, 6)], 4, CPU)
+    rows = varlen.varlen_metadata([([7, 3, 9], 9, 1), ([1, 2], 4, 1), ([5, 6, 8, 4], 3, 6)], 4, CPU)
     assert rows.starts.tolist() == [0, 1, 2, 8]
     assert rows.lengths.tolist() == [10, 5, 9]
     assert rows.key_starts.tolist() == [0, 10, 15, 24]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.engine.steps.batch import Chosen, Drawn, Sampled, ScheduledBatch
+from qqvl_server.engine.steps.batch import Chosen, PendingTokens, Sampled, ScheduledBatch
 from qqvl_server.engine.steps.block_pool import BlockPool
 from qqvl_server.engine.steps.core import EngineCore
 from qqvl_server.engine.steps.planted import plant
@@ -118,7 +118,7 @@ class PassThrough:
             for row, request in zip(rows, requests, strict=True)
         ]
 
-    def draw(self, logits: list[int], rows: Sequence[int], requests: Sequence[Request]) -> Drawn:
+    def draw(self, logits: list[int], rows: Sequence[int], requests: Sequence[Request]) -> PendingTokens:
         return Told(self.sample(logits, rows, requests), [logits[row] for row in rows])
 
     def score(self, logits: list[int], rows: Sequence[int], targets: Sequence[int]) -> list[float]:

@@ -195,14 +195,8 @@ class Preprocessor:
         extras = self._extras(request) | {"return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
         inputs = self._template(self._processor, self._conversation(request, shown), **extras)
         ids = inputs["input_ids"][0].tolist()
-        return Prompt(
-            inputs,
-            len(ids),
-            0,
-            self._pictures.patches_per_token,
-            unseen=tuple(lost.values()),
-            opens_thought=self._opens_thought(ids),
-        )
+        per_token, thinks = self._pictures.patches_per_token, self._opens_thought(ids)
+        return Prompt(inputs, len(ids), 0, per_token, unseen=tuple(lost.values()), opens_thought=thinks)
 
     def _conversation(self, request: GenerationRequest, shown: Callable[[ImageRef], list[Entry]]) -> list[Entry]:
         if not request.messages:
@@ -236,8 +230,8 @@ class Preprocessor:
         if self._tells_kinds:
             inputs["mm_token_type_ids"] = torch.eq(tokens, self._pads[0]).long()
         digests = tuple(digest for patches in pictures for digest in patches.digests)
-        opened = self._opens_thought(ids)
-        return Prompt(BatchFeature(inputs), len(ids), shared, self._pictures.patches_per_token, digests, opened)
+        per_token, thinks = self._pictures.patches_per_token, self._opens_thought(ids)
+        return Prompt(BatchFeature(inputs), len(ids), shared, per_token, digests, opens_thought=thinks)
 
     def _opens_thought(self, ids: list[int]) -> bool:
         return opens_thought(self.detokenize([token for token in ids[-_HEADER:] if token in self._vocabulary]))

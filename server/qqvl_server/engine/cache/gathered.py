@@ -84,7 +84,7 @@ class Gathered:
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
     ) -> torch.Tensor:
-        """As ``paged_attention.Rows`` says."""
+        """As ``paged_attention.AttentionMetadata`` says."""
         _, heads, count, width = query.shape
         kv_heads = key.shape[1]
         grouped = query.reshape(kv_heads, heads // kv_heads, count, width)

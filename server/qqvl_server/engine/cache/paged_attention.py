@@ -18,7 +18,7 @@ from qqvl_server.engine.cache.kv_cache import KVCache
 NAME: Final = "qqvl_paged"
 
 
-class Rows(Protocol):
+class AttentionMetadata(Protocol):
     """The packed rows of a step, as one way of attending wants them described."""
 
     def attend(
@@ -39,7 +39,7 @@ class PagedBatch:
 
     cache: KVCache
     new_slots: torch.Tensor
-    rows: Rows
+    rows: AttentionMetadata
 
 
 def register(*, compiled: bool = False) -> None:
@@ -52,7 +52,7 @@ def register(*, compiled: bool = False) -> None:
 
 
 def _no_mask(*_args: Any, **_kwargs: Any) -> None:
-    """Causality lives in ``Rows``; a mask over the packed row would be N × N and wrong."""
+    """Causality lives in ``AttentionMetadata``; a mask over the packed row would be N × N and wrong."""
 
 
 def paged_attention(

@@ -12,8 +12,9 @@ from torch.nn.functional import rms_norm, silu
 
 from qqvl_server.engine.cache.gathered import by_sdpa
 from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
+from qqvl_server.engine.cpu.abi import KINDS, NativeLayer
 from qqvl_server.engine.cpu.compiling import COMPILER, KEPT, built
-from qqvl_server.engine.cpu.kernels import DTYPES, Kernels, NativeLayer, NativeRows, Norm, TextShape, lay_out
+from qqvl_server.engine.cpu.kernels import Kernels, NativeRows, Norm, TextShape, lay_out
 
 _GUARD = 4096
 
@@ -22,7 +23,7 @@ def find(
     device: torch.device, dtype: torch.dtype, shape: TextShape, *, folder: Path = KEPT, compiler: str = COMPILER
 ) -> Kernels | None:
     """The kernels, compiled into ``folder`` if they are not there yet; None where they cannot be had or err."""
-    if device.type != "cpu" or dtype not in DTYPES:
+    if device.type != "cpu" or dtype not in KINDS:
         return None
     try:
         found = Kernels(built(folder, compiler))
@@ -49,7 +50,7 @@ def is_right(kernels: Kernels, dtype: torch.dtype, shape: TextShape) -> bool:
     norms = Norm(drawn(shape.head_dim), 1e-6), Norm(drawn(shape.head_dim), 1e-6)
     angles = drawn(count, shape.head_dim // 2).float().repeat(1, 2)
     turns = angles.cos().to(dtype), angles.sin().to(dtype)
-    query = kernels.place(joined, norms, turns, torch.tensor(slots), cache, 0)
+    query = kernels.rotate_and_store(joined, norms, turns, torch.tensor(slots), cache, 0)
     heads = joined.view(count, -1, shape.head_dim).float()
     queries, keys = heads[:, : shape.heads], heads[:, shape.heads : shape.heads + shape.kv_heads]
     turned = _turned(queries, norms[0], turns), _turned(keys, norms[1], turns)
@@ -73,13 +74,13 @@ def is_right(kernels: Kernels, dtype: torch.dtype, shape: TextShape) -> bool:
         (total, hidden.float() + added.float()),
         (normed, _normed(total.float(), weight)),
         (kernels.norm(hidden, weight), _normed(hidden.float(), weight)),
-        (kernels.gate(gates), silu(gate) * up),
+        (kernels.silu_multiply(gates), silu(gate) * up),
     ]
     # Rows beside a whole pass, inputs beyond one part, more rows than a block.
     for count, inputs in ((1, shape.hidden), (7, 2080), (133, 64)):
         left, right = drawn(count, inputs), drawn(72, inputs) * inputs**-0.5
-        if kernels.multiplies(right):
-            pairs.append((kernels.multiply(left, right), left.float() @ right.float().T))
+        if kernels.has_matmul(right):
+            pairs.append((kernels.matmul(left, right), left.float() @ right.float().T))
     joined_width = joined.shape[1]
     for inner in (96, joined_width + 32):
         # Narrow, but with either half of a layer as the wider; what stands behind the workspace must stay as it is.
@@ -105,22 +106,27 @@ def _layers(
         (hidden, inner),
     )
     weights = [drawn(*size) * size[1] ** -0.5 for size in sizes]
-    if not all(kernels.multiplies(weight) for weight in weights):
+    if not all(kernels.has_matmul(weight) for weight in weights):
         return []
     before, after = Norm(drawn(hidden), 1e-6), Norm(drawn(hidden), 1e-6)
     joined, projection, gate_up, down = (weight.data_ptr() for weight in weights)
     layer = NativeLayer(
-        hidden, inner, shape.heads, shape.kv_heads, shape.head_dim, before.eps, heads[0].eps, after.eps,
-        shape.head_dim**-0.5, before.weight.data_ptr(), joined, heads[0].weight.data_ptr(), heads[1].weight.data_ptr(),
-        projection, after.weight.data_ptr(), gate_up, down, cache.keys[0].data_ptr(), cache.values[0].data_ptr(),
+        hidden=hidden, inner=inner, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim,
+        weight_kind=KINDS[weights[0].dtype], first_eps=before.eps, head_eps=heads[0].eps, second_eps=after.eps,
+        scaling=shape.head_dim**-0.5, first_norm=before.weight.data_ptr(), joined=joined,
+        query_norm=heads[0].weight.data_ptr(), key_norm=heads[1].weight.data_ptr(), projection=projection,
+        second_norm=after.weight.data_ptr(), gate_up=gate_up, down=down, keys=cache.keys[0].data_ptr(),
+        values=cache.values[0].data_ptr(),
     )  # fmt: skip
     rows = drawn(len(slots), hidden)
     at_once = rows.clone()
     for _ in range(2):
-        query = kernels.place(kernels.multiply(kernels.norm(rows, before), weights[0]), heads, turns, slots, cache, 0)
+        query = kernels.rotate_and_store(
+            kernels.matmul(kernels.norm(rows, before), weights[0]), heads, turns, slots, cache, 0
+        )
         attended = kernels.attend(query, cache.keys[0], cache.values[0], step, shape.head_dim**-0.5)
-        total, normed = kernels.sum_and_norm(rows, kernels.multiply(attended, weights[1]), after)
-        rows = total + kernels.multiply(kernels.gate(kernels.multiply(normed, weights[2])), weights[3])
+        total, normed = kernels.sum_and_norm(rows, kernels.matmul(attended, weights[1]), after)
+        rows = total + kernels.matmul(kernels.silu_multiply(kernels.matmul(normed, weights[2])), weights[3])
     kernels.run((NativeLayer * 2)(layer, layer), at_once, turns, slots, step)
     return [(at_once, rows)]
 

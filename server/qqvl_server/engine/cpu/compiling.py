@@ -17,7 +17,7 @@ import torch
 COMPILER: Final = "c++"
 # Beside what Python compiles from this package: as much the user's own, and gone with it.
 KEPT: Final = Path(importlib.util.cache_from_source(__file__)).parent
-_SOURCES: Final = Path(__file__).with_name("cpp")
+SOURCES: Final = Path(__file__).with_name("cpp")
 # The parts of -ffast-math that sums need; the whole of it would change how this process rounds denormals.
 _FLAGS: Final = (
     "-std=c++17", "-O3", "-march=native", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math",
@@ -29,7 +29,7 @@ _COMPILE_S: Final = 120
 def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
     """The library in ``folder``. Raises OSError (no compiler, no room), SubprocessError (it fails or hangs)."""
     # A library for another processor would end this process with an illegal instruction.
-    sources = [source.read_bytes() for source in sorted(_SOURCES.glob("*.[ch]*"))]
+    sources = [source.read_bytes() for source in sorted(SOURCES.glob("*.[ch]*"))]
     made_of = repr((_FLAGS, compiler, torch.__version__, _processor(), sources)).encode()
     target = folder / f"kernels-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
     if target.exists():
@@ -39,7 +39,7 @@ def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         linked = Path(scratch, "linked.so")
-        command = [compiler, *_FLAGS, "-shared", str(_SOURCES / "kernels.cpp"), "-o", str(linked)]
+        command = [compiler, *_FLAGS, "-shared", str(SOURCES / "kernels.cpp"), "-o", str(linked)]
         subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_S)
         os.replace(linked, target)
     return target

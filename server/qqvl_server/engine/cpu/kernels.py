@@ -19,20 +19,8 @@ import numpy
 import torch
 
 from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
-
-_P, _N, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
-_FUNCTIONS: Final[dict[str, list[Any]]] = {
-    "qqvl_takes": [_I] * 5,
-    "qqvl_attend": [_I, _P, _P, _P, _I, _I, _I, _P, _F, _I, _P],
-    "qqvl_norm": [_I, _P, _P, _P, _F, _N, _I, _I, _P, _P],
-    "qqvl_place": [_I, _P, _P, _P, _F, _P, _P, _P, _N, _I, _I, _I, _I, _P, _P, _P],
-    "qqvl_gate": [_I, _P, _N, _I, _I, _P],
-    "qqvl_multiplies": [_I],
-    "qqvl_multiply": [_I, _P, _P, _N, _N, _N, _I, _P],
-    "qqvl_layers": [_I, _P, _I, _P, _N, _P, _P, _P, _I, _P, _P],
-}
-_GIVE_NUMBERS: Final = ("qqvl_takes", "qqvl_multiplies")
-DTYPES: Final = (torch.bfloat16, torch.float32)
+from qqvl_server.engine.cpu import abi
+from qqvl_server.engine.cpu.abi import KINDS, NativeChunk, NativeLayer, NativeStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,36 +56,36 @@ class Norm:
 class Kernels:
     """The compiled library. All tensors are contiguous, in the host's memory, and of the queries' type.
 
-    Raises OSError: the library does not load beside this torch.
+    Raises OSError: as ``abi.load`` does.
     """
 
     def __init__(self, library: Path) -> None:
-        loaded = ctypes.CDLL(str(library))
-        for name, arguments in _FUNCTIONS.items():
-            function = getattr(loaded, name)
-            function.argtypes = arguments
-            function.restype = _I if name in _GIVE_NUMBERS else None
-        self._takes, self._attend, self._norm, self._place = (
-            loaded.qqvl_takes, loaded.qqvl_attend, loaded.qqvl_norm, loaded.qqvl_place,
+        loaded = abi.load(library)
+        self._takes, self._attend, self._norm, self._rotate_and_store = (
+            loaded.qqvl_takes, loaded.qqvl_attend, loaded.qqvl_norm, loaded.qqvl_rotate_and_store,
         )  # fmt: skip
-        self._gate, self._multiply, self._layers = loaded.qqvl_gate, loaded.qqvl_multiply, loaded.qqvl_layers
+        self._silu_multiply, self._matmul, self._layers = (
+            loaded.qqvl_silu_multiply,
+            loaded.qqvl_matmul,
+            loaded.qqvl_layers,
+        )
         self.span: Final[int] = loaded.qqvl_span()
-        self._multiplied = frozenset(dtype for dtype in DTYPES if loaded.qqvl_multiplies(dtype is torch.bfloat16))
+        self._has_matmul = frozenset(dtype for dtype, kind in KINDS.items() if loaded.qqvl_has_matmul(kind, kind))
 
     def takes(self, shape: TextShape) -> bool:
         return bool(self._takes(shape.hidden, shape.inner, shape.heads, shape.kv_heads, shape.head_dim))
 
-    def multiplies(self, weight: torch.Tensor) -> bool:
-        """Whether ``multiply`` takes such a weight here; it is then faster than torch's product."""
+    def has_matmul(self, weight: torch.Tensor) -> bool:
+        """Whether ``matmul`` takes such a weight here; it is then faster than torch's product."""
         outputs, inputs = weight.shape
-        return weight.dtype in self._multiplied and outputs % 4 == 0 and inputs * weight.element_size() % 64 == 0
+        return weight.dtype in self._has_matmul and outputs % 4 == 0 and inputs * weight.element_size() % 64 == 0
 
-    def multiply(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def matmul(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """``rows`` (N, inputs) times ``weight`` (outputs, inputs) → (N, outputs)."""
         count, inputs = rows.shape
         out = rows.new_empty(count, len(weight))
-        self._multiply(
-            rows.dtype is torch.bfloat16, rows.data_ptr(), weight.data_ptr(), count, len(weight), inputs,
+        self._matmul(
+            KINDS[rows.dtype], KINDS[weight.dtype], rows.data_ptr(), weight.data_ptr(), count, len(weight), inputs,
             torch.get_num_threads(), out.data_ptr(),
         )  # fmt: skip
         return out
@@ -107,7 +95,7 @@ class Kernels:
         count, width = rows.shape
         out = torch.empty_like(rows)
         self._norm(
-            rows.dtype is torch.bfloat16, rows.data_ptr(), None, by.weight.data_ptr(), by.eps, count, width,
+            KINDS[rows.dtype], rows.data_ptr(), None, by.weight.data_ptr(), by.eps, count, width,
             torch.get_num_threads(), None, out.data_ptr(),
         )  # fmt: skip
         return out
@@ -117,12 +105,12 @@ class Kernels:
         count, width = rows.shape
         total, out = torch.empty_like(rows), torch.empty_like(rows)
         self._norm(
-            rows.dtype is torch.bfloat16, rows.data_ptr(), added.data_ptr(), by.weight.data_ptr(), by.eps, count, width,
+            KINDS[rows.dtype], rows.data_ptr(), added.data_ptr(), by.weight.data_ptr(), by.eps, count, width,
             torch.get_num_threads(), total.data_ptr(), out.data_ptr(),
         )  # fmt: skip
         return total, out
 
-    def place(
+    def rotate_and_store(
         self, joined: torch.Tensor, by: tuple[Norm, Norm], turns: tuple[torch.Tensor, torch.Tensor],
         slots: torch.Tensor, cache: KVCache, layer: int,
     ) -> torch.Tensor:  # fmt: skip
@@ -141,19 +129,19 @@ class Kernels:
         count, width, kv_heads = len(slots), keys.shape[3], keys.shape[2]
         heads = joined.shape[1] // width - 2 * kv_heads
         query = joined.new_empty(count, heads, width)
-        self._place(
-            joined.dtype is torch.bfloat16, joined.data_ptr(), by[0].weight.data_ptr(), by[1].weight.data_ptr(),
+        self._rotate_and_store(
+            KINDS[joined.dtype], joined.data_ptr(), by[0].weight.data_ptr(), by[1].weight.data_ptr(),
             by[0].eps, turns[0].data_ptr(), turns[1].data_ptr(), slots.data_ptr(), count, heads, kv_heads, width,
             torch.get_num_threads(), keys.data_ptr(), cache.values[layer].data_ptr(), query.data_ptr(),
         )  # fmt: skip
         return query
 
-    def gate(self, joined: torch.Tensor) -> torch.Tensor:
+    def silu_multiply(self, joined: torch.Tensor) -> torch.Tensor:
         """``joined`` (N, 2 · inner), gate beside up → silu(gate) · up (N, inner)."""
         count, inner = len(joined), joined.shape[1] // 2
         out = joined.new_empty(count, inner)
-        self._gate(
-            joined.dtype is torch.bfloat16, joined.data_ptr(), count, inner, torch.get_num_threads(), out.data_ptr()
+        self._silu_multiply(
+            KINDS[joined.dtype], joined.data_ptr(), count, inner, torch.get_num_threads(), out.data_ptr()
         )
         return out
 
@@ -170,7 +158,7 @@ class Kernels:
         kv_heads = keys.shape[2]
         out = query.new_empty(count, heads * width)
         self._attend(
-            query.dtype is torch.bfloat16, query.data_ptr(), keys.data_ptr(), values.data_ptr(), kv_heads, width,
+            KINDS[query.dtype], query.data_ptr(), keys.data_ptr(), values.data_ptr(), kv_heads, width,
             heads // kv_heads, ctypes.byref(rows.step), scaling, torch.get_num_threads(), out.data_ptr(),
         )  # fmt: skip
         return out
@@ -182,37 +170,14 @@ class Kernels:
         """All of the layers in one call: ``rows`` (N, hidden) become what they make of them.
 
         Args:
-            turns, slots: as ``place`` takes them.
+            turns, slots: as ``rotate_and_store`` takes them.
         """
         assert step.workspace is not None
         self._layers(
-            rows.dtype is torch.bfloat16, layers, len(layers), ctypes.byref(step.step), len(slots), slots.data_ptr(),
+            KINDS[rows.dtype], layers, len(layers), ctypes.byref(step.step), len(slots), slots.data_ptr(),
             turns[0].data_ptr(), turns[1].data_ptr(), torch.get_num_threads(), step.workspace.data_ptr(),
             rows.data_ptr(),
         )  # fmt: skip
-
-
-class NativeLayer(ctypes.Structure):
-    """A layer's measures, and where its weights and its part of the cache are, as ``Layer`` in the C++.
-
-    Addresses only: whoever makes one keeps what they are of.
-    """
-
-    _fields_ = [
-        *((name, _N) for name in ("hidden", "inner", "heads", "kv_heads", "head_dim")),
-        *((name, _F) for name in ("first_eps", "head_eps", "second_eps", "scaling")),
-        *((name, _P) for name in ("first_norm", "joined", "query_norm", "key_norm", "projection", "second_norm")),
-        *((name, _P) for name in ("gate_up", "down", "keys", "values")),
-    ]
-
-
-class NativeStep(ctypes.Structure):
-    """As ``Step`` in the C++."""
-
-    _fields_ = [
-        *((name, _N) for name in ("block_size", "decodes", "columns", "prefills")),
-        *((name, _P) for name in ("table", "lengths", "starts", "chunks", "blocks", "scratch")),
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +195,7 @@ class NativeRows:
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
     ) -> torch.Tensor:
-        """As ``paged_attention.Rows`` says."""
+        """As ``paged_attention.AttentionMetadata`` says."""
         rows = query[0].transpose(0, 1).contiguous()
         found = self.kernels.attend(rows, cache.keys[layer], cache.values[layer], self, scaling)
         return found.view(rows.shape)
@@ -270,7 +235,7 @@ def lay_out(
     # Where each one's parts begin in the scratch: so many tokens of it are one.
     starts = array("q", (0, *accumulate(-(-length // kernels.span) for length in lengths)))
     table = cache.held([blocks for blocks, _ in decodes], max(lengths)).table if decodes else torch.empty(0)
-    # Of each prefill its first row, that row's position, how many rows it has, and where its blocks begin.
+    # Each prefill as ``NativeChunk`` has it.
     chunks, blocks = array("q"), array("q")
     row = len(decodes)
     for held, start, count in spans[row:]:
@@ -278,9 +243,17 @@ def lay_out(
         blocks.extend(held[: -(-(start + count) // cache.block_size)])
         row += count
     scratch = torch.empty(starts[-1] * heads * (cache.keys[0].shape[3] + 2))
-    kept = (table, *(torch.from_numpy(numpy.array(numbers)) for numbers in (lengths, starts, chunks, blocks)), scratch)
-    columns = len(table) // len(decodes) if decodes else 0
+    told = tuple(torch.from_numpy(numpy.array(numbers)) for numbers in (lengths, starts, chunks, blocks))
     step = NativeStep(
-        cache.block_size, len(decodes), columns, len(chunks) // 4, *(tensor.data_ptr() for tensor in kept)
+        block_size=cache.block_size,
+        decodes=len(decodes),
+        columns=len(table) // len(decodes) if decodes else 0,
+        prefills=len(chunks) // len(NativeChunk._fields_),
+        table=table.data_ptr(),
+        lengths=told[0].data_ptr(),
+        starts=told[1].data_ptr(),
+        chunks=told[2].data_ptr(),
+        blocks=told[3].data_ptr(),
+        scratch=scratch.data_ptr(),
     )
-    return NativeRows(kernels, step, kept, workspace)
+    return NativeRows(kernels, step, (table, *told, scratch), workspace)

@@ -19,7 +19,8 @@ from torch.nn.functional import linear
 from qqvl_server.engine.cache.kv_cache import KVCache
 from qqvl_server.engine.cache.paged_attention import PagedBatch
 from qqvl_server.engine.cpu import packing
-from qqvl_server.engine.cpu.kernels import Kernels, NativeLayer, NativeRows, Norm
+from qqvl_server.engine.cpu.abi import KINDS, NativeLayer
+from qqvl_server.engine.cpu.kernels import Kernels, NativeRows, Norm
 from qqvl_server.engine.cpu.mapped import MappedFiles
 from qqvl_server.engine.forward.packed import Packed
 
@@ -39,7 +40,7 @@ class NativeLinear(nn.Module):
         """Args:
         rows: (..., in_features) → (..., out_features).
         """
-        out = self._kernels.multiply(rows.reshape(-1, rows.shape[-1]), self.weight)
+        out = self._kernels.matmul(rows.reshape(-1, rows.shape[-1]), self.weight)
         return out.view(*rows.shape[:-1], -1)
 
 
@@ -87,11 +88,25 @@ class FusedLayer(nn.Module):
         (first, second), (queries, keys) = self._norms, self._head_norms
         width = len(queries.weight)
         return NativeLayer(
-            len(first.weight), mlp.down_proj.in_features, attention.q_proj.out_features // width,
-            attention.k_proj.out_features // width, width, first.eps, queries.eps, second.eps, self._scaling,
-            first.weight.data_ptr(), heads, queries.weight.data_ptr(), keys.weight.data_ptr(), out,
-            second.weight.data_ptr(), gate_up, down,
-        )  # fmt: skip
+            hidden=len(first.weight),
+            inner=mlp.down_proj.in_features,
+            heads=attention.q_proj.out_features // width,
+            kv_heads=attention.k_proj.out_features // width,
+            head_dim=width,
+            weight_kind=KINDS[mlp.down_proj.weight.dtype],
+            first_eps=first.eps,
+            head_eps=queries.eps,
+            second_eps=second.eps,
+            scaling=self._scaling,
+            first_norm=first.weight.data_ptr(),
+            joined=heads,
+            query_norm=queries.weight.data_ptr(),
+            key_norm=keys.weight.data_ptr(),
+            projection=out,
+            second_norm=second.weight.data_ptr(),
+            gate_up=gate_up,
+            down=down,
+        )
 
     def forward(
         self,
@@ -113,16 +128,16 @@ class FusedLayer(nn.Module):
         rows = hidden_states[0].contiguous()
         turns = position_embeddings[0][0].contiguous(), position_embeddings[1][0].contiguous()
         if self.native is not None:
-            kernels.run(placed([self.native], cache, layer), rows, turns, paged.new_slots, paged.rows)
+            kernels.run(with_cache([self.native], cache, layer), rows, turns, paged.new_slots, paged.rows)
             return rows.unsqueeze(0)
         joined = self._heads(kernels.norm(rows, self._norms[0]))
-        query = kernels.place(joined, self._head_norms, turns, paged.new_slots, cache, layer)
+        query = kernels.rotate_and_store(joined, self._head_norms, turns, paged.new_slots, cache, layer)
         attended = kernels.attend(query, cache.keys[layer], cache.values[layer], paged.rows, self._scaling)
         total, normed = kernels.sum_and_norm(rows, self._out(attended), self._norms[1])
-        return total.add_(self._down(kernels.gate(self._gate_up(normed)))).unsqueeze(0)
+        return total.add_(self._down(kernels.silu_multiply(self._gate_up(normed)))).unsqueeze(0)
 
 
-def placed(layers: Sequence[NativeLayer], cache: KVCache, first: int = 0) -> ctypes.Array[NativeLayer]:
+def with_cache(layers: Sequence[NativeLayer], cache: KVCache, first: int = 0) -> ctypes.Array[NativeLayer]:
     """``layers`` with their parts of ``cache``, in which the first is layer number ``first``."""
     found = (NativeLayer * len(layers))(*layers)
     for number, layer in enumerate(found, first):
@@ -143,7 +158,7 @@ class FusedText:
         self._turn = text.rotary_emb
         # They hold addresses only: the weights and the cache must stay where they are, and stay.
         self._held = model, cache
-        self._layers = placed(layers, cache)
+        self._layers = with_cache(layers, cache)
         self._norm = _norm(text.norm)
         self._head = model.lm_head
 
@@ -190,7 +205,7 @@ def text_of(model: Any, kernels: Kernels, cache: KVCache) -> FusedText | None:
 
 def _product(linears: Sequence[Any], kernels: Kernels) -> nn.Module:
     """The fastest that this processor has for these layers."""
-    if all(kernels.multiplies(one.weight) and one.bias is None for one in linears):
+    if all(kernels.has_matmul(one.weight) and one.bias is None for one in linears):
         return NativeLinear(linears, kernels)
     if all(packing.pays(one.weight) for one in linears):
         return packing.PackedLinear(linears)
@@ -216,7 +231,7 @@ def fuse(model: Any, kernels: Kernels) -> int:
             # What was copied is given back; what was not is read again from the file.
             files.forget(one.weight.data_ptr(), one.weight.nbytes)
         swapped += 1
-    if swapped and type(model.lm_head) is nn.Linear and kernels.multiplies(model.lm_head.weight):
+    if swapped and type(model.lm_head) is nn.Linear and kernels.has_matmul(model.lm_head.weight):
         model.lm_head = NativeLinear([model.lm_head], kernels)
     return swapped
 

@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
         return out[:count].view(*rows.shape[:-1], -1)
 
 
-class Together:
+class FusedProjection:
     """One product for layers that are given the same rows: the first that is called computes it, the last drops it."""
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
@@ -67,10 +67,10 @@ class Together:
         return part
 
 
-class PackedPart(nn.Module):
+class ProjectionSlice(nn.Module):
     """Stands where one of the joined layers stood. Not for several threads at once."""
 
-    def __init__(self, together: Together, index: int) -> None:
+    def __init__(self, together: FusedProjection, index: int) -> None:
         super().__init__()
         self._together = together
         self._index = index
@@ -100,9 +100,9 @@ def _pack_children(module: nn.Module, files: MappedFiles) -> int:
     for names in _TOGETHER:
         joined = [linears[name] for name in names if name in linears]
         if len(joined) == len(names) and len({linear.bias is None for linear in joined}) == 1:
-            together = Together(joined)
+            together = FusedProjection(joined)
             for index, name in enumerate(names):
-                setattr(module, name, PackedPart(together, index))
+                setattr(module, name, ProjectionSlice(together, index))
     for name, linear in linears.items():
         if getattr(module, name) is linear:
             setattr(module, name, PackedLinear([linear]))

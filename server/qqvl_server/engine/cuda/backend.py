@@ -13,7 +13,7 @@ from qqvl_server.engine.cache.kv_cache import KVCache
 from qqvl_server.engine.cuda import varlen
 from qqvl_server.engine.cuda.decode_inputs import Decode
 from qqvl_server.engine.cuda.graphs import Capture, DecodeGraphs
-from qqvl_server.engine.cuda.varlen import Kernel, VarlenRows
+from qqvl_server.engine.cuda.varlen import VarlenKernel, VarlenRows
 from qqvl_server.engine.forward.backend import Prepared, Step
 from qqvl_server.engine.forward.packed import ModelForward, carried, logits, pack, plug_in
 from qqvl_server.engine.steps.batch import ScheduledChunk
@@ -33,7 +33,7 @@ class CudaBackend:
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: VarlenKernel,
         block_size: int,
         *,
         recording: Recording | None = None,

@@ -13,7 +13,7 @@ import torch
 
 from qqvl_server.engine.cache.kv_cache import KVCache
 from qqvl_server.engine.cache.paged_attention import PagedBatch
-from qqvl_server.engine.cuda.varlen import InPlace, Kernel, VarlenRows
+from qqvl_server.engine.cuda.varlen import VarlenKernel, VarlenMetadata, VarlenRows
 
 
 class Decode(NamedTuple):
@@ -73,7 +73,7 @@ class _Staging:
 class Inputs:
     """What recordings read, at fixed places on the device, for up to ``most`` rows of up to ``width`` blocks."""
 
-    def __init__(self, most: int, width: int, cache: KVCache, kernel: Kernel) -> None:
+    def __init__(self, most: int, width: int, cache: KVCache, kernel: VarlenKernel) -> None:
         # In turn, for one may still be on its way while the next step is prepared.
         self._staging = [_Staging(most, width, cache) for _ in range(2)]
         self._longs, self._ints, self._table = (
@@ -102,7 +102,7 @@ class Inputs:
 
     def first(self, size: int) -> tuple[torch.Tensor, torch.Tensor, PagedBatch]:
         """What a forward over the first ``size`` rows takes."""
-        rows = InPlace(
+        rows = VarlenMetadata(
             starts=self._starts[: size + 1], lengths=self._ints[0, :size], key_starts=self._ints[1, : size + 1],
             table=self._table[:size], most_rows=1, longest=self._longest,
         )  # fmt: skip

@@ -18,7 +18,7 @@ import torch
 from qqvl_server.engine.cache.kv_cache import KVCache
 from qqvl_server.engine.cache.paged_attention import PagedBatch
 from qqvl_server.engine.cuda.decode_inputs import Decode, Inputs, slot
-from qqvl_server.engine.cuda.varlen import Kernel, VarlenRows, in_place
+from qqvl_server.engine.cuda.varlen import VarlenKernel, VarlenRows, varlen_metadata
 from qqvl_server.engine.steps.batch import ScheduledBatch
 from qqvl_server.observe.logs import logger
 
@@ -47,7 +47,7 @@ class DecodeGraphs:
     """``most`` requests of up to ``longest`` tokens each. Used by one thread; recorded before anybody owns a block."""
 
     def __init__(
-        self, forward: Forward, cache: KVCache, kernel: Kernel, capture: Capture, *, most: int, longest: int
+        self, forward: Forward, cache: KVCache, kernel: VarlenKernel, capture: Capture, *, most: int, longest: int
     ) -> None:
         self._forward, self._cache, self._kernel = forward, cache, kernel
         self._longest = longest
@@ -106,7 +106,7 @@ class DecodeGraphs:
 
     def _plainly(self, rows: Sequence[Decode]) -> tuple[torch.Tensor, torch.Tensor, PagedBatch]:
         block, device = self._cache.block_size, self._cache.device
-        told = in_place([(row.blocks, row.length - 1, 1) for row in rows], block, device)
+        told = varlen_metadata([(row.blocks, row.length - 1, 1) for row in rows], block, device)
         slots = torch.tensor([slot(row, block) for row in rows], device=device)
         paged = PagedBatch(self._cache, slots, VarlenRows(told, self._kernel))
         ids = torch.tensor([[row.token for row in rows]], device=device)

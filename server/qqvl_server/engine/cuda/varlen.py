@@ -23,7 +23,7 @@ BLOCK_SIZES: Final = (16, 256)
 
 
 @dataclass(frozen=True, slots=True)
-class InPlace:
+class VarlenMetadata:
     """One packed step of B requests, as int32 on the device.
 
     Rows ``starts[i]`` to ``starts[i + 1]`` are request i's last tokens, at most ``most_rows``. ``lengths`` (B,) count
@@ -40,31 +40,33 @@ class InPlace:
 
 
 # (N, heads, head_dim), keys and values (blocks, block_size, kv_heads, head_dim), rows, scaling → (N, heads, head_dim)
-Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, InPlace, float], torch.Tensor]
+VarlenKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, VarlenMetadata, float], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class VarlenRows:
     """The packed rows of a step, read by ``kernel``."""
 
-    rows: InPlace
-    kernel: Kernel
+    rows: VarlenMetadata
+    kernel: VarlenKernel
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: KVCache, layer: int, scaling: float
     ) -> torch.Tensor:
-        """As ``paged_attention.Rows`` says."""
+        """As ``paged_attention.AttentionMetadata`` says."""
         rows = query[0].transpose(0, 1).contiguous()
         return self.kernel(rows, cache.keys[layer], cache.values[layer], self.rows, scaling)
 
 
-def lay_out(chunks: Sequence[ScheduledChunk], cache: KVCache, kernel: Kernel) -> VarlenRows:
+def lay_out(chunks: Sequence[ScheduledChunk], cache: KVCache, kernel: VarlenKernel) -> VarlenRows:
     """``chunks`` in the order of their packed rows."""
     spans = [(chunk.request.blocks, chunk.start, chunk.count) for chunk in chunks]
-    return VarlenRows(in_place(spans, cache.block_size, cache.device), kernel)
+    return VarlenRows(varlen_metadata(spans, cache.block_size, cache.device), kernel)
 
 
-def in_place(spans: Sequence[tuple[Sequence[int], int, int]], block_size: int, device: torch.device | str) -> InPlace:
+def varlen_metadata(
+    spans: Sequence[tuple[Sequence[int], int, int]], block_size: int, device: torch.device | str
+) -> VarlenMetadata:
     """``spans`` are each request's blocks, the position of its first row and how many rows it has."""
     ends = [start + count for _, start, count in spans]
     width = -(-max(ends) // block_size)
@@ -73,7 +75,7 @@ def in_place(spans: Sequence[tuple[Sequence[int], int, int]], block_size: int, d
     def tensor(numbers: Any) -> torch.Tensor:
         return send(numbers, torch.device(device), torch.int32)
 
-    return InPlace(
+    return VarlenMetadata(
         starts=tensor([0, *accumulate(count for _, _, count in spans)]),
         lengths=tensor(ends),
         key_starts=tensor([0, *accumulate(ends)]),
@@ -84,7 +86,7 @@ def in_place(spans: Sequence[tuple[Sequence[int], int, int]], block_size: int, d
 
 
 def _torch_kernel(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: InPlace, scaling: float
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: VarlenMetadata, scaling: float
 ) -> torch.Tensor:
     """torch >= 2.13."""
     from torch.nn.attention.varlen import varlen_attn
@@ -98,7 +100,7 @@ def _torch_kernel(
 
 
 def _flash_kernel(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: InPlace, scaling: float
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: VarlenMetadata, scaling: float
 ) -> torch.Tensor:
     """flash-attn 2, where installed."""
     from flash_attn import flash_attn_varlen_func
@@ -110,12 +112,12 @@ def _flash_kernel(
     return found
 
 
-KERNELS: Final[tuple[Kernel, ...]] = (_torch_kernel, _flash_kernel)
+KERNELS: Final[tuple[VarlenKernel, ...]] = (_torch_kernel, _flash_kernel)
 
 
 def find(
-    device: torch.device, dtype: torch.dtype, shape: KVShape, heads: int, kernels: Sequence[Kernel] = KERNELS
-) -> tuple[Kernel, int] | None:
+    device: torch.device, dtype: torch.dtype, shape: KVShape, heads: int, kernels: Sequence[VarlenKernel] = KERNELS
+) -> tuple[VarlenKernel, int] | None:
     """A kernel and the block size it takes; None where the blocks must be copied together."""
     if device.type != "cuda":
         return None
@@ -126,10 +128,12 @@ def find(
     return None
 
 
-def is_right(kernel: Kernel, size: int, device: torch.device, dtype: torch.dtype, shape: KVShape, heads: int) -> bool:
+def is_right(
+    kernel: VarlenKernel, size: int, device: torch.device, dtype: torch.dtype, shape: KVShape, heads: int
+) -> bool:
     """Whether ``kernel`` gives what SDPA gives, for a token after a prefix, a chunk after one, and a fresh prompt."""
     spans = [([3, 1], size + 4, 1), ([4, 2], size - 2, 5), ([5], 0, 3)]
-    rows = in_place(spans, size, device)
+    rows = varlen_metadata(spans, size, device)
     dice = torch.Generator(device).manual_seed(0)
     pool = (6, size, shape.kv_heads, shape.head_dim)
     keys, values = (torch.randn(pool, device=device, generator=dice).to(dtype) for _ in range(2))

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from qqvl_server.engine.cache.kv_cache import KVCache
-from qqvl_server.engine.cache.paged_attention import Rows
+from qqvl_server.engine.cache.paged_attention import AttentionMetadata
 from qqvl_server.engine.forward.positions import Positions
-from qqvl_server.engine.forward.vision import PictureShelf
+from qqvl_server.engine.forward.vision import RequestPictures
 from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
 
 
@@ -21,7 +21,7 @@ class Step:
 
     batch: ScheduledBatch
     positions: Mapping[str, Positions]
-    pictures: PictureShelf
+    pictures: RequestPictures
 
 
 class Prepared(Protocol):
@@ -44,7 +44,7 @@ class Backend(Protocol):
         """Take ``model`` over, before the first step and before anybody owns a block: its layers may be swapped."""
         ...
 
-    def lay_out(self, chunks: Sequence[ScheduledChunk]) -> Rows:
+    def lay_out(self, chunks: Sequence[ScheduledChunk]) -> AttentionMetadata:
         """``chunks`` in the order of their packed rows: those of one token first, the longest before the shorter."""
         ...
 

@@ -11,10 +11,10 @@ import torch
 from qqvl_server.engine.cache import paged_attention
 from qqvl_server.engine.cache.device import moved, send
 from qqvl_server.engine.cache.kv_cache import KVCache
-from qqvl_server.engine.cache.paged_attention import PagedBatch, Rows
+from qqvl_server.engine.cache.paged_attention import AttentionMetadata, PagedBatch
 from qqvl_server.engine.forward import positions
 from qqvl_server.engine.forward.backend import Step
-from qqvl_server.engine.forward.vision import EncoderOutput, PictureShelf, Shown
+from qqvl_server.engine.forward.vision import EncoderOutput, RequestPictures, Shown
 from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
 
 
@@ -34,7 +34,7 @@ class Packed:
     shown: Sequence[Shown]
 
 
-def pack(step: Step, cache: KVCache, lay_out: Callable[[Sequence[ScheduledChunk]], Rows]) -> Packed:
+def pack(step: Step, cache: KVCache, lay_out: Callable[[Sequence[ScheduledChunk]], AttentionMetadata]) -> Packed:
     """``lay_out`` is the backend's."""
     batch = step.batch
     # Decodes stand first, the longest before the shorter, so that rows of about one length are one slice.
@@ -98,7 +98,7 @@ class ModelForward:
 
     model: Any
     rows: Packed
-    pictures: PictureShelf
+    pictures: RequestPictures
 
     def compute(self) -> torch.Tensor:
         rows = self.rows

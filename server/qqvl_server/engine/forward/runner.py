@@ -14,7 +14,7 @@ from qqvl_server.engine.cache.kv_cache import KVCache, kv_shape
 from qqvl_server.engine.forward import positions
 from qqvl_server.engine.forward.backend import Backend, Prepared, Step
 from qqvl_server.engine.forward.positions import Positions
-from qqvl_server.engine.forward.vision import FeatureCache, Patches, PictureShelf
+from qqvl_server.engine.forward.vision import FeatureCache, Patches, RequestPictures
 from qqvl_server.engine.steps.batch import ScheduledBatch
 from qqvl_server.engine.steps.request import Request
 
@@ -36,7 +36,7 @@ class ModelRunner:
         shape = kv_shape(model.config)
         backend.adopt(model, KVCache(shape, blocks, backend.block_size, dtype=model.dtype, device=model.device))
         self.features = FeatureCache(feature_bytes, on_picture)
-        self.pictures = PictureShelf(model, self.features)
+        self.pictures = RequestPictures(model, self.features)
         self._positions: dict[str, Positions] = {}
 
     def add(self, request: Request, patches: dict[bytes, Patches]) -> None:

@@ -83,7 +83,7 @@ class FeatureCache:
             self._used -= dropped.size
 
 
-class PictureShelf:
+class RequestPictures:
     """The pictures of live requests: patches until they are looked at, features from then on.
 
     Features stay with a request even when the cache drops them, for it may have to be computed again.

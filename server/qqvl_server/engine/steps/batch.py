@@ -47,7 +47,7 @@ class ScheduledChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class CarriedTokens:
     """What the step before has sampled, still on the device: ``places`` says where in ``tokens`` each request's is."""
 
     tokens: Any
@@ -59,7 +59,7 @@ class ScheduledBatch:
     """Where ``carried`` is given, every chunk is one token, and the host does not know which."""
 
     chunks: tuple[ScheduledChunk, ...]
-    carried: Carried | None = None
+    carried: CarriedTokens | None = None
 
     @property
     def tokens(self) -> int:
@@ -91,7 +91,7 @@ class Prepared(Protocol):
 Sampled = Sequence[Chosen | QqvlError]
 
 
-class Drawn(Protocol):
+class PendingTokens(Protocol):
     """What a step sampled. ``tokens`` is on the device, one for each chunk that samples; None where the host chose."""
 
     @property
@@ -101,7 +101,7 @@ class Drawn(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownTokens:
     """What needs no waiting for."""
 
     sampled: Sampled

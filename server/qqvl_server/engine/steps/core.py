@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from qqvl_server.engine.steps.batch import Carried, Drawn, Known, Prepared, Sampled, ScheduledBatch, StepOutput
+from qqvl_server.engine.steps.batch import (
+    CarriedTokens,
+    KnownTokens,
+    PendingTokens,
+    Prepared,
+    Sampled,
+    ScheduledBatch,
+    StepOutput,
+)
 from qqvl_server.engine.steps.request import Request, Status
 from qqvl_server.engine.steps.scheduler import Scheduler
 from qqvl_server.errors import EngineDead
@@ -42,7 +50,7 @@ class TokenSampler(Protocol):
         """Natural log-probability of each target in its row."""
         ...
 
-    def draw(self, logits: Any, rows: Sequence[int], requests: Sequence[Request]) -> Drawn:
+    def draw(self, logits: Any, rows: Sequence[int], requests: Sequence[Request]) -> PendingTokens:
         """As ``sample``, of requests that do not need the host, without waiting for the device."""
         ...
 
@@ -60,7 +68,7 @@ class _Launched:
     """A step that was computed, or is on a device that goes on alone: ``drawn`` is what it gave, or what it raised."""
 
     batch: ScheduledBatch
-    drawn: Drawn | Exception
+    drawn: PendingTokens | Exception
 
 
 class StepFailed(Exception):
@@ -162,7 +170,7 @@ class EngineCore:
         if following is None:
             return None
         places = {chunk.request.id: place for place, chunk in enumerate(launched.batch.chunks)}
-        return replace(following, carried=Carried(drawn.tokens, places))
+        return replace(following, carried=CarriedTokens(drawn.tokens, places))
 
     def _launch(self) -> _Launched | None:
         begun, self._begun = self._begun, None
@@ -192,7 +200,7 @@ class EngineCore:
             logger().warning("内存不够，缩小步长重算", tokens=batch.tokens, requests=len(batch.chunks))
             return None
 
-    def _draw(self, batch: ScheduledBatch, logits: Any) -> Drawn:
+    def _draw(self, batch: ScheduledBatch, logits: Any) -> PendingTokens:
         row, sampling = 0, []
         scored: list[tuple[int, Request, int]] = []
         for chunk in batch.chunks:
@@ -209,10 +217,10 @@ class EngineCore:
                 request.scores[target] = value
         requests = [chunk.request for chunk in batch.chunks if chunk.samples]
         if not requests:
-            return Known([])
+            return KnownTokens([])
         if self._ahead and not any(request.needs_host for request in requests):
             return self._sampler.draw(logits, sampling, requests)
-        return Known(self._sampler.sample(logits, sampling, requests))
+        return KnownTokens(self._sampler.sample(logits, sampling, requests))
 
     def check_integrity(self) -> None:
         self.scheduler.check_integrity()

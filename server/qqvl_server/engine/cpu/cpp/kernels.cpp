@@ -4,6 +4,8 @@
 // a tensor are rows of the packed step; T is bfloat16 or float32, and everything between loading and storing is
 // float32. Plain C interface and no headers of torch: it compiles in a few seconds and is called through ctypes.
 
+#include <cstddef>
+
 #include "attention.h"
 #include "lanes.h"
 #include "products.h"
@@ -21,21 +23,33 @@ T* as(void* pointer) {
     return static_cast<T*>(pointer);
 }
 
+// What the numbers of rows, or of a weight, are. Nothing is done for a kind that is not listed.
+enum class Kind : int { float32, bfloat16 };
+
+// Calls run with a number of the kind's type.
+template <typename Run>
+void with(int kind, Run run) {
+    switch (static_cast<Kind>(kind)) {
+        case Kind::float32: return run(float{});
+        case Kind::bfloat16: return run(BFloat16{});
+    }
+}
+
 // ---- Whole layers ---------------------------------------------------------------------------------------------------
 // In one call: between two calls the interpreter's lock has to be had back from the threads that read and answer.
 
-// Weights of type T; joined are those of queries, keys and values, and of gate and up, along their outputs.
+// Norms are of the rows' type, weights of their own kind; joined are those of queries, keys and values, and of gate and
+// up, along their outputs.
 struct Layer {
-    Index hidden, inner, heads, kv_heads, head_dim;
+    Index hidden, inner, heads, kv_heads, head_dim, weight_kind;
     float first_eps, head_eps, second_eps, scaling;
     const void *first_norm, *joined, *query_norm, *key_norm, *projection, *second_norm, *gate_up, *down;
     void *keys, *values;  // the layer's part of the cache
 };
 
-// AVX512-BF16 comes with AVX512F only, so this stands wherever either type is multiplied.
-#ifdef QQVL_MULTIPLIES_SINGLES
-// rows (count, hidden) become what the layer makes of them; slots, cosines and sines as place takes them. The workspace
-// is three tensors of count rows: hidden wide; max(queries + keys + values, 2 inner); max(queries, inner, hidden).
+// rows (count, hidden) become what the layer makes of them; slots, cosines and sines as rotate_and_store takes them.
+// The workspace is three tensors of count rows: hidden wide; max(queries + keys + values, 2 inner); max(queries, inner,
+// hidden).
 template <typename T>
 void run(const Layer& layer, const Step& step, Index count, const Index* slots, const T* cosines, const T* sines,
          int threads, T* workspace, T* rows) {
@@ -48,68 +62,99 @@ void run(const Layer& layer, const Step& step, Index count, const Index* slots, 
     T *middle = wide + count * std::max(queries + 2 * cache.row(), 2 * layer.inner);
 
     norm<T>(rows, nullptr, as<T>(layer.first_norm), layer.first_eps, count, hidden, threads, nullptr, narrow);
-    weigh(narrow, as<T>(layer.joined), count, queries + 2 * cache.row(), hidden, threads, wide);
-    place<T>(wide, as<T>(layer.query_norm), as<T>(layer.key_norm), layer.head_eps, cosines, sines, slots, count, heads,
-             cache.kv_heads, cache.head_dim, threads, keys, values, middle);
+    matmul(narrow, as<T>(layer.joined), count, queries + 2 * cache.row(), hidden, threads, wide);
+    rotate_and_store<T>(wide, as<T>(layer.query_norm), as<T>(layer.key_norm), layer.head_eps, cosines, sines, slots,
+                        count, heads, cache.kv_heads, cache.head_dim, threads, keys, values, middle);
     attend<T>(middle, cache, group, step, layer.scaling, threads, wide);
-    weigh(wide, as<T>(layer.projection), count, hidden, queries, threads, narrow);
+    matmul(wide, as<T>(layer.projection), count, hidden, queries, threads, narrow);
     norm<T>(rows, narrow, as<T>(layer.second_norm), layer.second_eps, count, hidden, threads, rows, middle);
-    weigh(middle, as<T>(layer.gate_up), count, 2 * inner, hidden, threads, wide);
-    gate<T>(wide, count, inner, threads, middle);
-    weigh(middle, as<T>(layer.down), count, hidden, inner, threads, narrow);
+    matmul(middle, as<T>(layer.gate_up), count, 2 * inner, hidden, threads, wide);
+    silu_multiply<T>(wide, count, inner, threads, middle);
+    matmul(middle, as<T>(layer.down), count, hidden, inner, threads, narrow);
     share(count * hidden > kAlone, count * hidden / kLanes, threads, [&](Index first, Index last) {
         for (Index at = first * kLanes; at < last * kLanes; at += kLanes)
             store(rows + at, load(rows + at) + load(narrow + at));
     });
 }
-#endif
+
+// ---- The structures, as whoever calls has to have them ---------------------------------------------------------------
+
+struct Field {
+    const char* name;
+    Index offset, size;
+};
+
+#define QQVL_FIELD(type, name) {#name, offsetof(type, name), sizeof(type::name)}
+
+const Field kLayer[] = {
+    QQVL_FIELD(Layer, hidden),      QQVL_FIELD(Layer, inner),       QQVL_FIELD(Layer, heads),
+    QQVL_FIELD(Layer, kv_heads),    QQVL_FIELD(Layer, head_dim),    QQVL_FIELD(Layer, weight_kind),
+    QQVL_FIELD(Layer, first_eps),   QQVL_FIELD(Layer, head_eps),    QQVL_FIELD(Layer, second_eps),
+    QQVL_FIELD(Layer, scaling),     QQVL_FIELD(Layer, first_norm),  QQVL_FIELD(Layer, joined),
+    QQVL_FIELD(Layer, query_norm),  QQVL_FIELD(Layer, key_norm),    QQVL_FIELD(Layer, projection),
+    QQVL_FIELD(Layer, second_norm), QQVL_FIELD(Layer, gate_up),     QQVL_FIELD(Layer, down),
+    QQVL_FIELD(Layer, keys),        QQVL_FIELD(Layer, values),
+};
+const Field kStep[] = {
+    QQVL_FIELD(Step, block_size), QQVL_FIELD(Step, decodes), QQVL_FIELD(Step, columns), QQVL_FIELD(Step, prefills),
+    QQVL_FIELD(Step, table),      QQVL_FIELD(Step, lengths), QQVL_FIELD(Step, starts),  QQVL_FIELD(Step, chunks),
+    QQVL_FIELD(Step, blocks),     QQVL_FIELD(Step, scratch),
+};
+const Field kChunk[] = {
+    QQVL_FIELD(Chunk, row), QQVL_FIELD(Chunk, start), QQVL_FIELD(Chunk, count), QQVL_FIELD(Chunk, blocks)};
+
+template <typename Structure, std::size_t number>
+const Field* described(const Field (&fields)[number], Index* size, Index* count) {
+    *size = sizeof(Structure);
+    *count = number;
+    return fields;
+}
 
 }  // namespace
 
 extern "C" {
 
+// Each structure's size in bytes and its fields, of which a caller's must not differ.
+const Field* qqvl_layer_fields(Index* size, Index* count) { return described<Layer>(kLayer, size, count); }
+const Field* qqvl_step_fields(Index* size, Index* count) { return described<Step>(kStep, size, count); }
+const Field* qqvl_chunk_fields(Index* size, Index* count) { return described<Chunk>(kChunk, size, count); }
+
+// Bytes of a number of that kind; 0 where there is none.
+int qqvl_number_size(int kind) {
+    int size = 0;
+    with(kind, [&](auto number) { size = sizeof number; });
+    return size;
+}
+
 int qqvl_span() { return kSpan; }
 
-// Whether qqvl_multiply may be called: inputs in multiples of 64 bytes, outputs of 4.
-int qqvl_multiplies(int bf16) {
-    (void)bf16;
-#ifdef QQVL_MULTIPLIES_BFLOAT16
-    if (bf16) return 1;
-#endif
-#ifdef QQVL_MULTIPLIES_SINGLES
-    if (!bf16) return 1;
-#endif
-    return 0;
+// Whether qqvl_matmul may be called for these kinds: inputs in multiples of 64 bytes, outputs of 4.
+int qqvl_has_matmul(int kind, int weight_kind) {
+    bool found = false;
+    if (kind == weight_kind) with(kind, [&](auto number) { found = kHasMatmul<decltype(number)>; });
+    return found;
 }
 
-void qqvl_multiply(int bf16, const void* rows, const void* weight, Index count, Index outputs, Index inputs, int threads,
-                   void* out) {
-#ifdef QQVL_MULTIPLIES_BFLOAT16
-    if (bf16) weigh(as<BFloat16>(rows), as<BFloat16>(weight), count, outputs, inputs, threads, as<BFloat16>(out));
-#endif
-#ifdef QQVL_MULTIPLIES_SINGLES
-    if (!bf16) weigh(as<float>(rows), as<float>(weight), count, outputs, inputs, threads, as<float>(out));
-#endif
-    (void)bf16, (void)rows, (void)weight, (void)count, (void)outputs, (void)inputs, (void)threads, (void)out;
+void qqvl_matmul(int kind, int weight_kind, const void* rows, const void* weight, Index count, Index outputs,
+                 Index inputs, int threads, void* out) {
+    if (kind != weight_kind) return;
+    with(kind, [&](auto number) {
+        using T = decltype(number);
+        if constexpr (kHasMatmul<T>) matmul(as<T>(rows), as<T>(weight), count, outputs, inputs, threads, as<T>(out));
+    });
 }
 
-// One layer after another. Only where qqvl_multiply takes all of their weights.
-void qqvl_layers(int bf16, const Layer* layers, int number, const Step* step, Index count, const Index* slots,
+// One layer after another. Only where qqvl_matmul takes all of their weights.
+void qqvl_layers(int kind, const Layer* layers, int number_of_layers, const Step* step, Index count, const Index* slots,
                  const void* cosines, const void* sines, int threads, void* workspace, void* rows) {
-    for (int n = 0; n < number; ++n) {
-#ifdef QQVL_MULTIPLIES_BFLOAT16
-        if (bf16)
-            run(layers[n], *step, count, slots, as<BFloat16>(cosines), as<BFloat16>(sines), threads,
-                as<BFloat16>(workspace), as<BFloat16>(rows));
-#endif
-#ifdef QQVL_MULTIPLIES_SINGLES
-        if (!bf16)
-            run(layers[n], *step, count, slots, as<float>(cosines), as<float>(sines), threads, as<float>(workspace),
-                as<float>(rows));
-#endif
-    }
-    (void)bf16, (void)layers, (void)step, (void)count, (void)slots, (void)cosines, (void)sines, (void)threads;
-    (void)workspace, (void)rows;
+    with(kind, [&](auto number) {
+        using T = decltype(number);
+        if constexpr (kHasMatmul<T>)
+            for (int n = 0; n < number_of_layers; ++n)
+                if (layers[n].weight_kind == kind)
+                    run(layers[n], *step, count, slots, as<T>(cosines), as<T>(sines), threads, as<T>(workspace),
+                        as<T>(rows));
+    });
 }
 
 // Whether rows of such widths and heads are taken; all else may be called only then.
@@ -119,46 +164,38 @@ int qqvl_takes(int hidden, int inner, int heads, int kv_heads, int head_dim) {
            head_dim % (2 * kLanes) == 0 && hidden % kLanes == 0 && inner % kLanes == 0;
 }
 
-void qqvl_attend(int bf16, const void* query, const void* keys, const void* values, int kv_heads, int head_dim,
+void qqvl_attend(int kind, const void* query, const void* keys, const void* values, int kv_heads, int head_dim,
                  int group, const Step* step, float scaling, int threads, void* out) {
-    const int size = static_cast<int>(step->block_size);
-    if (bf16)
-        attend(as<BFloat16>(query),
-               Cache<BFloat16>{as<BFloat16>(keys), as<BFloat16>(values), size, kv_heads, head_dim}, group, *step,
-               scaling, threads, as<BFloat16>(out));
-    else
-        attend(as<float>(query), Cache<float>{as<float>(keys), as<float>(values), size, kv_heads, head_dim}, group,
-               *step, scaling, threads, as<float>(out));
+    with(kind, [&](auto number) {
+        using T = decltype(number);
+        const Cache<T> cache{as<T>(keys), as<T>(values), static_cast<int>(step->block_size), kv_heads, head_dim};
+        attend(as<T>(query), cache, group, *step, scaling, threads, as<T>(out));
+    });
 }
 
-void qqvl_norm(int bf16, const void* rows, const void* added, const void* weight, float eps, Index count, int width,
+void qqvl_norm(int kind, const void* rows, const void* added, const void* weight, float eps, Index count, int width,
                int threads, void* total, void* out) {
-    if (bf16)
-        norm(as<BFloat16>(rows), as<BFloat16>(added), as<BFloat16>(weight), eps, count, width, threads,
-             as<BFloat16>(total), as<BFloat16>(out));
-    else
-        norm(as<float>(rows), as<float>(added), as<float>(weight), eps, count, width, threads, as<float>(total),
-             as<float>(out));
+    with(kind, [&](auto number) {
+        using T = decltype(number);
+        norm(as<T>(rows), as<T>(added), as<T>(weight), eps, count, width, threads, as<T>(total), as<T>(out));
+    });
 }
 
-void qqvl_place(int bf16, const void* joined, const void* query_weight, const void* key_weight, float eps,
-                const void* cosine, const void* sine, const Index* slots, Index count, int heads, int kv_heads,
-                int width, int threads, void* keys, void* values, void* query) {
-    if (bf16)
-        place(as<BFloat16>(joined), as<BFloat16>(query_weight), as<BFloat16>(key_weight), eps, as<BFloat16>(cosine),
-              as<BFloat16>(sine), slots, count, heads, kv_heads, width, threads, as<BFloat16>(keys),
-              as<BFloat16>(values), as<BFloat16>(query));
-    else
-        place(as<float>(joined), as<float>(query_weight), as<float>(key_weight), eps, as<float>(cosine),
-              as<float>(sine), slots, count, heads, kv_heads, width, threads, as<float>(keys), as<float>(values),
-              as<float>(query));
+void qqvl_rotate_and_store(int kind, const void* joined, const void* query_weight, const void* key_weight, float eps,
+                           const void* cosine, const void* sine, const Index* slots, Index count, int heads,
+                           int kv_heads, int width, int threads, void* keys, void* values, void* query) {
+    with(kind, [&](auto number) {
+        using T = decltype(number);
+        rotate_and_store(as<T>(joined), as<T>(query_weight), as<T>(key_weight), eps, as<T>(cosine), as<T>(sine), slots,
+                         count, heads, kv_heads, width, threads, as<T>(keys), as<T>(values), as<T>(query));
+    });
 }
 
-void qqvl_gate(int bf16, const void* joined, Index count, int width, int threads, void* out) {
-    if (bf16)
-        gate(as<BFloat16>(joined), count, width, threads, as<BFloat16>(out));
-    else
-        gate(as<float>(joined), count, width, threads, as<float>(out));
+void qqvl_silu_multiply(int kind, const void* joined, Index count, int width, int threads, void* out) {
+    with(kind, [&](auto number) {
+        using T = decltype(number);
+        silu_multiply(as<T>(joined), count, width, threads, as<T>(out));
+    });
 }
 
 }

@@ -11,13 +11,19 @@ namespace {
 // processor has tiles (AMX): torch uses those.
 
 #ifdef __AVX512F__
-#define QQVL_MULTIPLIES_SINGLES 1
+#define QQVL_MATMUL_FLOAT32 1
 #endif
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
-#define QQVL_MULTIPLIES_BFLOAT16 1
+#define QQVL_MATMUL_BFLOAT16 1
 #endif
 
-#ifdef QQVL_MULTIPLIES_SINGLES
+template <typename T>
+constexpr bool kHasMatmul = false;
+
+// AVX512-BF16 comes with AVX512F only, so this stands wherever either type is multiplied.
+#ifdef QQVL_MATMUL_FLOAT32
+template <>
+constexpr bool kHasMatmul<float> = true;
 constexpr int kGroupRows = 4;      // weight rows of a group
 constexpr int kPass = 4;           // rows that pass by at once
 constexpr int kDepthBytes = 4096;  // of a row, summed before the next part of it: a group of so much fits the cache
@@ -37,7 +43,9 @@ template <typename T>
 struct Dot {
     using As = DotSingles;
 };
-#ifdef QQVL_MULTIPLIES_BFLOAT16
+#ifdef QQVL_MATMUL_BFLOAT16
+template <>
+constexpr bool kHasMatmul<BFloat16> = true;
 struct DotPairs {
     using Vector = __m512bh;
     static Vector load(const BFloat16* from) { return reinterpret_cast<Vector>(_mm512_loadu_si512(from)); }
@@ -96,7 +104,7 @@ inline void pass(const T* rows, const T* weight, Index inputs, int depth, const 
 }
 
 template <typename T>
-void weigh(const T* rows, const T* weight, Index count, Index outputs, Index inputs, int threads, T* out) {
+void matmul(const T* rows, const T* weight, Index count, Index outputs, Index inputs, int threads, T* out) {
     constexpr int kDepth = kDepthBytes / sizeof(T);
     // Blocks of about one size: a last one of a few rows would read the whole weight for them.
     const Index blocks = (count + kBlock - 1) / kBlock, size = ((count + blocks - 1) / blocks + kPass - 1) / kPass * kPass;

@@ -46,9 +46,9 @@ inline void turn(const T* from, const T* weight, float eps, const T* cosine, con
 
 // joined (count, heads + 2 kv_heads, head_dim): queries go to query, keys and values to their slots in the cache.
 template <typename T>
-void place(const T* joined, const T* query_weight, const T* key_weight, float eps, const T* cosine, const T* sine,
-           const Index* slots, Index count, int heads, int kv_heads, int width, int threads, T* keys, T* values,
-           T* query) {
+void rotate_and_store(const T* joined, const T* query_weight, const T* key_weight, float eps, const T* cosine,
+                      const T* sine, const Index* slots, Index count, int heads, int kv_heads, int width, int threads,
+                      T* keys, T* values, T* query) {
     const Index row = static_cast<Index>(heads + 2 * kv_heads) * width, kept = static_cast<Index>(kv_heads) * width;
     share(count * row > kAlone, count, threads, [&](Index first, Index last) {
         for (Index n = first; n < last; ++n) {
@@ -65,7 +65,7 @@ void place(const T* joined, const T* query_weight, const T* key_weight, float ep
 
 // joined (count, 2 width) holds gate and up: out = gate · sigmoid(gate) · up.
 template <typename T>
-void gate(const T* joined, Index count, int width, int threads, T* out) {
+void silu_multiply(const T* joined, Index count, int width, int threads, T* out) {
     share(count * width > kAlone, count, threads, [&](Index first, Index last) {
         for (Index n = first; n < last; ++n)
             for (int d = 0; d < width; d += kLanes) {
