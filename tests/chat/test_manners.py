@@ -164,20 +164,22 @@ async def test_what_is_asked_again_is_in_the_prompt_also_when_the_window_has_pas
     voice = ScriptedVoice(lambda _: failing.pop() if failing else "好", context_tokens=1200)
     asked = said("二加二等于几", message_id="1", sent_at=1.0)
     async with opened(tmp_path, voice, system_prompt="短") as service:
-        await service.handle(said("之前说的", context_only=True), "")
+        for number in range(40):
+            await service.handle(said(f"之前{number}" * 9, context_only=True), "")
         with pytest.raises(GenerationFailed):
             await service.handle(asked, "")
         for number in range(40):
             await service.handle(said(f"{number}" * 15), "")
-        assert "二加二" not in "".join(map(text_of, voice.asked[-1].messages))
+        before = voice.asked[-1].messages
+        assert "二加二" not in "".join(map(text_of, before))
         assert (await service.handle(asked, "")).reply == "好"
         again = [text_of(message) for message in voice.asked[-1].messages]
         assert again[0] == "短"
         assert again[-1].endswith("二加二等于几")
-        assert "之前说的" in again[1]
+        assert "之前39" in again[-2]
         # The window stays where it was for everybody else.
         await service.handle(said("后来"), "")
-        assert "之前说的" not in "".join(map(text_of, voice.asked[-1].messages))
+        assert voice.asked[-1].messages[: len(before)] == before
 
 
 # Places ----------------------------------------------------------------------------------------------------
