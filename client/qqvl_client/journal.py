@@ -24,7 +24,6 @@ from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.journal")
 T = TypeVar("T")
-LOCKED_AT_START_S = 5.0
 
 
 class Journal:
@@ -94,7 +93,7 @@ def open_journal(settings: Settings, folder: Path) -> Journal:
     pair = f"{settings.adapter_address}|{settings.server_url}"
     path = folder / f"journal-{hashlib.sha256(pair.encode()).hexdigest()[:12]}.db"
     _claim(path.with_suffix(".lock"), settings.stop_grace_s + 1)
-    until = time.monotonic() + LOCKED_AT_START_S
+    until = time.monotonic() + settings.stop_grace_s
     while True:
         try:
             return Journal(path, settings.journal_keep_h * 3600)

@@ -15,6 +15,7 @@ from qqvl_client.errors import JournalDamagedError, JournalError, JournalLockedE
 from qqvl_client.events import dump_event, load_event
 
 VERSION = 1
+MAGIC = b"SQLite format 3\0"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
   id INTEGER PRIMARY KEY, event TEXT NOT NULL, said_at REAL NOT NULL, taken_at REAL NOT NULL,
@@ -45,6 +46,7 @@ class JournalFile:
         self.path = path
         self._db: sqlite3.Connection | None = None
         self._place: tuple[int, int] | None = None
+        self._wal_bytes = 0
 
     def load(self) -> Changes:
         """Open, check the whole file and read it."""
@@ -61,8 +63,7 @@ class JournalFile:
         try:
             with _told():
                 self._write(self._opened(), changes)
-                if _place_of(self.path) != self._place:
-                    raise JournalUnwritableError("文件被移走或换掉了")
+                self._verify()
         except JournalLockedError:
             raise
         except (JournalDamagedError, JournalUnwritableError):
@@ -120,8 +121,20 @@ class JournalFile:
             except BaseException:
                 db.close()
                 raise
-            self._db, self._place = db, _place_of(self.path)
+            self._db, self._place, self._wal_bytes = db, _place_of(self.path), 0
         return self._db
+
+    def _verify(self) -> None:
+        """What was written lies where the next start will look: SQLite keeps writing into a file that is gone, and
+        into one that somebody has written over, for as long as its memory holds the pages."""
+        if _place_of(self.path) != self._place:
+            raise JournalUnwritableError("文件被移走或换掉了")
+        with open(self.path, "rb") as file:
+            head = file.read(len(MAGIC))
+        wal_bytes = os.stat(f"{self.path}-wal").st_size
+        if head != MAGIC or wal_bytes < self._wal_bytes:
+            raise JournalDamagedError("文件被别人改写了")
+        self._wal_bytes = wal_bytes
 
     def _write(self, db: sqlite3.Connection, changes: Changes) -> None:
         db.execute("BEGIN IMMEDIATE")

@@ -69,6 +69,27 @@ async def test_long_replies_are_split_in_order_and_whole(stack: Stack, chat_id: 
     assert max(len(part) for part in parts) <= 4500
 
 
+async def test_a_reply_of_a_million_letters_is_a_few_messages_and_says_so(stack: Stack, chat_id: int) -> None:
+    stack.chat.scripts[str(chat_id)] = says("字" * 1_000_000)
+    await stack.onebot.event(group_message("长", chat_id))
+    await settled(stack, chat_id)
+    *parts, _ = [sent.text for sent in stack.onebot.to(chat_id)]
+    assert len(parts) == 8
+    assert all(len(part) <= 4500 for part in parts)
+    shown = sum(part.count("字") for part in parts) - 1
+    assert parts[-1].endswith(f"……（太长，后面还有 {1_000_000 - shown} 个字没有发）")
+
+
+async def test_many_messages_of_one_reply_count_together(stack: Stack, chat_id: int) -> None:
+    messages = [{"type": "text", "text": f"第{n}条"} for n in range(20)]
+    stack.chat.scripts[str(chat_id)] = says("x", messages=messages)
+    await stack.onebot.event(group_message("多", chat_id))
+    await settled(stack, chat_id)
+    parts = [sent.text for sent in stack.onebot.to(chat_id)][:-1]
+    assert parts[:7] == [f"第{n}条" for n in range(7)]
+    assert len(parts) == 8
+
+
 @pytest.mark.parametrize(
     "answer",
     [
