@@ -1,0 +1,7 @@
+"""``python -m qqvl_server``."""
+
+import sys
+
+from qqvl_server.entry import run
+
+sys.exit(run())
