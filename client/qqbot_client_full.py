@@ -1,8 +1,8 @@
-"""The QQ client's entry: hands argv to qqvl_client.cli, nothing else."""
+"""The QQ client's entry: hands over to qqvl_client, nothing else."""
 
 import sys
 
-from qqvl_client.cli import main
+from qqvl_client.entry import run
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run())

@@ -1,4 +1,7 @@
-"""Rewrite README.md's settings table and qqvl.example.yaml from the code: ``python scripts/settings_table.py``."""
+"""Rewrite from the code: README.md's settings table, qqvl.example.yaml, and each side's list of the other's variables.
+
+``python scripts/settings_table.py`` after every change of a setting, the server's or the client's.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "server"))
+sys.path[:0] = [str(ROOT / "server"), str(ROOT / "client")]
 
-from qqvl_server.config import Knob, knobs  # noqa: E402
+from qqvl_client import settings as client  # noqa: E402
+from qqvl_server.config import Knob, knobs, variables  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- settings: [^\n]*-->\n).*?(<!-- /settings -->)", re.DOTALL)
 
@@ -37,12 +41,34 @@ def example() -> str:
             lines += ["", f"{section}:"]
         value = {} if knob.in_file_only else knob.info.default
         lines += [f"  # {knob.info.description}", f"  # {knob.name}: {_yaml(value)}"]
-    lines += ["", "# QQ 客户端的设置写在 client: 下面，写法见 docs/client.md；里面有 token 时请 chmod 600 qqvl.yaml"]
+    lines += ["", "# QQ 客户端的设置，说明见 docs/client.md；里面有 token 时请 chmod 600 qqvl.yaml", "client:"]
+    for name, field in client.Settings.model_fields.items():
+        lines += [f"  # {field.description}", f"  # {name}: {_yaml(_plain(field.default))}"]
     return "\n".join(lines) + "\n"
 
 
 def _yaml(value: object) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    """A default of the client's as its file would have it."""
+    if isinstance(value, Path):
+        return str(value.relative_to(client.PROJECT))
+    return "" if isinstance(value, client.SecretStr) else value
+
+
+def foreign_names() -> dict[Path, str]:
+    """Modules of the names that a program must know to be the other one's: the two never import each other."""
+    both = (
+        ("server/qqvl_server/client_variables.py", "CLIENT_VARIABLES", "client", client.variables()),
+        ("client/qqvl_client/server_variables.py", "SERVER_VARIABLES", "server", variables()),
+    )
+    return {
+        ROOT / path: f'"""The {whose}\'s own environment variables; written by scripts/settings_table.py."""\n\n'
+        f"{constant} = frozenset(\n    (\n" + "".join(f'        "{name}",\n' for name in sorted(names)) + "    )\n)\n"
+        for path, constant, whose, names in both
+    }
 
 
 def main() -> None:
@@ -51,6 +77,8 @@ def main() -> None:
     text = BLOCK.sub(lambda match: f"{match[1]}{table}\n{match[2]}", readme.read_text(encoding="utf-8"))
     readme.write_text(text, encoding="utf-8")
     (ROOT / "qqvl.example.yaml").write_text(example(), encoding="utf-8")
+    for path, module in foreign_names().items():
+        path.write_text(module, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 
-from qqvl_server.cli import main
+from qqvl_server.entry import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

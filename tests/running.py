@@ -25,8 +25,16 @@ START_S = 90
 class RunningServer:
     """``with RunningServer(data_dir) as server: server.private("你好")``. Killed, if need be, on leaving."""
 
-    def __init__(self, data_dir: Path, *flags: str, env: dict[str, str] | None = None, wait: bool = True) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        wait: bool = True,
+        command: tuple[str, ...] = (sys.executable, str(ENTRY)),
+    ) -> None:
         self.data_dir = data_dir
+        self._command = command
         self._flags = flags
         self._env = env or {}
         self._wait = wait
@@ -49,8 +57,7 @@ class RunningServer:
         self._log_start = log.tell()
         self.process = subprocess.Popen(
             [
-                sys.executable,
-                str(ENTRY),
+                *self._command,
                 "--port",
                 "0",
                 "--data-dir",

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import runpy
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from qqvl_server.config import knobs, resolve
+from qqvl_client import settings as client_settings
+from qqvl_client.version import VERSION as CLIENT_VERSION
+from qqvl_server.config import knobs, resolve, variables
 from qqvl_server.errors import ConfigError
-from tests.running import run_cli
+from qqvl_server.version import VERSION
+from tests.running import ENTRY, ROOT, run_cli
 
 
 def write(folder: Path, text: str) -> Path:
@@ -19,7 +27,13 @@ def write(folder: Path, text: str) -> Path:
 
 def test_flag_beats_variable_beats_file_beats_default(tmp_path: Path) -> None:
     file = write(tmp_path, "server:\n  port: 1003\n  max_body_mb: 3\nclient:\n  anything: 1\nchat:\n")
-    env = {"QQVL_PORT": "1002", "QQVL_MAX_BODY_MB": "2", "PATH": "/bin", "QQVL_CLIENT_X": "1", "QQVL_API_KEY": "k"}
+    env = {
+        "QQVL_PORT": "1002",
+        "QQVL_MAX_BODY_MB": "2",
+        "PATH": "/bin",
+        "QQVL_CLIENT_ADAPTER": "x",
+        "QQVL_API_KEY": "k",
+    }
     for flags, used_env, used_file, wanted, source in (
         ({"port": "1001"}, env, file, 1001, "--port"),
         ({}, env, file, 1002, "QQVL_PORT"),
@@ -57,6 +71,24 @@ def test_qq_numbers_may_be_written_as_numbers(tmp_path: Path, written: str) -> N
         ({"engine": "warp"}, {}, "", "只能是"),
         ({}, {"QQVL_PORT": "x"}, "", "QQVL_PORT"),
         ({}, {"QQVL_PROT": "1"}, "", "QQVL_PORT"),
+        ({}, {"QQVL_API_KEYZ": "k"}, "", "是不是想写 QQVL_API_KEYS"),
+        ({}, {"QQVL_API_KEY_": "k"}, "", "QQVL_API_KEY"),
+        ({}, {"qqvl_api_keys": "k"}, "", "QQVL_API_KEYS"),
+        ({}, {"QQVL_CLIENT_NAPCAT_TOKN": "k"}, "", "QQVL_CLIENT_NAPCAT_TOKEN"),
+        ({}, {"QQVL_CONFIGS": "k"}, "", "QQVL_CONFIG"),
+        ({}, {"QQVL_SYSTEM_PROMPTS": "k"}, "", "QQVL_SYSTEM_PROMPT"),
+        ({"device": "gpu"}, {}, "", "cuda:0"),
+        ({"device": "cuda:x"}, {}, "", "cuda:0"),
+        ({"device": "cpu,cuda:0"}, {}, "", "cpu"),
+        ({"device": "auto,cuda:0"}, {}, "", "auto"),
+        ({"device": "cuda:0,cuda:0"}, {}, "", "两次"),
+        ({"rate_limit": "5/min"}, {}, "", "60/minute"),
+        ({}, {}, "chat:\n  system_prompts:\n    grp:1: x", "group:群号"),
+        ({}, {}, "chat:\n  system_prompts:\n    群123: x", "group:群号"),
+        ({}, {}, "chat:\n  system_prompts:\n    123: x", "group:群号"),
+        ({}, {}, "chat:\n  system_prompts:\n    'group: 1': x", "group:群号"),
+        ({}, {}, "chat:\n  system_prompts:\n    group:1: [x]", "group:1"),
+        ({}, {}, "clients:\n  x: 1", "client"),
         ({}, {}, "server:\n  prot: 1", "port"),
         ({}, {}, "sever:\n  port: 1", "server"),
         ({}, {}, "server: 5", "server"),
@@ -109,7 +141,15 @@ def test_show_config_prints_values_with_their_sources_and_hides_secrets(tmp_path
         (("show-config", "--config", "/no/such/file"), 2),
         (("download", "not-a-model"), 3),
         (("--model-path", "/no/such/model"), 3),
+        (("--device", "gpu"), 2),
+        (("--quantization", "bnb-4bit"), 2),
+        (("--model-path", "Qwen/Qwen3-VL-8B-Instruct"), 3),
+        (("download",), 2),
+        (("download", "a/b", "--from", "x"), 2),
         (("--help",), 0),
+        (("download", "--help"), 0),
+        (("--version",), 0),
+        (("show-config", "--version"), 0),
         (("serve", "--help"), 0),
     ],
 )
@@ -118,3 +158,93 @@ def test_exit_status_and_one_line(flags: tuple[str, ...], status: int) -> None:
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == (0 if status == 0 else 1)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (("--prot", "5"), "--port"),
+        (("--prot=5",), "--port"),
+        (("serve", "--model", "x"), "--model-path"),
+        (("shwo-config",), "show-config"),
+        (("show-config", "--max-new-token", "5"), "--max-new-tokens"),
+        (("download", "a/b", "--form", "hf"), "--from"),
+    ],
+)
+def test_a_flag_or_command_misspelt_is_guessed(typed: tuple[str, ...], meant: str) -> None:
+    done = run_cli(*typed)
+    assert done.returncode == 2
+    assert f"是不是想写 {meant}？" in done.stderr
+
+
+def test_help_has_the_everyday_flags_and_serve_help_every_one() -> None:
+    short, full = run_cli("--help").stdout, run_cli("serve", "--help").stdout
+    for flag in (
+        "--model-path",
+        "--device",
+        "--host",
+        "--port",
+        "--api-keys",
+        "--data-dir",
+        "--version",
+        "show-config",
+    ):
+        assert flag in short
+    assert "serve --help" in short
+    assert "--kv-cache-gb" not in short
+    assert all(knob.flag in full for knob in knobs() if not knob.in_file_only)
+    for english in ("usage:", "options:", "show this help"):
+        assert english not in short + full
+
+
+def test_every_program_has_the_same_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {VERSION, CLIENT_VERSION} == {project["version"]}
+    assert run_cli("--version").stdout == f"qqvl {VERSION}\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    for words in ("show-config", "--help", "serve --help"):
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; '{sys.executable}' '{ENTRY}' {words} | head -n 1"],
+            capture_output=True, encoding="utf-8", check=False,
+        )  # fmt: skip
+        assert (done.stderr, done.stdout.count("\n")) == ("", 1), words
+        assert done.returncode == 0
+
+
+def test_each_side_knows_every_variable_of_the_other() -> None:
+    """They never import each other; ``python scripts/settings_table.py`` writes the lists."""
+    for path, module in runpy.run_path(str(ROOT / "scripts" / "settings_table.py"))["foreign_names"]().items():
+        assert path.read_text(encoding="utf-8") == module
+    every = dict.fromkeys(
+        variables() | client_settings.variables() | {"QQVL_CONFIG", "QQVL_TORCH", "QQVL_PLANT_FAULT"}, ""
+    )
+    client_settings.load(every, {})
+    with pytest.raises(ConfigError) as wrong_value:
+        resolve({}, every, None)
+    assert "环境变量" not in wrong_value.value.message
+
+
+def test_advice_is_typed_as_the_program_was_started() -> None:
+    wrong = ("--model-path", "Qwen/Nope")
+    for command, env, said in (
+        ([sys.executable, str(ENTRY)], {"QQVL_LAUNCHER": "./run_server.sh"}, "./run_server.sh download Qwen/Nope"),
+        ([sys.executable, str(ENTRY)], {}, f"{sys.executable} {ENTRY} download Qwen/Nope"),
+        ([sys.executable, "-m", "qqvl_server"], {}, f"{sys.executable} -m qqvl_server download Qwen/Nope"),
+    ):
+        done = subprocess.run(
+            [*command, *wrong], cwd=ROOT / "server", env={**os.environ, **env},
+            capture_output=True, encoding="utf-8", check=False,
+        )  # fmt: skip
+        assert done.returncode == 3
+        assert said in done.stderr
+
+
+def test_a_clients_key_in_place_of_the_servers_is_told(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    done = run_cli("--port", "0", "--data-dir", str(taken), env={"QQVL_API_KEY": "secret"})
+    assert done.returncode == 2
+    assert "QQVL_API_KEYS" in done.stderr
+    assert "secret" not in done.stderr

@@ -113,11 +113,15 @@ def _claim(lock: Path, patience_s: float) -> None:
 
     handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     until = time.monotonic() + patience_s
+    told = False
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
+            if not told:
+                LOG.info("已有一个客户端连着同一个 NapCat 和服务器，等它停下（最多 %.0f 秒）……", patience_s)
+                told = True
             if time.monotonic() > until:
                 raise SettingsError("已有一个客户端连着同一个 NapCat 和服务器，不能再开一个") from None
             time.sleep(0.1)

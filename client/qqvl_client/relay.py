@@ -51,13 +51,15 @@ class Relay:
         self._intake = Intake(self._admit)
         self._lanes: Lanes[Turn] = Lanes(self._answer)
         self._readings: set[asyncio.Task[Entry | None]] = set()
+        self._looking: asyncio.Task[None] | None = None
         self._noticed: dict[str, float] = {}
         self._clock = Clock()
         self._online = True
         self._closed = False
 
     def resume(self) -> None:
-        """Go on with what an earlier run left unfinished."""
+        """Go on with what an earlier run left unfinished; look at the server meanwhile."""
+        self._looking = asyncio.create_task(self._server.look(), name="look at the server")
         entries = self._journal.unfinished
         if entries:
             LOG.info("上次还有 %d 条消息没处理完，现在接着处理", len(entries))
@@ -78,9 +80,10 @@ class Relay:
         """Finish what is in flight within the grace period; the rest stays in the journal."""
         self._closed = True
         await self._lanes.close(self._settings.stop_grace_s)
-        for reading in self._readings:
-            reading.cancel()
-        await asyncio.gather(*self._readings, return_exceptions=True)
+        ending = [*self._readings, *([self._looking] if self._looking else [])]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         await self._intake.aclose()
         await self._server.aclose()
         await self._pictures.aclose()

@@ -103,6 +103,28 @@ class ServerApi:
     async def aclose(self) -> None:
         await self._http.aclose()
 
+    async def look(self) -> None:
+        """Ask once, at the start, whether this is our server and takes our key, and tell the owner where not.
+
+        A GET of the door that takes messages is refused for its method, after the key was looked at.
+        """
+        url, patience = self._settings.server_url, self._settings.connect_timeout_s
+        try:
+            health = await self._http.get("/health", timeout=patience)
+            door = await self._http.get("/api/chat/private", timeout=patience)
+        except httpx.HTTPError as error:
+            name = type(error).__name__
+            LOG.warning(
+                "对话服务器 %s 现在没有回答（%s）：没启动就启动它，地址不对就改 server_url；会一直重试", url, name
+            )
+            return
+        if door.status_code in (401, 403):
+            LOG.error(
+                "对话服务器不让进：%s。api_key（QQVL_API_KEY）要与服务器的 api_keys 之一相同", _words(door.content)
+            )
+        elif door.status_code == 404 or not _is_health(health):
+            LOG.error("%s 不是对话服务器：server_url 只写到端口，后面不要带 /v1 之类的路径", url)
+
     async def ask(self, kind: Literal["group", "private"], body: bytes, repeatable: bool) -> Reply:
         """Post a message until it is answered, refused or too late. `repeatable`: it carries a message_id."""
         retrying = AsyncRetrying(
@@ -184,6 +206,13 @@ def _log_retry(state: RetryCallState) -> None:
 def _retry_after(headers: httpx.Headers) -> float | None:
     value = headers.get("retry-after", "")
     return float(value) if value.isdecimal() else None
+
+
+def _is_health(answer: httpx.Response) -> bool:
+    try:
+        return "status" in answer.json()
+    except (ValueError, TypeError):
+        return False
 
 
 def _words(payload: bytes) -> str:

@@ -14,10 +14,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from qqvl_client.errors import SettingsError
+from qqvl_client.invocation import LAUNCHER
+from qqvl_client.mistakes import meant, near, one_line
+from qqvl_client.server_variables import SERVER_VARIABLES
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENV_PREFIX = "QQVL_CLIENT_"
 ENV_SHORT = {"SERVER_URL": "server_url", "QQVL_API_KEY": "api_key"}
+# The settings file of both programs, what the scripts read, and what the server's tests plant.
+OTHER_ENV = frozenset(("QQVL_CONFIG", "QQVL_TORCH", "QQVL_PLANT_FAULT", LAUNCHER)) | SERVER_VARIABLES
 
 
 class Settings(BaseModel):
@@ -121,13 +126,29 @@ def is_loopback(host: str | None) -> bool:
 
 def load(env: Mapping[str, str], flags: Mapping[str, Any], config: Path | None = None) -> Settings:
     """Merge every source and check the result; raises SettingsError with one readable line."""
-    values = {**_from_ncatbot(env), **_from_yaml(config), **_from_env(env), **flags}
+    _refuse_unknown(env)
+    named = config or (Path(env["QQVL_CONFIG"]) if env.get("QQVL_CONFIG") else None)
+    values = {**_from_ncatbot(env), **_from_yaml(named), **_from_env(env), **flags}
     if "data_dir" in values:
         values["data_dir"] = PROJECT / Path(str(values["data_dir"])).expanduser()
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(_one_line(error)) from None
+        raise SettingsError(one_line(error, Settings.model_fields)) from None
+
+
+def variables() -> frozenset[str]:
+    """The names of the environment variables that are settings of the client."""
+    return frozenset(ENV_SHORT) | {ENV_PREFIX + field.upper() for field in Settings.model_fields}
+
+
+def _refuse_unknown(env: Mapping[str, str]) -> None:
+    """Every name is known as a whole: a token misspelt must not start a client that is refused everywhere."""
+    own = variables()
+    for name in env:
+        if name.upper().startswith("QQVL") and name not in own | OTHER_ENV:
+            hint = near(name.upper(), own, 0.85) or meant(name.upper(), own | OTHER_ENV)
+            raise SettingsError(f"没有 {name} 这个环境变量{hint}")
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, str]:
@@ -147,7 +168,7 @@ def _from_yaml(config: Path | None) -> dict[str, Any]:
         raise SettingsError(f"{path}：client: 下面要写成“名字: 值”")
     for key in section:
         if key not in Settings.model_fields:
-            raise SettingsError(f"{path}：client: 里没有 {key!r} 这个设置")
+            raise SettingsError(f"{path}：client: 里没有 {key!r} 这个设置{meant(str(key), Settings.model_fields)}")
     return section
 
 
@@ -187,14 +208,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict | None):
         raise SettingsError(f"设置文件 {path} 的最外层要写成“名字: 值”")
     return found or {}
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    field = Settings.model_fields.get(name)
-    meaning = f"（{field.description}）" if field and field.description else ""
-    return f"设置 {name}{meaning} 不对：{first['msg']}" if name else f"设置不对：{first['msg']}"
 
 
 def private_data_dir(settings: Settings) -> Path:

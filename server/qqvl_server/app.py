@@ -24,7 +24,7 @@ from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.config import is_loopback
 from qqvl_server.connections import quieted, raise_limit, web_config
-from qqvl_server.errors import Draining, EngineDead, Loading, QqvlError, WeightsError
+from qqvl_server.errors import ConfigError, Draining, EngineDead, Loading, QqvlError, WeightsError
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice, VoiceStatus
 from qqvl_server.media.fetch import Fetcher
@@ -32,9 +32,11 @@ from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.process import EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, locked
+from qqvl_server.process import EXIT_CONFIG, EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, leave, locked
 from qqvl_server.settings import Settings
 from qqvl_server.weights.locate import Checkpoint
+
+_EXITS = {WeightsError: EXIT_WEIGHTS, ConfigError: EXIT_CONFIG}
 
 
 @dataclass
@@ -108,8 +110,11 @@ async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, lis
             await engine.voice.aclose()
     if engine.failure is not None:
         print(f"错误：{engine.failure.message}", file=sys.stderr)
-        return EXIT_WEIGHTS if isinstance(engine.failure, WeightsError) else EXIT_ENGINE_DEAD
+        return _EXITS.get(type(engine.failure), EXIT_ENGINE_DEAD)
     logger().info("已停止")
+    if engine.voice is None:
+        # Stopped while a thread still loads.
+        leave(EXIT_OK)
     return EXIT_OK
 
 

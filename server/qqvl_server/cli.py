@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from qqvl_server import config
+from qqvl_server import config, flags, invocation
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.observe import logs
 from qqvl_server.openmp import bound_spinning
-from qqvl_server.process import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_WEIGHTS
-from qqvl_server.weights.locate import PREFERRED, Checkpoint, locate
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        flag, _, rest = message.removeprefix("argument ").partition(":")
-        if message.startswith("unrecognized arguments"):
-            raise ConfigError(f"不认识的参数：{rest.strip()}；用 --help 看全部参数")
-        if "expected one argument" in rest:
-            raise ConfigError(f"{flag} 后面要跟一个值")
-        raise ConfigError(f"命令行不对（{message}）；用 --help 看用法")
+from qqvl_server.process import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WEIGHTS, leave
+from qqvl_server.weights.extras import check_extras
+from qqvl_server.weights.locate import DEMO, PREFERRED, Checkpoint, locate, resume
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,69 +22,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     bound_spinning()
     try:
-        return _dispatch(arguments, os.environ)
+        try:
+            status = _dispatch(arguments, os.environ)
+        except SystemExit as asked:
+            # argparse has printed its help.
+            status = int(asked.code or 0)
+        sys.stdout.flush()
     except QqvlError as error:
         print(f"错误：{error.message}", file=sys.stderr)
         if isinstance(error, WeightsError):
             return EXIT_WEIGHTS
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
+    except BrokenPipeError:
+        # ``show-config | head`` has seen enough; the interpreter would complain when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
+    return status
 
 
 def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
-    parsed = _parser().parse_args(arguments if _names_command(arguments) else ["serve", *arguments])
+    parsed = flags.parse(arguments)
     if parsed.command == "download":
         return _download(parsed.model, parsed.source, parsed.into)
     typed = {k.name: getattr(parsed, k.name, None) for k in config.knobs()}
-    flags = {
+    given = {
         name: ",".join(value) if isinstance(value, list) else value
         for name, value in typed.items()
         if value is not None
     }
-    resolved = config.resolve(flags, env, _settings_file(parsed.config, env))
+    resolved = config.resolve(given, env, _settings_file(parsed.config, env))
     if parsed.command == "show-config":
         return _show(resolved)
-    return _serve(resolved)
-
-
-def _names_command(arguments: list[str]) -> bool:
-    return bool(arguments) and (
-        arguments[0] in ("serve", "download", "show-config") or arguments[0] in ("-h", "--help")
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="qqvl", description="用 Qwen3-VL 当大脑的 QQ 机器人服务器", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", parser_class=_Parser)
-    for name, text in (("serve", "启动服务器（不写命令时就是它）"), ("show-config", "列出每个设置的值和它从哪里来")):
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        command.add_argument("--config", metavar="文件", help="设置文件，默认是项目根目录下的 qqvl.yaml")
-        for knob in config.knobs():
-            if not knob.in_file_only:
-                text = (knob.info.description or "").replace("%", "%%")
-                command.add_argument(
-                    *knob.flags,
-                    dest=knob.name,
-                    metavar="值",
-                    action="append" if knob.is_list else "store",
-                    nargs="?" if knob.is_switch else None,
-                    const="true" if knob.is_switch else None,
-                    help=f"{text}（默认 {_shown(knob)}）",
-                )
-    download = commands.add_parser("download", help="下载模型到 models/", allow_abbrev=False)
-    download.add_argument("model", help=f"模型名，如 Qwen/{PREFERRED}")
-    download.add_argument("--from", dest="source", choices=("modelscope", "hf"), default="modelscope")
-    download.add_argument("--into", metavar="文件夹", help="放到哪里，默认 models/<模型名>")
-    return parser
-
-
-def _shown(knob: config.Knob) -> str:
-    default = knob.info.default
-    if default in ("", None, ()):
-        return "空"
-    text = str(default)
-    return (text if len(text) <= 40 else text[:40] + "…").replace("%", "%%")
+    return _serve(resolved, env)
 
 
 def _settings_file(given: str | None, env: Mapping[str, str]) -> Path | None:
@@ -115,11 +76,16 @@ def _show(resolved: config.Resolved) -> int:
     return EXIT_OK
 
 
-def _serve(resolved: config.Resolved) -> int:
+def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
     settings = resolved.settings
+    if env.get("QQVL_API_KEY") and not settings.server.api_keys:
+        _tell("注意：QQVL_API_KEY 是客户端的变量，服务器的密钥写在 QQVL_API_KEYS 里；现在服务器没有密钥。")
     logs.configure(settings.observe.log_level, settings.observe.log_format)
+    check_extras(settings.weights)
     root = config.project_root()
     checkpoint = locate(settings.weights.model_path, root)
+    if checkpoint.instead_of:
+        _tell(f"注意：{checkpoint.instead_of}")
     if checkpoint.is_demo:
         _announce_demo(checkpoint)
     # Imported late: reading settings must not wait for the web framework.
@@ -129,20 +95,34 @@ def _serve(resolved: config.Resolved) -> int:
     return app.serve(settings, checkpoint, data_dir)
 
 
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _announce_demo(checkpoint: Checkpoint) -> None:
-    print(
-        f"正在使用自带的演示模型 {checkpoint.name}：只认颜色、形状、数量，记得名字，会调简单工具。\n"
-        f"要真正聊天，请下载 Qwen3-VL（8B 约 17 GB，需要显卡）：./run_server.sh download Qwen/{PREFERRED}\n"
-        f"下载完重新启动即可自动使用；别的型号用 --model-path 指定。",
-        file=sys.stderr,
-        flush=True,
-    )
+    _tell(f"正在使用自带的演示模型 {checkpoint.name}：只认颜色、形状、数量，记得名字，会调简单工具。")
+    if not checkpoint.instead_of:
+        _tell(
+            "要真正聊天，请下载 Qwen3-VL（8B 约 17 GB，需要显卡）："
+            f"{invocation.command('download', f'Qwen/{PREFERRED}')}\n"
+            "下载完重新启动即可自动使用；别的型号用 --model-path 指定。"
+        )
 
 
 def _download(model: str, source: str, into: str | None) -> int:
     from qqvl_server.weights import download
 
     folder = Path(into) if into else config.project_root() / "models" / model.rstrip("/").split("/")[-1]
+
+    def interrupted(*_: object) -> None:
+        demo = invocation.command("--model-path", f"models/{DEMO}")
+        _tell(f"\n已中断。接着下载：{resume(model, source, folder)}；先用演示模型：{demo}")
+        # The hubs' threads would go on until their files are whole; what they have is kept.
+        leave(EXIT_INTERRUPTED)
+
+    signal.signal(signal.SIGINT, interrupted)
     download.fetch(model, "hf" if source == "hf" else "modelscope", folder)
     print(f"下载完成，已校验：{folder}")
+    if folder.name != PREFERRED:
+        print(f"用它启动：{invocation.command('--model-path', str(folder))}")
     return EXIT_OK

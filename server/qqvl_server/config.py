@@ -18,13 +18,14 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from qqvl_server import keys
+from qqvl_server import invocation, keys
+from qqvl_server.client_variables import CLIENT_VARIABLES
 from qqvl_server.errors import ConfigError
 from qqvl_server.settings import Settings
 
 ENV_PREFIX = "QQVL_"
-# Variables of the same prefix that other programs of this project read.
-FOREIGN_ENV = ("QQVL_CLIENT_", "QQVL_API_KEY", "QQVL_CONFIG", "QQVL_PLANT_FAULT")
+# Variables of the same prefix that are no settings of the server's: the scripts', the client's, the tests'.
+OTHER_ENV = frozenset(("QQVL_CONFIG", "QQVL_TORCH", "QQVL_PLANT_FAULT", invocation.LAUNCHER)) | CLIENT_VARIABLES
 # What is never printed.
 SECRET = ("server.api_keys", "storage.database_url")
 # Sections of the same file that other programs of this project read.
@@ -87,6 +88,11 @@ def knobs() -> tuple[Knob, ...]:
     return tuple(found)
 
 
+def variables() -> frozenset[str]:
+    """The names of the variables that are settings of the server."""
+    return frozenset(knob.env for knob in knobs() if not knob.in_file_only)
+
+
 def project_root() -> Path:
     """The checkout this file lies in, or the working directory when the package was installed elsewhere."""
     root = Path(__file__).resolve().parents[2]
@@ -116,7 +122,9 @@ def read_file(path: Path) -> dict[str, dict[str, Any]]:
         if section in FOREIGN_SECTIONS:
             continue
         if section not in known:
-            raise ConfigError(f"配置文件 {path} 里没有 {section!r} 这一段{_suggest(str(section), list(known))}")
+            raise ConfigError(
+                f"配置文件 {path} 里没有 {section!r} 这一段{_suggest(str(section), [*known, *FOREIGN_SECTIONS])}"
+            )
         if body is not None and not isinstance(body, dict):
             raise ConfigError(f"配置文件 {path} 的 {section}: 下面应是“名字: 值”")
         for name in body or {}:
@@ -182,10 +190,15 @@ def _with_keys(settings: Settings, sources: dict[str, str]) -> Settings:
 
 
 def _refuse_unknown_env(env: Mapping[str, str]) -> None:
-    known = [knob.env for knob in knobs() if not knob.in_file_only]
+    """Every name is known as a whole: a key misspelt must not leave the server open."""
+    own = variables()
     for name in env:
-        if name.startswith(ENV_PREFIX) and name not in known and not name.startswith(FOREIGN_ENV):
-            raise ConfigError(f"没有 {name} 这个环境变量{_suggest(name, known)}")
+        if name.upper().startswith(ENV_PREFIX.rstrip("_")) and name not in own | OTHER_ENV:
+            # The client's come after the server's: of QQVL_API_KEYZ it is the server that speaks.
+            near = difflib.get_close_matches(name.upper(), sorted(own), n=1, cutoff=0.85)
+            near = near or difflib.get_close_matches(name.upper(), sorted(own | OTHER_ENV), n=1)
+            hint = f"，是不是想写 {near[0]}？" if near else f"；用 {invocation.command('serve', '--help')} 看全部设置"
+            raise ConfigError(f"没有 {name} 这个环境变量{hint}")
 
 
 def _explain(error: ValidationError, values: dict[str, dict[str, Any]], sources: dict[str, str]) -> str:
@@ -196,11 +209,12 @@ def _explain(error: ValidationError, values: dict[str, dict[str, Any]], sources:
         "greater_than_equal": f"不能小于 {context.get('ge')}",
         "greater_than": f"必须大于 {context.get('gt')}",
         "less_than_equal": f"不能大于 {context.get('le')}",
-        "literal_error": f"只能是 {context.get('expected')}",
+        "literal_error": f"只能是 {str(context.get('expected')).replace(' or ', '、').replace(', ', '、')}",
+        "string_pattern_mismatch": f"写法不对，例如 {_example(section, name)}",
+        "bool_parsing": "应是 true 或 false",
         "int_parsing": "应是整数",
         "int_from_float": "应是整数",
         "float_parsing": "应是数字",
-        "bool_parsing": "应是 true 或 false",
         "bool_type": "应是 true 或 false",
         "finite_number": "应是有限的数字",
         "value_error": str(context.get("error")),
@@ -208,6 +222,11 @@ def _explain(error: ValidationError, values: dict[str, dict[str, Any]], sources:
     reason = limits.get(first["type"], "类型不对，请对照 README 的设置表")
     shown = "******" if f"{section}.{name}" in SECRET else repr(values[section][name])
     return f"{sources[f'{section}.{name}']} 的值 {shown} 不行：{name} {reason}"
+
+
+def _example(section: str, name: str) -> str:
+    knob = next(k for k in knobs() if (k.section, k.name) == (section, name))
+    return str((knob.info.examples or [knob.info.default])[0])
 
 
 def is_loopback(host: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import uvicorn
 
@@ -21,6 +23,7 @@ EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 2
 EXIT_WEIGHTS: Final = 3
 EXIT_ENGINE_DEAD: Final = 4
+EXIT_INTERRUPTED: Final = 130
 # How many may knock while the event loop is busy.
 _QUEUE: Final = 1024
 
@@ -38,6 +41,8 @@ class Server(uvicorn.Server):
         finally:
             for name in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(name)
+                # Not Python's own, whose exception would be a traceback out of whatever is being taken down.
+                signal.signal(name, signal.SIG_DFL)
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -50,11 +55,21 @@ class Server(uvicorn.Server):
             listener.listen(_QUEUE)
 
     def _on_signal(self) -> None:
+        if self.stopping.is_set():
+            # Asked twice: what is stored is stored, the rest is not waited for.
+            leave(EXIT_INTERRUPTED)
         logger().info("收到停止信号，不再接新消息，等正在回答的答完")
         self.ask_to_stop()
 
     def ask_to_stop(self) -> None:
         self.stopping.set()
+
+
+def leave(status: int) -> NoReturn:
+    """End the process now, whatever its other threads are doing: at a regular end they trip over the interpreter."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @contextlib.contextmanager

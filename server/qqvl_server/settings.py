@@ -60,6 +60,35 @@ def _hosts(words: tuple[str, ...]) -> tuple[str, ...]:
 Hosts = Annotated[Words, AfterValidator(_hosts)]
 
 
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+
+def _devices(value: str) -> str:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if names == ["auto"]:
+        return value
+    if not names or not all(_DEVICE.fullmatch(name) for name in names):
+        raise ValueError("可以写 auto、cpu、cuda:0，或 cuda:0,cuda:1")
+    if "cpu" in names and len(names) > 1:
+        raise ValueError("不能把 cpu 和显卡写在一起")
+    if len(set(names)) < len(names):
+        raise ValueError("同一块显卡写了两次")
+    return value
+
+
+_CHAT = re.compile(r"(group|private):\S{1,64}")
+
+
+def _chats(value: object) -> object:
+    """Keys that no chat can have would be prompts that nobody ever gets."""
+    for key, text in value.items() if isinstance(value, dict) else ():
+        if not isinstance(key, str) or not _CHAT.fullmatch(key):
+            raise ValueError(f"里的 {key!r} 不对应任何会话：键要写成 group:群号 或 private:QQ号，例如 group:123456")
+        if not isinstance(text, str):
+            raise ValueError(f"里 {key} 的人设应是一段文字")
+    return value
+
+
 class Room(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -91,6 +120,7 @@ class ServerSettings(Room):
     rate_limit: str = Field(
         "",
         pattern=r"^(\d+/(second|minute|hour|day))?$",
+        examples=["60/minute"],
         description="每个密钥（没设密钥时每个地址）最多问多少次，如 60/minute；超出的得到 429。留空不限",
     )
     max_body_mb: int = Field(32, ge=1, le=1024, description="一个请求体最多多少 MB")
@@ -114,7 +144,9 @@ class WeightsSettings(Room):
     model_path: str = Field(
         "", description="模型文件夹或模型名；留空先找 models/Qwen3-VL-8B-Instruct，没有就用自带的演示模型"
     )
-    device: str = Field("auto", description="auto、cpu、cuda:0，或用逗号隔开的多块显卡，如 cuda:0,cuda:1")
+    device: Annotated[str, AfterValidator(_devices)] = Field(
+        "auto", description="auto、cpu、cuda:0，或用逗号隔开的多块显卡，如 cuda:0,cuda:1"
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="权重精度；auto 在显卡上用 bfloat16，在 CPU 上看 CPU 支持什么"
     )
@@ -194,7 +226,7 @@ class MediaSettings(Room):
 
 class ChatSettings(Room):
     system_prompt: str = Field(DEFAULT_SYSTEM_PROMPT, description="人设，放在每个会话的最前面；留空表示不要")
-    system_prompts: dict[str, str] = Field(
+    system_prompts: Annotated[dict[str, str], BeforeValidator(_chats)] = Field(
         default_factory=dict, description="单独给某个会话的人设，键如 group:123456 或 private:10001（只能写在文件里）"
     )
     group_reply: Literal["auto", "addressed", "all"] = Field(

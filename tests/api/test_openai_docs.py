@@ -1,7 +1,11 @@
-"""docs/openai.md is true: each of its code blocks is run against a real server, as is each of the contract's."""
+"""docs/openai.md and the READMEs are true: their code blocks are run as printed against a server on the demo model.
+
+So are the contract's, with its models' names changed.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,6 +22,7 @@ from tests.pictures import encoded, picture
 from tests.running import ROOT, RunningServer
 
 PAGE, ENGLISH = ROOT / "docs" / "openai.md", ROOT / "docs" / "openai.en.md"
+READMES = (ROOT / "README.md", ROOT / "README.en.md")
 SPEC = ROOT.parent / "shared" / "spec"
 CONTRACT = ("openai-clients.md", "openai-full-api.md", "qwen3-32b-service.md")
 FLAT = SPEC / "qwen3-vl-8b-chat-system.md"
@@ -37,6 +42,11 @@ Outcome = subprocess.CompletedProcess[str]
 
 def blocks(page: Path) -> list[Snippet]:
     return [snippet for snippet in snippets.snippets(page) if snippet.language in RUN]
+
+
+def readme_blocks() -> list[Snippet]:
+    """What asks the server; the others install, download and start it."""
+    return [one for page in READMES for one in blocks(page) if one.language == "python" or "curl " in one.code]
 
 
 def plain(snippet: Snippet) -> str:
@@ -74,8 +84,12 @@ def outcome_of(bare: RunningServer, gallery: str, tmp_path_factory: pytest.TempP
     red = encoded(picture())
 
     def start(snippet: Snippet) -> Outcome:
-        code = snippets.pointed_at(snippet.code, bare.base, MODELS, SERVED)
-        code = code.replace("https://example.com/cat.jpg", f"{gallery}/red.png").replace("duration=60", "duration=2")
+        # Of our own pages nothing is changed but where the server is and what lies outside this machine.
+        others = MODELS if snippet.page.is_relative_to(SPEC) else ()
+        code = snippets.pointed_at(snippet.code, bare.base, others, SERVED)
+        for url in ("https://example.com/cat.jpg", "https://www.python.org/static/img/python-logo.png"):
+            code = code.replace(url, f"{gallery}/red.png")
+        code = code.replace("duration=60", "duration=2")
         place = folder / re.sub(r"\W", "_", snippet.name)
         place.mkdir()
         (place / "photo.png").write_bytes(red)
@@ -86,7 +100,7 @@ def outcome_of(bare: RunningServer, gallery: str, tmp_path_factory: pytest.TempP
 
         def ask(snippet: Snippet) -> Outcome:
             if snippet not in futures:
-                every = blocks(snippet.page) if snippet.page == PAGE else contract_blocks()
+                every = contract_blocks() if snippet.page.is_relative_to(SPEC) else [*blocks(PAGE), *readme_blocks()]
                 runnable = [one for one in every if snippets.missing_for(one) is None]
                 futures.update({one: pool.submit(start, one) for one in runnable})
             return futures[snippet].result()
@@ -95,10 +109,20 @@ def outcome_of(bare: RunningServer, gallery: str, tmp_path_factory: pytest.TempP
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("snippet", blocks(PAGE), ids=lambda snippet: snippet.name)
+@pytest.mark.parametrize("snippet", [*blocks(PAGE), *readme_blocks()], ids=lambda snippet: snippet.name)
 def test_a_block_of_the_page_works(outcome_of: Start, snippet: Snippet) -> None:
     said = _works(outcome_of, snippet)
     assert said.strip()
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+def test_a_readme_shows_both_pictures_and_the_sdk(page: Path, bare: RunningServer) -> None:
+    assert {snippet.language for snippet in readme_blocks() if snippet.page == page} == {"bash", "python"}
+    for snippet in snippets.snippets(page):
+        if snippet.language == "json":
+            answer = bare.post("group", json.loads(snippet.code))
+            assert answer.status_code == 200
+            assert not answer.json().get("warnings")
 
 
 @pytest.mark.parametrize("snippet", contract_blocks(), ids=lambda snippet: snippet.name)

@@ -6,7 +6,9 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import yaml
 from onebot.chat import answer_for, error
 from onebot.events import group_message, image, private_message
 from onebot.pictures import drawn
-from onebot.process import ENTRY, ClientProcess
+from onebot.process import ENTRY, ROOT, ClientProcess
 from onebot.world import KEY, TOKEN, World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -76,13 +78,61 @@ async def test_a_wrong_setting_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert "sever_url" in client.log
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--adaptr", "x"), "是不是想写 --adapter？"),
+        (("--nonsense",), "--help"),
+        (("--adapter", "x"), "只能是 ncatbot、nonebot"),
+        (("--server-url",), "后面要跟一个值"),
+        (("--server-url", "ftp://x"), "http://主机:端口"),
+    ],
+)
+async def test_a_wrong_flag_is_one_chinese_line_and_exit_2(tmp_path: Path, flags: tuple[str, ...], said: str) -> None:
+    async with ClientProcess(tmp_path, {}, *flags) as client:
+        assert await client.ended() == 2
+    assert client.log.count("\n") == 1
+    assert said in client.log
+
+
+async def test_help_and_version_are_in_chinese_and_end_well(tmp_path: Path) -> None:
+    for flag, said in (("--help", "--server-url"), ("--version", "qqvl client")):
+        async with ClientProcess(tmp_path, {}, flag) as client:
+            assert await client.ended() == 0
+        assert said in client.log
+        assert "usage" not in client.log
+
+
+async def test_it_looks_at_the_server_before_anybody_speaks(world: World, tmp_path: Path) -> None:
+    """Who has a wrong address or key should not hear of it from the first guest."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+    wrong = (
+        ({"server_url": nobody}, f"对话服务器 {nobody} 现在没有回答"),
+        ({"server_url": world.pictures.url}, "不是对话服务器"),
+        ({}, "对话服务器不让进：401 密钥不对"),
+    )
+    world.chat.refuses_at_the_door = (401, "密钥不对")
+    for settings, said in wrong:
+        async with ClientProcess(tmp_path, world.settings() | settings) as client:
+            await client.logged(said)
+    world.chat.refuses_at_the_door = None
+    async with ClientProcess(tmp_path, world.settings()) as client:
+        await world.onebot.line()
+        await client.stop()
+    assert "对话服务器不让进" not in client.log
+    assert "没有回答" not in client.log
+
+
 async def test_a_second_client_for_the_same_bot_does_not_start(world: World, tmp_path: Path) -> None:
     settings = world.settings() | {"stop_grace_s": 0}
     async with ClientProcess(tmp_path, settings):
         await world.onebot.line()
         async with ClientProcess(tmp_path, settings) as second:
+            await second.logged("等它停下")
             assert await second.ended() == 2
-    assert "已有一个客户端" in second.log
+    assert "不能再开一个" in second.log
 
 
 @BOTH
@@ -179,6 +229,7 @@ async def test_ncatbot_missing_is_said_in_one_line(tmp_path: Path) -> None:
     async with ClientProcess(tmp_path / "d", {}, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path) as client:
         assert await client.ended() == 3
     assert "缺少依赖 ncatbot" in client.log
+    assert f"{sys.executable} -m pip install -c {ROOT}/constraints.txt -r {ROOT}/client/requirements.txt" in client.log
     assert "Traceback" not in client.log
 
 

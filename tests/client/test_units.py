@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,12 @@ def test_ours_beats_ncatbots_and_its_placeholder_is_no_number(tmp_path: Path) ->
     ("content", "word"),
     [
         ({"client": {"sever_url": "x"}}, "sever_url"),
+        ({"client": {"sever_url": "x"}}, "是不是想写 server_url"),
         ({"client": {"send_gap_s": "viel"}}, "send_gap_s"),
+        ({"client": {"send_gap_s": "viel"}}, "应是数字"),
+        ({"client": {"notices": "vielleicht"}}, "应是 true 或 false"),
+        ({"client": {"parallel_chats": 0}}, "不能小于 1"),
+        ({"client": {"adapter": "x"}}, "只能是 ncatbot、nonebot"),
         ({"client": {"server_url": "ftp://x"}}, "server_url"),
         ({"client": {"napcat_ws_url": "ws://h:1/?access_token=geheim"}}, "napcat_ws_url"),
         ({"client": ["x"]}, "client"),
@@ -76,6 +82,33 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, content: Any, word: str)
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "geheim" not in str(caught.value)
+    assert not re.search(r"[a-z]+ [a-z]+ [a-z]+", str(caught.value)), "in Chinese"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("QQVL_CLIENT_NAPCAT_TOKN", "QQVL_CLIENT_NAPCAT_TOKEN"),
+        ("QQVL_NAPCAT_TOKEN", "QQVL_CLIENT_NAPCAT_TOKEN"),
+        ("QQVL_CLIENT_API_KEYS", "QQVL_CLIENT_API_KEY"),
+        ("QQVL_API_KEI", "QQVL_API_KEY"),
+        ("qqvl_api_key", "QQVL_API_KEY"),
+        ("QQVL_NONSENSE_AND_MORE", "docs/client.md"),
+    ],
+)
+def test_a_variable_misspelt_is_an_error_that_names_the_right_one(name: str, meant: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({name: "geheim"}, {})
+    assert name in str(caught.value)
+    assert meant in str(caught.value)
+    assert "geheim" not in str(caught.value)
+
+
+def test_one_variable_names_the_file_of_both_programs(tmp_path: Path) -> None:
+    file = yaml_file(tmp_path, {"client": {"send_gap_s": 3}, "server": {"port": 1}})
+    assert load({"QQVL_CONFIG": str(file)}, {}).send_gap_s == 3
+    with pytest.raises(SettingsError):
+        load({"QQVL_CONFIG": str(tmp_path / "none.yaml")}, {})
 
 
 def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
 import pytest
 
 from qqvl_server.errors import WeightsError
-from qqvl_server.weights.locate import locate
+from qqvl_server.weights.locate import UNFINISHED, locate
 
 
 def shard(path: Path, size: int = 16, written: int | None = None) -> None:
@@ -22,6 +23,7 @@ def folder(root: Path, name: str, *, shards: int = 0) -> Path:
     made.mkdir(parents=True)
     (made / "config.json").write_text("{}")
     (made / "tokenizer.json").write_text("{}")
+    (made / "preprocessor_config.json").write_text("{}")
     if not shards:
         shard(made / "model.safetensors")
         return made
@@ -49,8 +51,82 @@ def test_names_are_looked_up_here_then_in_the_project_then_on_the_hub(
     monkeypatch.chdir(tmp_path / "models")
     for path in ("./Qwen3-VL-2B-Instruct", "models/Qwen3-VL-2B-Instruct", str(made), "Qwen/Qwen3-VL-2B-Instruct"):
         assert locate(path, tmp_path).weight_bytes > 0
-    remote = locate("Qwen/Qwen3-VL-4B-Instruct", tmp_path)
-    assert (remote.source, remote.weight_bytes) == ("Qwen/Qwen3-VL-4B-Instruct", 0)
+    with pytest.raises(WeightsError, match="download Qwen/Qwen3-VL-4B-Instruct"):
+        locate("Qwen/Qwen3-VL-4B-Instruct", tmp_path)
+
+
+def test_what_other_programs_have_downloaded_is_found_in_the_hubs_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
+    place = tmp_path / "hf" / "hub" / "models--Qwen--Qwen3-VL-4B-Instruct"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    with pytest.raises(WeightsError, match="download Qwen/Qwen3-VL-4B-Instruct"):
+        locate("Qwen/Qwen3-VL-4B-Instruct", tmp_path)
+    folder(tmp_path, "m").rename(tmp_path / "whole")
+    (place / "snapshots").mkdir()
+    shutil.copytree(tmp_path / "whole", place / "snapshots" / "abc")
+    (tmp_path / "ms" / "models" / "Qwen").mkdir(parents=True)
+    (tmp_path / "whole").rename(tmp_path / "ms" / "models" / "Qwen" / "Qwen2___5-VL")
+    for name in ("Qwen3-VL-4B-Instruct", "Qwen2.5-VL"):
+        found = locate(f"Qwen/{name}", tmp_path)
+        assert (found.name, found.is_demo) == (name, False)
+        assert found.weight_bytes > 0
+
+
+EMPTY, HALF = "", '{"a": '
+
+
+@pytest.mark.parametrize(
+    ("harmed", "content"),
+    [
+        ("config.json", None),
+        ("config.json", EMPTY),
+        ("config.json", HALF),
+        ("tokenizer.json", None),
+        ("tokenizer.json", HALF),
+        ("preprocessor_config.json", None),
+        ("preprocessor_config.json", "[]"),
+        ("model.safetensors.index.json", HALF),
+        ("model.safetensors.index.json", "[]"),
+        ("model-2.safetensors", None),
+        ("model-2.safetensors", EMPTY),
+        (UNFINISHED, HALF),
+    ],
+)
+def test_a_real_model_that_is_not_whole_never_stands_in_the_demos_way(
+    tmp_path: Path, harmed: str, content: str | None
+) -> None:
+    folder(tmp_path, "qqvl-demo")
+    made = folder(tmp_path, "Qwen3-VL-8B-Instruct", shards=3)
+    (made / harmed).unlink() if content is None else (made / harmed).write_text(content)
+    found = locate("", tmp_path)
+    assert found.is_demo
+    assert "download Qwen/Qwen3-VL-8B-Instruct" in found.instead_of
+    with pytest.raises(WeightsError, match="download Qwen/Qwen3-VL-8B-Instruct") as refused:
+        locate("Qwen/Qwen3-VL-8B-Instruct", tmp_path)
+    assert "\n" not in refused.value.message
+
+
+def test_an_empty_folder_of_the_real_models_name_is_no_model(tmp_path: Path) -> None:
+    folder(tmp_path, "qqvl-demo")
+    (tmp_path / "models" / "Qwen3-VL-8B-Instruct").mkdir()
+    assert locate("", tmp_path).is_demo
+
+
+def test_a_download_goes_on_from_where_and_into_what_it_was_begun(tmp_path: Path) -> None:
+    made = folder(tmp_path, "m")
+    (made / UNFINISHED).write_text(json.dumps({"model": "me/x", "from": "hf"}))
+    with pytest.raises(WeightsError, match=f"download me/x --from hf --into {made}"):
+        locate(str(made), tmp_path)
+
+
+def test_the_package_has_the_demo_where_the_project_has_none(tmp_path: Path) -> None:
+    for path in ("", "qqvl-demo", "models/qqvl-demo"):
+        found = locate(path, tmp_path)
+        assert (found.name, found.is_demo) == ("qqvl-demo", True)
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "./models/x", "models/x", "nope"])

@@ -59,7 +59,7 @@ def configure(level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("uvicorn", "uvicorn.error", "alembic", "aiosqlite", "PIL", "httpx", "httpcore", "asyncio"):
+    for noisy in ("uvicorn", "uvicorn.error", "alembic", "aiosqlite", "PIL", "httpx", "httpcore", "asyncio", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Pillow warns of every odd picture, with the path of its own file: what is wrong is told to the sender.
     logging.captureWarnings(True)

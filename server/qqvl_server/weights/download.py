@@ -6,8 +6,9 @@ into one line. No torch.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import re
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
@@ -15,11 +16,11 @@ from typing import Final, Literal
 from tqdm import tqdm
 
 from qqvl_server.errors import WeightsError
+from qqvl_server.weights.locate import HUB_ID, UNFINISHED, is_whole, resume
 
 Hub = Literal["hf", "modelscope"]
 # Weights as safetensors only: a .bin or .pt is a pickle, which runs code when it is opened.
 PATTERNS: Final = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md", "LICENSE*"]
-_MODEL_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _BLOCK: Final = 1 << 20
 
 
@@ -29,23 +30,34 @@ def fetch(model: str, hub: Hub, folder: Path) -> None:
     Raises:
         WeightsError: one line that says what failed and what to try.
     """
-    if not _MODEL_ID.fullmatch(model):
+    if not HUB_ID.fullmatch(model):
         raise WeightsError(f"模型名应写成 作者/名字，例如 Qwen/Qwen3-VL-8B-Instruct，而不是 {model!r}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         checksums = _from_hf(model, folder) if hub == "hf" else _from_modelscope(model, folder)
     except WeightsError:
         raise
     except Exception as error:
         # The edge of two SDKs with dozens of error classes between them; what matters is the line.
-        raise WeightsError(_explain(model, hub, error)) from error
+        raise WeightsError(_explain(model, hub, folder, error)) from error
     verify(folder, checksums)
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _begin(model: str, hub: Hub, folder: Path) -> None:
+    """Make the folder, now that there is something to put into it, and mark it until it is whole.
+
+    A folder that is whole already stays so: an update that is broken off must not take it out of use.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_whole(folder):
+        (folder / UNFINISHED).write_text(json.dumps({"model": model, "from": hub}), encoding="utf-8")
 
 
 def _from_hf(model: str, folder: Path) -> dict[str, str]:
     import huggingface_hub
 
     info = huggingface_hub.HfApi().model_info(model, files_metadata=True)
+    _begin(model, "hf", folder)
     huggingface_hub.snapshot_download(model, revision=info.sha, local_dir=folder, allow_patterns=PATTERNS)
     return {
         file.rfilename: file.lfs.sha256
@@ -59,6 +71,7 @@ def _from_modelscope(model: str, folder: Path) -> dict[str, str]:
 
     hub = modelscope_hub.HubApi()
     files = hub.list_repo_files(model, "model", recursive=True)
+    _begin(model, "modelscope", folder)
     hub.download_repo(model, "model", local_dir=folder, allow_patterns=PATTERNS)
     return {file.path: file.sha256 for file in files if file.sha256 and (folder / file.path).exists()}
 
@@ -82,13 +95,16 @@ def verify(folder: Path, checksums: Mapping[str, str]) -> None:
                 raise WeightsError(f"{name} 校验不符，已删除；请重新运行同一条命令，会只下载这个文件")
 
 
-def _explain(model: str, hub: Hub, error: Exception) -> str:
+def _explain(model: str, hub: Hub, folder: Path, error: Exception) -> str:
     kind = type(error).__name__
-    other = "--from hf" if hub == "modelscope" else "--from modelscope"
+    other: Hub = "hf" if hub == "modelscope" else "modelscope"
+    again, elsewhere = resume(model, hub, folder), resume(model, other, folder)
     if "NotFound" in kind or "NotExist" in kind:
-        return f"没有找到模型 {model}：请检查名字，或换一个来源（{other}）"
+        return f"没有找到模型 {model}：请检查名字，或换一个来源：{elsewhere}"
     if "Gated" in kind or "Auth" in kind or ("Permission" in kind and not isinstance(error, OSError)):
         return f"{model} 需要登录或申请权限才能下载，请先在网站上同意它的许可"
-    if isinstance(error, OSError) and error.errno == 28:
-        return "磁盘满了，下载没有完成；腾出空间后重新运行同一条命令会接着下载"
-    return f"下载 {model} 没有成功（{kind}）：请检查网络后重新运行同一条命令，会接着下载；也可以换一个来源（{other}）"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"磁盘满了，下载没有完成；腾出空间后接着下载：{again}"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
+        return f"写不进 {folder}（{error.strerror}）：请检查权限，或用 --into 换一个文件夹"
+    return f"下载 {model} 没有成功（{kind}）：请检查网络后接着下载：{again}；或换一个来源：{elsewhere}"

@@ -11,9 +11,13 @@ import torch
 import transformers
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText
 
-from qqvl_server.errors import WeightsError
+from qqvl_server import invocation
+from qqvl_server.errors import ConfigError, WeightsError
+from qqvl_server.observe.logs import logger
 from qqvl_server.settings import WeightsSettings
+from qqvl_server.weights.extras import check_extras
 from qqvl_server.weights.locate import Checkpoint
+from qqvl_server.weights.nvidia import card_beside
 from qqvl_server.weights.processor import load_processor
 from qqvl_server.weights.threads import set_threads
 
@@ -62,10 +66,11 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
     """Load weights and processor; shows Transformers' own progress bar on a terminal.
 
     Raises:
-        WeightsError: wrong device, too little memory, a missing extra, or files Transformers cannot read.
+        ConfigError: a device that is not there, a missing extra.
+        WeightsError: too little memory, or files Transformers cannot read.
     """
     placement = place(checkpoint, settings)
-    _check_extras(settings)
+    check_extras(settings)
     if placement.device == "cpu":
         set_threads(checkpoint.weight_bytes)
     try:
@@ -122,8 +127,6 @@ def place(checkpoint: Checkpoint, settings: WeightsSettings) -> Placement:
     if len(names) == 1:
         _check_memory(checkpoint, settings, device, dtype)
         return Placement(device, {"": device}, None, dtype)
-    if "cpu" in names:
-        raise WeightsError("--device 不能把 cpu 和显卡写在一起")
     indices = [int(name.removeprefix("cuda:")) for name in names]
     free: dict[int | str, int] = {index: int(torch.cuda.mem_get_info(index)[0] * 0.9) for index in indices}
     free["cpu"] = 0
@@ -133,6 +136,8 @@ def place(checkpoint: Checkpoint, settings: WeightsSettings) -> Placement:
 def _best_devices(checkpoint: Checkpoint, settings: WeightsSettings) -> list[str]:
     """cuda:0 when it holds the model, every GPU when only all together do, else the CPU."""
     if not torch.cuda.is_available():
+        if card_beside():
+            logger().warning(f"这台机器有 NVIDIA 显卡，但 PyTorch 用不了它，改用 CPU，会慢很多：{_why_no_card()}")
         return ["cpu"]
     count = torch.cuda.device_count()
     if count > 1 and _needed(checkpoint, settings, torch.bfloat16) > torch.cuda.mem_get_info(0)[0]:
@@ -140,19 +145,27 @@ def _best_devices(checkpoint: Checkpoint, settings: WeightsSettings) -> list[str
     return ["cuda:0"]
 
 
+def _why_no_card() -> str:
+    if torch.version.cuda is None:
+        build = "装的是 CPU 版 PyTorch"
+        launcher = invocation.command()
+        # Only the script makes the environment it runs in.
+        return f"{build}；换成显卡版：QQVL_TORCH=cu128 {launcher}" if launcher.endswith("run_server.sh") else build
+    needed = f"这个 PyTorch 要 CUDA {torch.version.cuda}"
+    return f"驱动没装好，或不够新（{needed}），用 nvidia-smi 看；确实要用 CPU 就加 --device cpu"
+
+
 def _check_device(name: str) -> None:
     if name == "cpu":
         return
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or not index.isdecimal():
-        raise WeightsError(f"不认识设备 {name!r}；可以写 auto、cpu、cuda:0，或 cuda:0,cuda:1")
+    index = name.partition(":")[2]
     if not torch.cuda.is_available():
-        raise WeightsError(
+        raise ConfigError(
             f"要用 {name}，但 PyTorch 看不到显卡：请用 nvidia-smi 检查驱动，"
             "并确认装的是 CUDA 版 PyTorch；没有显卡就去掉 --device"
         )
     if int(index) >= torch.cuda.device_count():
-        raise WeightsError(f"没有 {name}：这台机器只有 {torch.cuda.device_count()} 块显卡，编号从 cuda:0 开始")
+        raise ConfigError(f"没有 {name}：这台机器只有 {torch.cuda.device_count()} 块显卡，编号从 cuda:0 开始")
 
 
 def _dtype(checkpoint: Checkpoint, settings: WeightsSettings, device: str) -> torch.dtype:
@@ -190,18 +203,11 @@ def _needed(checkpoint: Checkpoint, settings: WeightsSettings, dtype: torch.dtyp
     return checkpoint.weight_bytes * share * 1.05
 
 
-def _check_extras(settings: WeightsSettings) -> None:
-    if settings.attn == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise WeightsError("没有装 flash-attn：运行 pip install 'qqvl[flash]'，或去掉 --attn flash_attention_2")
-    if settings.quantization.startswith("bnb") and importlib.util.find_spec("bitsandbytes") is None:
-        raise WeightsError("没有装 bitsandbytes：运行 pip install 'qqvl[bnb]'，或去掉 --quantization")
-
-
 def _quantization(settings: WeightsSettings, config: Any) -> Any:
     if settings.quantization == "none":
         return None
     if getattr(config, "quantization_config", None):
-        raise WeightsError("这个模型自带量化，不能再加 --quantization")
+        raise ConfigError("这个模型自带量化，不能再加 --quantization")
     four = settings.quantization == "bnb-4bit"
     return transformers.BitsAndBytesConfig(
         load_in_4bit=four,
@@ -217,13 +223,9 @@ def _explain(checkpoint: Checkpoint, error: Exception) -> str:
     detail = whole[:200]
     if "torchvision" in whole and importlib.util.find_spec("torchvision") is None:
         return (
-            f"{checkpoint.name} 这一类模型的图片处理只有 torchvision 的实现：运行 pip install 'qqvl[gpu]'"
+            f"{checkpoint.name} 这一类模型的图片处理只有 torchvision 的实现：运行 {invocation.install('torchvision')}"
             "（要和已装的 PyTorch 配套），或换 Qwen3-VL、Qwen3.5、Gemma 这些不需要它的模型"
         )
     if isinstance(error, ImportError):
-        return f"加载 {checkpoint.name} 缺少组件，请按提示装上再启动：{detail}"
-    if checkpoint.weight_bytes == 0:
-        return (
-            f"下载或读取 {checkpoint.source} 失败：{detail}。请检查网络和模型名，或用 qqvl download --from modelscope"
-        )
+        return f"加载 {checkpoint.name} 缺少组件：{detail}。量化模型要装它要求的库：{invocation.install('库名')}"
     return f"读不了 {checkpoint.source}：{detail}。请确认它是 Qwen3-VL 一类的图文模型，必要时重新下载"

@@ -28,10 +28,14 @@ class ChatServer(WebServer):
         self.requests: list[Request] = []
         self.script: Script = answer_for
         self.scripts: dict[str, Script] = {}
+        self.refuses_at_the_door: tuple[int, str] | None = None
         self.running = 0
         self.most_running = 0
 
     async def handle(self, request: Request, writer: asyncio.StreamWriter) -> Response | None:
+        if request.method == "GET" and self.refuses_at_the_door and request.path.startswith("/api"):
+            status, message = self.refuses_at_the_door
+            return error(status, str(status), message)
         if request.method == "GET":
             return Response(b'{"status": "healthy"}')
         body = json.loads(request.body)

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
@@ -37,10 +38,15 @@ def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
     if shutil.which(compiler) is None:
         raise FileNotFoundError(compiler)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    for left in folder.glob("compiling-*"):
+        # Of a process that was ended while it compiled, unless it still may be at it.
+        if time.time() - left.stat().st_mtime > 2 * _COMPILE_S:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="compiling-", dir=folder) as scratch:
         linked = Path(scratch, "linked.so")
         command = [compiler, *_FLAGS, "-shared", str(SOURCES / "kernels.cpp"), "-o", str(linked)]
-        subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_S)
+        # In a session of its own: Ctrl-C at the terminal is for this process, which then says why it stops.
+        subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_S, start_new_session=True)
         os.replace(linked, target)
     return target
 

@@ -1,0 +1,60 @@
+"""The command line of the client; mistakes are one Chinese line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from qqvl_client import invocation
+from qqvl_client.errors import SettingsError
+from qqvl_client.mistakes import near
+from qqvl_client.version import VERSION
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        flag, _, rest = message.removeprefix("argument ").partition(": ")
+        if message.startswith("unrecognized arguments"):
+            known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+            hint = near(rest.split()[0].partition("=")[0], known) or f"；用 {self.prog} --help 看全部参数"
+            raise SettingsError(f"不认识的参数：{rest.strip()}{hint}")
+        if "expected one argument" in rest:
+            raise SettingsError(f"{flag} 后面要跟一个值")
+        if choices := re.search(r"choose from (.*)\)", rest):
+            raise SettingsError(f"{flag} 只能是 " + choices[1].replace("'", "").replace(", ", "、"))
+        raise SettingsError(f"命令行不对（{message}）；用 {self.prog} --help 看写法")
+
+
+class _Formatter(argparse.HelpFormatter):
+    def add_usage(
+        self, usage: str | None, actions: Iterable[argparse.Action], groups: object, prefix: str | None = None
+    ) -> None:
+        super().add_usage(usage, actions, groups, "用法：")  # type: ignore[arg-type]
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags, each as typed or None.
+
+    Raises:
+        SettingsError: one line that says what is wrong.
+        SystemExit: help or version was asked for and printed.
+    """
+    parser = Parser(
+        prog=invocation.command(),
+        description="QQ 与对话服务器之间的中继",
+        usage="%(prog)s [参数…]",
+        epilog="其余设置写在 qqvl.yaml 的 client: 下面或 QQVL_CLIENT_… 环境变量里，见 docs/client.md。",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    group = parser.add_argument_group("参数")
+    group.add_argument("--config", type=Path, metavar="文件", help="设置文件，默认是项目根目录的 qqvl.yaml")
+    group.add_argument("--adapter", choices=("ncatbot", "nonebot"), help="用哪个框架连 QQ，默认 ncatbot")
+    group.add_argument("--server-url", metavar="地址", help="对话服务器地址，默认 http://127.0.0.1:9999")
+    group.add_argument("-h", "--help", action="help", help="显示这段说明")
+    group.add_argument("--version", action="version", version=f"qqvl client {VERSION}", help="显示版本")
+    return parser.parse_args(arguments)
