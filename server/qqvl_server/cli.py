@@ -12,7 +12,7 @@ from typing import NoReturn
 from qqvl_server import config
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.observe import logs
-from qqvl_server.process import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_WEIGHTS
+from qqvl_server.process import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_WEIGHTS, end, end_when_asked
 from qqvl_server.weights.locate import PREFERRED, Checkpoint, locate
 
 
@@ -113,6 +113,7 @@ def _show(resolved: config.Resolved) -> int:
 
 def _serve(resolved: config.Resolved) -> int:
     settings = resolved.settings
+    end_when_asked()
     logs.configure(settings.observe.log_level, settings.observe.log_format)
     root = config.project_root()
     checkpoint = locate(settings.weights.model_path, root)
@@ -122,7 +123,7 @@ def _serve(resolved: config.Resolved) -> int:
     from qqvl_server import app
 
     data_dir = Path(settings.storage.data_dir) if settings.storage.data_dir else root / "data"
-    return app.serve(settings, checkpoint, data_dir)
+    return end(app.serve(settings, checkpoint, data_dir))
 
 
 def _announce_demo(checkpoint: Checkpoint) -> None:

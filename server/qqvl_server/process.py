@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,8 @@ class Server(uvicorn.Server):
         finally:
             for name in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(name)
+                # What is left to do is quick and must be done.
+                signal.signal(name, signal.SIG_IGN)
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -58,6 +61,27 @@ class Server(uvicorn.Server):
 
     def ask_to_stop(self) -> None:
         self.stopping.set()
+
+
+def end_when_asked() -> None:
+    """Before there is a loop that could hear of it, a request to stop ends the process as it would later: with 0."""
+
+    def leave(_signal: int, _frame: object) -> None:
+        raise SystemExit(EXIT_OK)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def end(status: int) -> int:
+    """``status``, for the interpreter to exit with; or the exit itself, while a thread of ours is still computing.
+
+    Left to the interpreter, it would be torn out of torch's C++ and abort the process, with a core dump.
+    """
+    if any(thread.daemon and thread.name.startswith("qqvl-") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 @contextlib.contextmanager
