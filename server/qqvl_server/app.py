@@ -61,11 +61,13 @@ def serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path) -> int:
         ConfigError: the port is taken or the data folder is in use.
         StorageFailed: the database cannot be opened.
     """
-    with locked(data_dir), bound(settings.server.host, settings.server.port) as listener:
-        return asyncio.run(_serve(settings, checkpoint, data_dir, listener))
+    with locked(data_dir) as is_ours, bound(settings.server.host, settings.server.port) as listener:
+        return asyncio.run(_serve(settings, checkpoint, data_dir, is_ours, listener))
 
 
-async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, listener: socket.socket) -> int:
+async def _serve(
+    settings: Settings, checkpoint: Checkpoint, data_dir: Path, is_ours: Callable[[], bool], listener: socket.socket
+) -> int:
     raise_limit()
     quieted(asyncio.get_running_loop())
     metrics = Metrics()
@@ -82,14 +84,14 @@ async def _serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path, lis
         ),
     )
     engine = _Engine()
-    async with Store.open(settings.storage.database_url or sqlite_url(data_dir)) as store:
+    async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
         service = ChatService(store, engine.get, library, settings.chat, settings.generation, settings.media.max_images)
 
         def status() -> tuple[str, VoiceStatus]:
             if engine.voice is None:
                 return "loading", VoiceStatus(False, False, False, settings.weights.device)
             now = engine.voice.status()
-            word = "dead" if not now.alive else "stopping" if service.is_draining else "healthy"
+            word = "dead" if not now.alive else "stopping" if service.is_draining else store.trouble or "healthy"
             return word, now
 
         def bare_voice() -> Voice:

@@ -12,7 +12,16 @@ from qqvl_server import config, flags, invocation
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.observe import logs
 from qqvl_server.openmp import bound_spinning
-from qqvl_server.process import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WEIGHTS, leave
+from qqvl_server.process import (
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_WEIGHTS,
+    end,
+    end_when_asked,
+    leave,
+)
 from qqvl_server.weights.extras import check_extras
 from qqvl_server.weights.locate import DEMO, PREFERRED, Checkpoint, locate, resume
 
@@ -78,6 +87,7 @@ def _show(resolved: config.Resolved) -> int:
 
 def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
     settings = resolved.settings
+    end_when_asked()
     if env.get("QQVL_API_KEY") and not settings.server.api_keys:
         _tell("注意：QQVL_API_KEY 是客户端的变量，服务器的密钥写在 QQVL_API_KEYS 里；现在服务器没有密钥。")
     logs.configure(settings.observe.log_level, settings.observe.log_format)
@@ -92,7 +102,7 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
     from qqvl_server import app
 
     data_dir = Path(settings.storage.data_dir) if settings.storage.data_dir else root / "data"
-    return app.serve(settings, checkpoint, data_dir)
+    return end(app.serve(settings, checkpoint, data_dir))
 
 
 def _tell(text: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -41,8 +43,9 @@ class Server(uvicorn.Server):
         finally:
             for name in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(name)
-                # Not Python's own, whose exception would be a traceback out of whatever is being taken down.
-                signal.signal(name, signal.SIG_DFL)
+                # What is left to do is quick and must be done. Ctrl-C ends it, but not by Python's own exception, which
+                # would be a traceback out of whatever is being taken down.
+                signal.signal(name, signal.SIG_IGN if name == signal.SIGTERM else signal.SIG_DFL)
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -72,6 +75,25 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def end_when_asked() -> None:
+    """Before there is a loop that could hear of it, a request to stop ends the process as it would later: with 0."""
+
+    def leave(_signal: int, _frame: object) -> None:
+        raise SystemExit(EXIT_OK)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def end(status: int) -> int:
+    """``status``, for the interpreter to exit with; or the exit itself, while a thread of ours is still computing.
+
+    Left to the interpreter, it would be torn out of torch's C++ and abort the process, with a core dump.
+    """
+    if any(thread.daemon and thread.name.startswith("qqvl-") for thread in threading.enumerate()):
+        leave(status)
+    return status
+
+
 @contextlib.contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
     try:
@@ -90,18 +112,65 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
-    """Two servers on one history would number its messages twice."""
+def locked(data_dir: Path) -> Iterator[Callable[[], bool]]:
+    """Hold the data folder: two servers on one history would number its messages twice.
+
+    Held are its lock file, the folder itself (a lock file may be deleted) and, on Linux, its path (the folder may be
+    moved and another made in its place). Yields whether what is at the path is still what is held.
+
+    Raises:
+        ConfigError: another server holds it, or it cannot be written.
+    """
+    path = data_dir.absolute()
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (data_dir / ".lock").open("a")
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = (path / ".lock").open("a")
     except OSError as error:
         raise ConfigError(f"写不进数据目录 {data_dir}：{error.strerror}。请检查 --data-dir 和权限") from error
-    with file:
+    folder = os.open(path, os.O_RDONLY)
+    with file, _closing(folder), socket.socket(socket.AF_UNIX) as name:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_folder(folder)
+            if sys.platform == "linux":
+                name.bind(_name_of(path))
         except OSError as error:
             raise ConfigError(
                 f"数据目录 {data_dir} 正被另一个 qqvl 服务使用；请先停掉它，或换一个 --data-dir"
             ) from error
+
+        def is_ours() -> bool:
+            held = (path, folder), (path / ".lock", file.fileno())
+            return all(os.path.samestat(os.stat(at), os.fstat(known)) for at, known in held)
+
+        yield is_ours
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_folder(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        # Some network file systems lock no folders; the lock file is held all the same.
+        return
+
+
+def _name_of(path: Path) -> bytes:
+    """An abstract socket's name (unix(7)): it belongs to this process as long as that lives, and is no file.
+
+    Containers may share a network but not their paths, so a path counts together with the mounts it is looked up in.
+    """
+    try:
+        mounts = os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        mounts = ""
+    return b"\0qqvl-" + hashlib.sha256(f"{mounts} {path.resolve()}".encode()).hexdigest().encode()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,7 +18,7 @@ import psutil
 import pytest
 
 from tests.api.wire import check_error, connect, head
-from tests.running import RunningServer, private_body, run_cli
+from tests.running import ENTRY, ROOT, RunningServer, private_body, run_cli
 
 TURNS = 8
 
@@ -84,9 +88,61 @@ def test_sigterm_lets_answers_finish_and_ends_with_zero(tmp_path: Path) -> None:
         assert "Traceback" not in server.log()
 
 
-@pytest.mark.parametrize("signals", [1, 3])
-def test_a_stop_while_the_model_loads_ends_with_zero(tmp_path: Path, signals: int) -> None:
+@pytest.mark.parametrize("impatient", [False, True])
+def test_a_stop_while_the_model_loads_ends_with_zero(tmp_path: Path, impatient: bool) -> None:
+    """Also when it is asked again and again until it is gone."""
     with RunningServer(tmp_path / "data", wait=False) as server:
-        for _ in range(signals):
+        server.terminate()
+        while impatient and server.process.poll() is None:
             server.terminate()
+            time.sleep(0.005)
         assert server.process.wait(30) == 0
+
+
+def test_a_stop_before_the_port_is_open_ends_with_zero(tmp_path: Path) -> None:
+    command = [sys.executable, str(ENTRY), "--port", "0", "--data-dir", str(tmp_path / "data")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as starting:
+        assert starting.stderr is not None
+        assert "演示模型" in starting.stderr.readline()
+        starting.terminate()
+        assert starting.wait(30) == 0
+        assert "Traceback" not in starting.stderr.read()
+
+
+def test_the_end_does_not_wait_for_what_still_computes_nor_dump_core(tmp_path: Path) -> None:
+    """Weights being loaded, a step that hangs: torn out of torch's C++ by the interpreter's end, a process aborts."""
+    code = (
+        "import threading, torch; from qqvl_server.process import end\n"
+        "def compute():\n"
+        "    while True: torch.mm(rows, rows); busy.set()\n"
+        "torch.set_num_threads(1); rows = torch.randn(1000, 1000); busy = threading.Event()\n"
+        "threading.Thread(target=compute, name='qqvl-load', daemon=True).start(); busy.wait()\n"
+        "print('last words'); raise SystemExit(end(3))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT / "server")}, capture_output=True,
+        text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "last words\n", "")
+
+
+@pytest.mark.long
+def test_a_pause_of_the_whole_process_is_no_engine_that_hangs(tmp_path: Path) -> None:
+    """A debugger, a frozen container, a virtual machine that was saved: the clock goes on meanwhile."""
+    asked = {"messages": [{"role": "user", "content": "你好"}], "stream": True, "ignore_eos": True, "max_tokens": 300}
+    slow = head("Content-Type: application/json", "Content-Length: 700000") + b"{"
+    flags = ("--step-timeout-s", "4", "--body-timeout-s", "4")
+    with RunningServer(tmp_path / "data", *flags) as server, ExitStack() as held:
+        wire = held.enter_context(connect(server))
+        stream = held.enter_context(server.http.stream("POST", "/v1/chat/completions", json=asked))
+        lines = stream.iter_lines()
+        next(lines)
+        wire.sendall(slow)
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(8)
+        wire.sendall(b" " * 699_998 + b"}")
+        server.process.send_signal(signal.SIGCONT)
+        assert "data: [DONE]" in list(lines)
+        assert wire.recv(65536).startswith(b"HTTP/1.1 400"), "read whole, and not what the door takes"
+        assert server.http.get("/health").status_code == 200
+        assert server.private("还在吗") is not None

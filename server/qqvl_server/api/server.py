@@ -38,7 +38,8 @@ def build(
     status: Callable[[], tuple[str, VoiceStatus]],
 ) -> Guard:
     """Args:
-    status: the word ``/health`` says now (healthy, loading, stopping, dead) and the voice's state.
+    status: the word ``/health`` says now (healthy, loading, stopping, dead, or the storage's trouble) and the voice's
+        state.
     """
     # A redirect to a path without its last slash would be to wherever the Host header says.
     app = FastAPI(title="qqvl", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)

@@ -1,26 +1,19 @@
-"""The chat history on disk. The one file that talks to the database; knows SQL, no model and no HTTP.
-
-SQLite in WAL mode with ``synchronous=FULL``: a commit that returned survives a kill and a power cut
-(https://www.sqlite.org/pragma.html#pragma_synchronous). The same statements run on PostgreSQL.
-"""
+"""The chat history on disk: what is asked of the database (``database.py``). Knows SQL, no model and no HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-import alembic.command
-import alembic.config
-from sqlalchemy import Connection, delete, event, func, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from qqvl_server.chat.database import Database
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import (
     Answer,
@@ -34,11 +27,12 @@ from qqvl_server.chat.message import (
 from qqvl_server.chat.records import part_to_json, to_message
 from qqvl_server.chat.tables import ANSWERS, CHATS, MESSAGES, is_of
 from qqvl_server.errors import StorageFailed
-from qqvl_server.observe.logs import logger
 
+_DAY_S: Final = 86400
 # A client retries for minutes; a week covers any journal it may replay.
-ANSWER_LIFETIME_S: Final = 7 * 86400
-_UNSAVED: Final = "聊天记录写不进磁盘，这条消息没有保存，请检查剩余空间"
+ANSWER_LIFETIME_S: Final = 7 * _DAY_S
+# What a gap counts for that is longer than a day: a clock that jumped tells no more than that some time went by.
+_GAP_S: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,55 +54,66 @@ class Draft:
     identity: Identity | None
 
 
+class _Clock:
+    """Time by which answers grow old: goes on with the last one written, and no faster than this process lives.
+
+    The wall clock is believed when it says that less than a day has passed since then. Set forward by a month it would
+    otherwise have every answer swept, and each repeated message answered twice.
+    """
+
+    def __init__(self, last: float | None) -> None:
+        now = time.time()
+        if last is not None and not 0 <= now - last <= _DAY_S:
+            now = last + (_GAP_S if now > last else 0)
+        self._offset = now - time.monotonic()
+
+    def now(self) -> float:
+        return time.monotonic() + self._offset
+
+
 class Store:
     """Use as ``async with Store.open(url)``; every method raises ``StorageFailed`` when the database does."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        # SQLite has one writer; queueing here keeps a busy moment from becoming "database is locked".
-        self._writing = asyncio.Lock()
+    def __init__(self, database: Database, clock: _Clock) -> None:
+        self._write = database.write
+        self._read = database.read
+        self._database = database
+        self._clock = clock
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str) -> AsyncIterator[Self]:
-        engine = create_async_engine(url)
-        if engine.dialect.name == "sqlite":
-            event.listen(engine.sync_engine, "connect", _durable_sqlite)
-        try:
+    async def open(
+        cls, url: str, is_ours: Callable[[], bool] = lambda: True, *, sweep_s: float = _DAY_S
+    ) -> AsyncIterator[Self]:
+        """Args:
+            is_ours: whether the folder the database lies in is still the one that this process has locked.
+            sweep_s: seconds between looks for answers that nobody will ask for again.
+
+        Raises:
+            StorageFailed: what is wrong with it and what to do.
+        """
+        async with Database.open(url, is_ours) as database:
+            async with database.read() as connection:
+                last = (await connection.execute(select(func.max(ANSWERS.c.created_at)))).scalar()
+            store = cls(database, _Clock(last))
+            await store._forget_old_answers()
+            sweeping = asyncio.create_task(store._sweep(sweep_s))
             try:
-                async with engine.begin() as connection:
-                    await connection.run_sync(_migrate)
-                store = cls(engine)
-                await store._forget_old_answers()
-            except (SQLAlchemyError, OSError) as error:
-                raise StorageFailed("打不开聊天记录数据库：请检查 --data-dir 能否写入、磁盘是否已满") from error
-            yield store
-        finally:
-            await engine.dispose()
+                yield store
+            finally:
+                sweeping.cancel()
+                with suppress(asyncio.CancelledError):
+                    await sweeping
 
-    @asynccontextmanager
-    async def _write(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with self._writing, self._engine.begin() as connection:
-                yield connection
-        except IntegrityError:
-            raise
-        except (SQLAlchemyError, OSError) as error:
-            logger().error("数据库写入失败", kind=type(error).__name__)
-            raise StorageFailed(_UNSAVED) from error
-
-    @asynccontextmanager
-    async def _read(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with self._engine.connect() as connection:
-                yield connection
-        except (SQLAlchemyError, OSError) as error:
-            logger().error("数据库读取失败", kind=type(error).__name__)
-            raise StorageFailed("聊天记录读不出来，请检查磁盘") from error
+    @property
+    def trouble(self) -> str | None:
+        """A word for what keeps anything from being stored until somebody mends it; None while all is well."""
+        return self._database.trouble
 
     async def add_message(self, draft: Draft) -> StoredMessage:
         """Make a message durable. A resend returns the stored line instead."""
-        async with self._write() as connection:
+
+        async def add(connection: AsyncConnection) -> StoredMessage:
             chat_id = await _chat_id(connection, draft.chat, draft.chat_name)
             if draft.identity is not None:
                 known = await connection.execute(
@@ -119,13 +124,18 @@ class Store:
                     return to_message(row)
             return await _append(connection, chat_id, "user", draft.speaker, draft.parts, draft.identity)
 
+        return await self._write(add)
+
     async def add_answer(self, chat: ChatKey, identity: Identity | None, answer: Answer, bot: Speaker) -> None:
         """Commit the reply and what the door will say about it, in one transaction."""
-        async with self._write() as connection:
+
+        async def add(connection: AsyncConnection) -> None:
             chat_id = await _chat_id(connection, chat, "")
             if answer.reply and answer.should_reply:
                 await _append(connection, chat_id, "assistant", bot, (Text(answer.reply),), None)
-            await _remember(connection, chat_id, identity, answer)
+            await self._remember(connection, chat_id, identity, answer)
+
+        await self._write(add)
 
     async def find_answer(self, chat: ChatKey, identity: Identity) -> Answer | None:
         async with self._read() as connection:
@@ -155,26 +165,25 @@ class Store:
             return tuple(to_message(row) for row in rows)
 
     async def move_window(self, chat: ChatKey, start: int) -> None:
-        async with self._write() as connection:
-            await connection.execute(update(CHATS).where(*_is(chat)).values(window_start=start))
+        moved = update(CHATS).where(*_is(chat)).values(window_start=start)
+        await self._write(lambda connection: connection.execute(moved))
 
     async def reset(self, chat: ChatKey, chat_name: str, identity: Identity | None, answer: Answer) -> None:
         """Delete a chat's history and remember the command's own answer, in one transaction.
 
         Of earlier answers only this is kept, that they were given: a resend is met with silence.
         """
-        async with self._write() as connection:
+
+        async def empty(connection: AsyncConnection) -> None:
             chat_id = await _chat_id(connection, chat, chat_name)
             await connection.execute(delete(MESSAGES).where(MESSAGES.c.chat_id == chat_id))
             await connection.execute(
                 update(ANSWERS).where(ANSWERS.c.chat_id == chat_id).values(reply="", should_reply=False, warnings=[])
             )
-            await _remember(connection, chat_id, identity, answer)
-        if self._engine.dialect.name == "sqlite":
-            # The log still holds what was deleted. Best effort: the deletion itself is committed.
-            with contextlib.suppress(SQLAlchemyError):
-                async with self._writing, self._engine.connect() as connection:
-                    await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            await self._remember(connection, chat_id, identity, answer)
+
+        await self._write(empty)
+        await self._database.empty_log()
 
     async def chats(self) -> tuple[ChatSummary, ...]:
         """Every chat, the one heard last first."""
@@ -201,28 +210,39 @@ class Store:
             rows = (await connection.execute(query.order_by(MESSAGES.c.seq.desc()).limit(limit))).all()
             return tuple(to_message(row) for row in reversed(rows))
 
+    async def _sweep(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            # The next time is soon enough, and whoever wanted something stored has been told.
+            with suppress(StorageFailed):
+                await self._forget_old_answers()
+
     async def _forget_old_answers(self) -> None:
-        async with self._write() as connection:
-            await connection.execute(delete(ANSWERS).where(ANSWERS.c.created_at < time.time() - ANSWER_LIFETIME_S))
+        old = delete(ANSWERS).where(ANSWERS.c.created_at < self._clock.now() - ANSWER_LIFETIME_S)
+        await self._write(lambda connection: connection.execute(old))
+
+    async def _remember(
+        self, connection: AsyncConnection, chat_id: int, identity: Identity | None, answer: Answer
+    ) -> None:
+        if identity is None:
+            return
+        await connection.execute(
+            ANSWERS.insert().values(
+                chat_id=chat_id,
+                message_id=identity.message_id,
+                digest=identity.digest,
+                should_reply=answer.should_reply,
+                reply=answer.reply,
+                warnings=list(answer.warnings),
+                prompt_tokens=answer.prompt_tokens,
+                completion_tokens=answer.completion_tokens,
+                created_at=self._clock.now(),
+            )
+        )
 
 
 def sqlite_url(folder: Path) -> str:
     return f"sqlite+aiosqlite:///{folder / 'qqvl.sqlite3'}"
-
-
-def _durable_sqlite(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    # ``secure_delete``: what /reset deletes is overwritten, not left in free pages.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "busy_timeout=10000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _migrate(connection: Connection) -> None:
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    alembic.command.upgrade(config, "head")
 
 
 def _is(chat: ChatKey) -> tuple[Any, Any]:
@@ -268,21 +288,3 @@ async def _append(
     }
     stored = await connection.execute(MESSAGES.insert().values(row).returning(MESSAGES))
     return to_message(stored.one())
-
-
-async def _remember(connection: AsyncConnection, chat_id: int, identity: Identity | None, answer: Answer) -> None:
-    if identity is None:
-        return
-    await connection.execute(
-        ANSWERS.insert().values(
-            chat_id=chat_id,
-            message_id=identity.message_id,
-            digest=identity.digest,
-            should_reply=answer.should_reply,
-            reply=answer.reply,
-            warnings=list(answer.warnings),
-            prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens,
-            created_at=time.time(),
-        )
-    )

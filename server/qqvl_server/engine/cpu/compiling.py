@@ -25,6 +25,11 @@ _FLAGS: Final = (
     "-fassociative-math", "-fno-signed-zeros", "-ffinite-math-only", "-Wno-psabi",
 )  # fmt: skip
 _COMPILE_S: Final = 120
+# What is left of a compilation that was killed goes with the next, if it is as old as this.
+_LEFT_S: Final = 3600
+# A compiler starts further programs. They all die when standard input ends, which it does with this process: killed
+# while it compiles it would leave them running, each with a processor to itself.
+_WATCHED: Final = 'exec 3<&0 </dev/null; (read -r _ <&3; kill -KILL 0) >/dev/null 2>&1 & exec 3<&-; "$@"'
 
 
 def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
@@ -38,17 +43,27 @@ def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
     if shutil.which(compiler) is None:
         raise FileNotFoundError(compiler)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("compiling-*"):
-        # Of a process that was ended while it compiled, unless it still may be at it.
-        if time.time() - left.stat().st_mtime > 2 * _COMPILE_S:
+    for left in folder.glob("building-*"):
+        if time.time() - left.stat().st_mtime > _LEFT_S:
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="compiling-", dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix="building-", ignore_cleanup_errors=True) as scratch:
         linked = Path(scratch, "linked.so")
-        command = [compiler, *_FLAGS, "-shared", str(SOURCES / "kernels.cpp"), "-o", str(linked)]
-        # In a session of its own: Ctrl-C at the terminal is for this process, which then says why it stops.
-        subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_S, start_new_session=True)
+        _run([compiler, *_FLAGS, "-shared", str(SOURCES / "kernels.cpp"), "-o", str(linked)])
         os.replace(linked, target)
     return target
+
+
+def _run(command: list[str]) -> None:
+    """Raises SubprocessError: it failed, or took too long."""
+    watched, ours = os.pipe()
+    try:
+        subprocess.run(
+            ["/bin/sh", "-c", _WATCHED, "sh", *command],
+            stdin=watched, check=True, capture_output=True, timeout=_COMPILE_S, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        os.close(ours)
+        os.close(watched)
 
 
 def _processor() -> str:

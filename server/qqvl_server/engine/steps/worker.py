@@ -17,6 +17,7 @@ from qqvl_server.engine.steps.batch import Chosen, StepOutput
 from qqvl_server.engine.steps.core import EngineCore, StepFailed
 from qqvl_server.engine.steps.pace import Pace
 from qqvl_server.engine.steps.request import FinishReason, Priority, Request
+from qqvl_server.engine.steps.stopwatch import Stopwatch
 from qqvl_server.errors import (
     Busy,
     DeadlineExceeded,
@@ -88,7 +89,7 @@ class Worker:
         self._pace = Pace()
         self._ended = False
         self._gate = threading.Lock()
-        self._busy_since: float | None = None
+        self._stopwatch = Stopwatch()
         self._thread = threading.Thread(target=self._loop, name="qqvl-engine", daemon=True)
         self._thread.start()
 
@@ -98,9 +99,11 @@ class Worker:
 
     @property
     def busy_for_s(self) -> float:
-        """Seconds since the step that runs now began; 0 when there is none. A stuck engine's goes on growing."""
-        since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+        """Seconds that the step has taken that runs now; 0 when there is none. A stuck engine's goes on growing.
+
+        At most one second for each time it is asked: see ``stopwatch.py``.
+        """
+        return self._stopwatch.seconds()
 
     @property
     def running(self) -> int:
@@ -149,7 +152,10 @@ class Worker:
         """Add what has come; waits when there is nothing to do. False when asked to end."""
         while True:
             has_work = self._core.has_work
-            self._busy_since = time.monotonic() if has_work else None
+            if has_work:
+                self._stopwatch.start()
+            else:
+                self._stopwatch.stop()
             try:
                 job = self._arriving.get(block=not has_work)
             except queue.Empty:
@@ -192,7 +198,7 @@ class Worker:
                 self._tell([(job.sink, DeadlineExceeded("这条消息处理太久，已放弃，请稍后再试", retry_after=5))])
 
     def _step(self) -> None:
-        self._busy_since = started = time.monotonic()
+        started = self._stopwatch.start()
         before = self._core.computed
         self._core.begin()
         self._tell()
