@@ -156,6 +156,8 @@ def _add(group: argparse._ArgumentGroup, knob: config.Knob) -> None:
         dest=knob.name,
         metavar="值",
         action="append" if knob.is_list else "store",
+        nargs="?" if knob.is_switch else None,
+        const="true" if knob.is_switch else None,
         help=f"{text}（默认 {_shown(knob)}）",
     )
 
