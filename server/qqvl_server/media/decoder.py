@@ -24,6 +24,7 @@ from typing import Any, Final
 from PIL import Image
 
 from qqvl_server.errors import Busy, Draining, ImageRejected
+from qqvl_server.media.animations import BROKEN
 from qqvl_server.media.image import ImageLimits, ImageRef, Looked
 from qqvl_server.media.wire import receive, send
 from qqvl_server.media.worker import ref_from
@@ -32,6 +33,8 @@ from qqvl_server.observe.logs import logger
 _BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop())\nfrom qqvl_server.media.worker import main; main()"
 )
+# glibc's own limit for what goes back to the system grows with the largest picture.
+_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "1"}
 # Of a processor, for a picture that by its headers is soon done; what takes longer goes to the other lane.
 _LIGHT_S: Final = 2.0
 # Pictures that wait hold their bytes.
@@ -40,7 +43,6 @@ _MOST_WAITING: Final = 16
 _PATIENCE: Final = 4
 _START_S: Final = 20
 _TOO_SLOW: Final = "图片解码太慢，不看"
-_BROKEN: Final = "图片已损坏，打不开"
 _HEAVY: Final = {"heavy": True}
 
 
@@ -68,7 +70,7 @@ class Decoder:
         try:
             return Looked(ref_from(header["ref"]), self._frames(header, body))
         except (TypeError, ValueError, KeyError) as error:
-            raise ImageRejected(_BROKEN) from error
+            raise ImageRejected(BROKEN) from error
 
     def frames(self, data: bytes, ref: ImageRef) -> tuple[Image.Image, ...]:
         """As ``image.pixels``; raises as ``look``."""
@@ -76,9 +78,9 @@ class Decoder:
         try:
             frames = self._frames(header, body)
         except (TypeError, ValueError, KeyError) as error:
-            raise ImageRejected(_BROKEN) from error
+            raise ImageRejected(BROKEN) from error
         if len(frames) != len(ref.frames):
-            raise ImageRejected(_BROKEN)
+            raise ImageRejected(BROKEN)
         return frames
 
     def close(self) -> None:
@@ -120,14 +122,14 @@ class _Process:
         self.wire, theirs = socket.socketpair()
         path = [str(Path(__file__).parents[2]), *sys.path]
         # Nothing of ours in its environment: there may be keys.
-        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR")}
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LD_LIBRARY_PATH")}
         with theirs:
             self.popen = subprocess.Popen(
                 [sys.executable, "-I", "-c", _BOOT, json.dumps(asdict(limits)), str(os.getpid()), json.dumps(path)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=kept,
+                env=kept | _MEMORY,
                 cwd="/",
                 start_new_session=True,
             )
@@ -188,7 +190,7 @@ class _Lane:
         if status == -signal.SIGXCPU and self._is_light and self._cpu_s < self._limits.cpu_s:
             return dict(_HEAVY), bytearray()
         logger().warning("解码图片的进程退出了，这张图不看", status=status)
-        raise TooSlow(_TOO_SLOW if status == -signal.SIGXCPU else _BROKEN)
+        raise TooSlow(_TOO_SLOW if status == -signal.SIGXCPU else BROKEN)
 
     def _process(self) -> _Process:
         if self._running and self._running[0].popen.poll() is None:
