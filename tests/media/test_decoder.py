@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qqvl_server.errors import Draining, ImageRejected
+from qqvl_server.errors import Busy, Draining, ImageRejected
 from qqvl_server.media.decoder import Decoder
 from qqvl_server.media.image import ImageLimits, look
 from qqvl_server.media.library import ImageLibrary
@@ -116,7 +117,10 @@ def test_a_process_that_dies_between_pictures_is_replaced_and_one_that_dies_over
     asking.start()
     while not (heavy := decoding() - others):
         time.sleep(0.01)
-    heavy.pop().kill()
+    (process,) = heavy
+    while process.cpu_times().user < 0.7:
+        time.sleep(0.01)
+    process.kill()
     asking.join()
     assert refusals
     assert decoder.look(SMALL).ref.width == 64
@@ -142,3 +146,18 @@ def test_closing_ends_a_decode_and_tells_who_waits(decoder: Decoder) -> None:
     assert told == ["stopping"] * 3
     with pytest.raises(Draining):
         decoder.look(SMALL)
+
+
+def test_a_process_that_cannot_start_is_no_fault_of_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = ImageLibrary(tmp_path, 10**9, LIMITS)
+    with monkeypatch.context() as without:
+        without.setattr(sys, "executable", str(tmp_path / "no python"))
+        with pytest.raises(Busy):
+            library.add(SMALL)
+        without.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(Busy):
+            library.add(SMALL)
+    assert library.add(SMALL).width == 64
+    library.close()
