@@ -37,6 +37,8 @@ class ScriptedVoice:
         self.warmed: list[GenerationRequest] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        # Why pictures of the history are not shown.
+        self.unseen: tuple[str, ...] = ()
         self.running = 0
         self.most_running = 0
 
@@ -64,7 +66,7 @@ class ScriptedVoice:
             for choice in range(request.choices):
                 yield TextDelta(said, choice)
                 usage = Usage(sum(count(m) for m in request.messages), len(said))
-                yield Finished(FinishReason.STOP, usage, choice)
+                yield Finished(FinishReason.STOP, usage, choice, unseen=self.unseen)
         finally:
             self.running -= 1
 

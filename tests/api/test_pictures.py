@@ -76,7 +76,7 @@ def test_the_bytes_decide_not_the_declared_format(server: RunningServer) -> None
 
 SIXTEEN = RED.convert("L").point(lambda v: v * 256, "I").convert("I;16")
 KINDS: dict[str, bytes] = {
-    **{f: encoded(RED, f) for f in ("PNG", "JPEG", "GIF", "WEBP", "BMP")},
+    **{f: encoded(RED, f) for f in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "ICO", "MPO")},
     **{f"PNG {mode}": encoded(RED.convert(mode)) for mode in ("RGBA", "LA", "L", "P", "1")},
     "PNG palette with a clear colour": encoded(RED.convert("P"), transparency=0),
     "PNG 16 bit": encoded(SIXTEEN),
@@ -158,12 +158,11 @@ BROKEN: dict[str, str] = {
     "data URI without data": "data:image/png;base64,", "data URI, bad": "data:image/png;base64,@@@", "comma": ",",
     "text": base64_of(b"hello, world"), "zeros": base64_of(bytes(5000)), "SVG": base64_of(b"<svg xmlns='x'/>"),
     "PDF": base64_of(b"%PDF-1.4 " + bytes(100)), "EPS": base64_of(b"%!PS-Adobe-3.0 EPSF-3.0\n" + b"showpage\n" * 9),
-    "TIFF": base64_of(encoded(RED, "TIFF")), "ICO": base64_of(encoded(RED, "ICO")), "PPM": base64_of(encoded(RED,
-    "PPM")),
+    "JPEG 2000": base64_of(encoded(RED, "JPEG2000")), "PPM": base64_of(encoded(RED, "PPM")),
     "pickle": base64_of(pickle.dumps({"a": 1})), "zip": base64_of(b"PK\x03\x04" + bytes(60)),
     "HTML": base64_of(b"<html><img src=x></html>"), "ELF": base64_of(b"\x7fELF" + bytes(60)),
     **{f"signature of {n}": base64_of(d[:8]) for n, d in (("PNG", PNG), ("JPEG", JPEG), ("WEBP", WEBP), ("BMP", BMP))},
-    **{f"half a {n}": base64_of(d[: len(d) // 2]) for n, d in (("PNG", PNG), ("WEBP", WEBP), ("BMP", BMP))},
+    **{f"a third of a {n}": base64_of(d[: len(d) // 3]) for n, d in (("PNG", PNG), ("WEBP", WEBP), ("BMP", BMP))},
     **{f"bomb {name}": base64_of(data) for name, data in BOMBS.items()},
 }  # fmt: skip
 

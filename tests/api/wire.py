@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from tests.running import ROOT, RunningServer
 
@@ -123,14 +124,20 @@ def watching_health(server: RunningServer, word: str = "healthy") -> Iterator[li
 
 
 def peak_memory_mb(pid: int) -> float:
-    return _status_mb(pid, "VmHWM")
+    """Of the process and of those that decode pictures for it, each at its own worst."""
+    return sum(_status_mb(one, "VmHWM") for one in _family(pid))
 
 
 def forget_peak(pid: int) -> float:
     """Start measuring the peak anew where the system allows; what is in memory now."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/clear_refs", "w") as file:
-        file.write("5")
-    return max(_status_mb(pid, "VmRSS"), peak_memory_mb(pid))
+    for one in _family(pid):
+        with contextlib.suppress(OSError), open(f"/proc/{one}/clear_refs", "w") as file:
+            file.write("5")
+    return sum(max(_status_mb(one, "VmRSS"), _status_mb(one, "VmHWM")) for one in _family(pid))
+
+
+def _family(pid: int) -> list[int]:
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def _status_mb(pid: int, name: str) -> float:

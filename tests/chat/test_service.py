@@ -282,3 +282,13 @@ async def test_fifty_interleaved_chats_keep_their_secrets(tmp_path: Path) -> Non
     for request in voice.asked:
         owners = {text.partition("#")[0].rpartition("<")[2] for text in map(text_of, request.messages[1:])}
         assert len(owners) == 1
+
+
+async def test_a_picture_of_the_history_that_could_not_be_shown_is_told(tmp_path: Path) -> None:
+    voice = ScriptedVoice(echo)
+    async with opened(tmp_path, voice) as service:
+        assert (await service.handle(said("问"), "")).warnings == ()
+        voice.unseen = ("磁盘上的图片已损坏",)
+        (warning,) = (await service.handle(said("再问"), "")).warnings
+    assert "没有看到" in warning
+    assert "磁盘上的图片已损坏" in warning

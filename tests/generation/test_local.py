@@ -161,6 +161,19 @@ async def said(voice: LocalVoice[Letters], request: GenerationRequest) -> str:
     return "".join([e.text async for e in voice.generate(request) if isinstance(e, TextDelta)])
 
 
+async def test_pictures_that_were_not_shown_are_told_at_the_end() -> None:
+    class Half(LetterPrompts):
+        def prepare(self, request: GenerationRequest) -> Letters:
+            return replace(super().prepare(request), unseen=("图片已过期",))
+
+    voice = LocalVoice(
+        Half(), SerialEngine(StepEngine(), Metrics()), device="cpu", context_tokens=100, metrics=Metrics()
+    )
+    events = [event async for event in voice.generate(ask("你好"))]
+    assert events[-1] == Finished(FinishReason.STOP, Usage(2, 2), unseen=("图片已过期",))
+    await voice.aclose()
+
+
 async def test_text_streams_and_ends_with_true_usage() -> None:
     voice = voice_of(StepEngine())
     events = [event async for event in voice.generate(ask("你好吗"))]

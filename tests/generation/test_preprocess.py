@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Role, Sampling, TextPart
+from qqvl_server.errors import ImageRejected, InvalidRequest
+from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Role, Sampling, TextPart, Urgency
 from qqvl_server.generation.preprocess import Preprocessor
-from qqvl_server.media.image import ImageRef
+from qqvl_server.media.image import ImageLimits, ImageRef
 from qqvl_server.media.library import ImageLibrary
 from tests.generation.conftest import processor_of
 from tests.pictures import encoded, picture
@@ -165,6 +165,28 @@ def test_a_picture_that_aged_out_is_told_in_words(
     for path in tmp_path.rglob(ref.sha256):
         path.unlink()
     assert "image_grid_thw" not in preprocessor.prepare(asking(user("看", ref))).inputs
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped"])
+def test_a_picture_that_cannot_be_shown_any_more_is_told_to_a_chat_and_refused_to_a_caller(
+    folder: Path, tmp_path: Path, damage: str
+) -> None:
+    library = ImageLibrary(tmp_path, 10**9, ImageLimits(20_000_000, 50_000_000, 4, 1024))
+    good, bad = library.add(encoded(picture())), library.add(encoded(picture((0, 0, 255))))
+    for path in tmp_path.rglob(bad.sha256):
+        path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-1] + b"x")
+    again = ImageLibrary(tmp_path, 10**9, ImageLimits(20_000_000, 50_000_000, 4, 1024))
+    fresh = Preprocessor(processor_of(folder), again, 1024)
+    message = ChatMessage("user", (ImagePart(good, "messages[0].content[0]"), ImagePart(bad, "messages[0].content[1]")))
+    with pytest.raises(ImageRejected) as refused:
+        fresh.prepare(asking(message, urgency=Urgency.API))
+    assert refused.value.param == "messages[0].content[1]"
+    assert refused.value.message.startswith("第 2 张图")
+    prompt = fresh.prepare(asking(message))
+    assert prompt.inputs["image_grid_thw"].shape[0] == 1
+    (reason,) = prompt.unseen
+    assert "图片" in reason
+    assert fresh.prepare(asking(user(good))).unseen == ()
 
 
 def test_pictures_are_told_apart_by_their_digests(

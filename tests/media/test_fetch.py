@@ -255,6 +255,47 @@ async def test_what_far_servers_answer_badly_is_refused(far: Far, name: str) -> 
     await refused(fetcher("127.0.0.1"), f"http://127.0.0.1:{far.port}/bad")
 
 
+NO_COMPRESSIONS = (
+    "utf-8",
+    "UTF-8",
+    "binary",
+    "aws-chunked",
+    "identity",
+    "none",
+    "base64",
+    "8bit",
+    "",
+    "image/png",
+    ",",
+)
+
+
+@pytest.mark.parametrize("coding", NO_COMPRESSIONS)
+async def test_a_coding_that_is_no_compression_is_the_picture_as_it_is(far: Far, coding: str) -> None:
+    far.answers["/odd"] = ok(PICTURE, f"Content-Encoding: {coding}")
+    assert await got(fetcher("127.0.0.1"), f"http://127.0.0.1:{far.port}/odd") == PICTURE
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "x-gzip", "br", "deflate", "zstd", "utf-8, gzip", "compress"])
+async def test_a_real_compression_is_refused_for_it_was_not_asked_for(far: Far, coding: str) -> None:
+    far.answers["/odd"] = ok(PICTURE, f"Content-Encoding: {coding}")
+    await refused(fetcher("127.0.0.1"), f"http://127.0.0.1:{far.port}/odd", "压缩")
+
+
+async def test_a_part_that_is_all_is_taken_and_a_real_part_is_not(far: Far) -> None:
+    size = len(PICTURE)
+    for span, whole in (
+        (f"bytes 0-{size - 1}/{size}", True), (f"Bytes 0-{size - 1}/{size}", True), (f"bytes 0-{size - 1}/*", False),
+        (f"bytes 0-{size - 1}/{size + 1}", False), (f"bytes 1-{size}/{size + 1}", False), ("", False), ("bytes", False),
+    ):  # fmt: skip
+        far.answers["/part"] = ok(PICTURE, f"Content-Range: {span}").replace(b"200 OK", b"206 Partial Content")
+        url = f"http://127.0.0.1:{far.port}/part"
+        if whole:
+            assert await got(fetcher("127.0.0.1"), url) == PICTURE
+        else:
+            await refused(fetcher("127.0.0.1"), url)
+
+
 async def test_slow_and_endless_answers_are_given_up(far: Far) -> None:
     here = f"http://127.0.0.1:{far.port}"
     for path in ("/drip", "/silent"):

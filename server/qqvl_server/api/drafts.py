@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from qqvl_server.api.desk import PictureIntake
+from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.validation import bad
 from qqvl_server.errors import ImageRejected
 from qqvl_server.generation.port import ChatMessage, ImagePart, Part, Role, TextPart, ToolCall
@@ -65,8 +66,10 @@ def ordered(drafts: Sequence[Draft], param: str, max_images: int) -> tuple[Draft
     return (Draft("system", (TextPart(merged),)), *rest) if merged else rest
 
 
-async def look(drafts: Sequence[Draft], pictures: PictureIntake) -> tuple[ChatMessage, ...]:
+async def look(drafts: Sequence[Draft], pictures: PictureIntake, left_out: LeftOut) -> tuple[ChatMessage, ...]:
     """The messages with their pictures checked and kept; the same picture is looked at once.
+
+    A picture whose file is cut short is shown as far as it goes; ``left_out`` tells.
 
     Raises:
         ImageRejected: one of the pictures cannot be used.
@@ -88,6 +91,8 @@ async def look(drafts: Sequence[Draft], pictures: PictureIntake) -> tuple[ChatMe
         if isinstance(image, BaseException):
             raise image
         seen[url] = image
+        if image.share < 1:
+            left_out.add(pointers[url].where, "cut short")
 
     def part_of(part: TextPart | Pointer) -> Part:
         return ImagePart(seen[part.url], part.where) if isinstance(part, Pointer) else part

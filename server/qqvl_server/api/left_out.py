@@ -26,7 +26,8 @@ class LeftOut:
         self.count = 0
 
     def add(self, where: str, why: str = "left out") -> None:
-        """``why``: ``left out``, ``ignored`` for a field without effect, ``not enforced`` for a part of a schema."""
+        """``why``: ``left out``, ``cut short`` for a picture of which only the upper part came,
+        ``ignored`` for a field without effect, ``not enforced`` for a part of a schema."""
         self._places.setdefault(why, []).append(where)
         self.count += 1
 

@@ -137,7 +137,7 @@ class ChatService:
 
     async def _turn(self, incoming: Incoming, chat_name: str, deadline: float) -> Answer:
         self._warmer.forget(incoming.chat)
-        identity = await _identified(incoming)
+        identity = await self._identified(incoming)
         if identity is not None:
             earlier = await self._store.find_answer(incoming.chat, identity)
             if earlier is not None:
@@ -170,6 +170,12 @@ class ChatService:
             and policy.is_addressed(incoming, self._settings)
         )
 
+    async def _identified(self, incoming: Incoming) -> Identity | None:
+        """Pictures are decoded and hashed off the event loop."""
+        if not has_pictures(incoming):
+            return identify(incoming)
+        return await asyncio.get_running_loop().run_in_executor(self._looking, identify, incoming)
+
     async def _received(self, incoming: Incoming) -> _Received:
         if not any(isinstance(part, EncodedPicture) for part in incoming.parts):
             # Words wait for nobody's pictures.
@@ -196,7 +202,7 @@ class ChatService:
                 image = self._pictures.add_base64(part.data)
                 parts.append(Picture(image))
                 if image.share < 1:
-                    warnings.append(f"第 {seen} 张图的文件不完整，只看到约 {image.share:.0%}")
+                    warnings.append(f"第 {seen} 张图的文件不完整，只看到约 {min(image.share, 0.99):.0%}")
             except ImageRejected as error:
                 warnings.append(f"第 {seen} 张图没有看到：{error.message}")
                 parts.append(LostPicture())
@@ -255,8 +261,3 @@ class ChatService:
             if late:
                 await asyncio.wait(late, timeout=5)
         self._looking.shutdown(wait=False, cancel_futures=True)
-
-
-async def _identified(incoming: Incoming) -> Identity | None:
-    """Pictures are decoded and hashed off the event loop."""
-    return await asyncio.to_thread(identify, incoming) if has_pictures(incoming) else identify(incoming)

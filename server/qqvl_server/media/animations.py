@@ -14,12 +14,13 @@ from typing import Final
 
 from qqvl_server.errors import ImageRejected
 
-_BROKEN: Final = "图片已损坏，打不开"
+BROKEN: Final = "图片已损坏，打不开"
 TOO_MUCH: Final = "图片解码要做的工作太多，不看"
 # A file of these many pieces is made to be walked, not to be seen; 20 MB of ordinary blocks are 80,000.
 _MOST_PIECES: Final = 300_000
 # Reaching a frame decodes all before it: only as many as four of the largest still pictures would cost.
 _STILLS: Final = 4
+_MOST_FRAMES: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class _Frame:
 
 
 def most_frames(canvas: int, max_pixels: int) -> int:
-    return max(1, _STILLS * max_pixels // max(canvas, 1))
+    return min(max(1, _STILLS * max_pixels // max(canvas, 1)), _MOST_FRAMES)
 
 
 def png(data: bytes, max_pixels: int) -> Still:
@@ -92,7 +93,7 @@ class _PngWalk:
     def _take(self, kind: bytes, body: memoryview, complete: bool, checksum: bytes) -> None:
         if not self._header:
             if kind != b"IHDR" or len(body) < 13 or struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))) != checksum:
-                raise ImageRejected(_BROKEN)
+                raise ImageRejected(BROKEN)
             self._header = bytes(body[:13])
         elif kind == b"IDAT":
             self._still.append(body)
@@ -128,9 +129,9 @@ class _PngWalk:
 
     def rebuilt(self) -> Still:
         if not self._header or not self._still:
-            raise ImageRejected(_BROKEN)
+            raise ImageRejected(BROKEN)
         width, height = struct.unpack(">II", self._header[:8])
-        frames = [f for n, f in enumerate(self._frames) if f.parts or (self._leads and not n)]
+        frames = [frame for number, frame in enumerate(self._frames) if frame.parts or (self._leads and not number)]
         cut = not self._moving or len(frames) < len(self._frames)
         frames = frames[: most_frames(width * height, self._max_pixels)]
         animated = self._loops is not None and len(frames) + (not self._leads) > 1
@@ -168,7 +169,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 def gif(data: bytes, max_pixels: int) -> Still:
     """Raises ImageRejected: no frame begins in the file."""
     if len(data) < 13:
-        raise ImageRejected(_BROKEN)
+        raise ImageRejected(BROKEN)
     screen: tuple[int, int] = struct.unpack_from("<HH", data, 6)
     at = _behind_palette(13, data[10])
     palette, pieces, control = data[10:at], [], b""
@@ -202,7 +203,7 @@ def gif(data: bytes, max_pixels: int) -> Still:
         else:
             break
     if not count:
-        raise ImageRejected(_BROKEN)
+        raise ImageRejected(BROKEN)
     head = data[:6] + struct.pack("<HH", *screen) + palette
     return Still(b"".join((head, *pieces, b"\x3b" if whole else b"")), range(count), screen, canvas, b"", whole)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from qqvl_server.errors import ImageRejected
-from qqvl_server.media.animations import TOO_MUCH, Still, gif, png
+from qqvl_server.media.animations import BROKEN, TOO_MUCH, Still, gif, png
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 # ISO/IEC 23008-12: pictures whose coding the brands that a file says it is compatible with tell.
@@ -27,6 +27,10 @@ _SMALL_SEGMENT: Final = 64
 _MOST_SEGMENTS: Final = 20_000
 # Scans of a progressive picture that was cut after them show all of it, if not sharply.
 _COARSE_SCANS: Final = 2
+# Compressions 1 and 2 of a bitmap, for which Pillow's decoder is written in Python.
+_RUN_LENGTHS: Final = (b"\1", b"\2")
+_MOST_RUNS: Final = 2_000_000
+_MOST_ICONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,11 @@ def trimmed(data: bytes, max_pixels: int) -> Container:
     if kind in ("PNG", "GIF"):
         return _still(kind, png(data, max_pixels) if kind == "PNG" else gif(data, max_pixels))
     if kind is None:
-        raise ImageRejected("这不是能识别的图片（支持 jpeg、png、gif、webp、bmp、tiff、avif、heic）")
+        raise ImageRejected("这不是能识别的图片（支持 jpeg、png、gif、webp、bmp、ico、tiff、avif、heic）")
+    if kind == "ICO":
+        return _icon(data, max_pixels)
+    if kind == "BMP" and data[30:31] in _RUN_LENGTHS and len(data) > _MOST_RUNS:
+        raise ImageRejected(TOO_MUCH)
     return Container(kind, data)
 
 
@@ -77,6 +85,8 @@ def kind_of(data: bytes) -> str | None:
         return "WEBP"
     if data.startswith(b"BM"):
         return "BMP"
+    if data.startswith(b"\0\0\1\0"):
+        return "ICO"
     if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "TIFF"
     if data[4:8] == b"ftyp":
@@ -114,6 +124,31 @@ def _still(kind: str, found: Still) -> Container:
         orientation=orientation_of(found.exif),
         whole=found.whole,
     )
+
+
+def _icon(data: bytes, max_pixels: int) -> Container:
+    """The largest of an icon's pictures: a PNG as such, a bitmap as an icon of one picture."""
+    entries = []
+    for number in range(min(int.from_bytes(data[4:6], "little"), _MOST_ICONS)):
+        entry = data[6 + 16 * number : 22 + 16 * number]
+        if len(entry) < 16:
+            break
+        size, start = struct.unpack_from("<II", entry, 8)
+        picture = data[start : start + size]
+        if kind_of(picture) == "PNG":
+            width, height = struct.unpack_from(">II", picture.ljust(24, b"\0"), 16)
+        else:
+            # A bitmap's header counts the mask below the picture as well.
+            width, height = struct.unpack_from("<ii", picture.ljust(12, b"\0"), 4)
+            height //= 2
+        entries.append((width * height, number, entry, picture))
+    if not entries:
+        raise ImageRejected(BROKEN)
+    _, _, entry, picture = max(entries)
+    if kind_of(picture) == "PNG":
+        return replace(_still("PNG", png(picture, max_pixels)), frames=range(1))
+    alone = b"\0\0\1\0\1\0" + entry[:8] + struct.pack("<II", len(picture), 22) + picture
+    return Container("ICO", alone, canvas=max(entries)[0])
 
 
 def _jpeg(data: bytes) -> Container:

@@ -24,6 +24,7 @@ from typing import Any, Final
 from PIL import Image
 
 from qqvl_server.errors import Busy, Draining, ImageRejected
+from qqvl_server.media.animations import BROKEN
 from qqvl_server.media.image import ImageLimits, ImageRef, Looked
 from qqvl_server.media.wire import receive, send
 from qqvl_server.media.worker import ref_from
@@ -32,15 +33,16 @@ from qqvl_server.observe.logs import logger
 _BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop())\nfrom qqvl_server.media.worker import main; main()"
 )
+# glibc's own limit for what goes back to the system grows with the largest picture.
+_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "1"}
 # Of a processor, for a picture that by its headers is soon done; what takes longer goes to the other lane.
 _LIGHT_S: Final = 2.0
 # Pictures that wait hold their bytes.
 _MOST_WAITING: Final = 16
 # A machine where others work gives us a part of a processor only.
 _PATIENCE: Final = 4
-_START_S: Final = 20
+_GREETING_S: Final = 20
 _TOO_SLOW: Final = "图片解码太慢，不看"
-_BROKEN: Final = "图片已损坏，打不开"
 _HEAVY: Final = {"heavy": True}
 
 
@@ -68,7 +70,7 @@ class Decoder:
         try:
             return Looked(ref_from(header["ref"]), self._frames(header, body))
         except (TypeError, ValueError, KeyError) as error:
-            raise ImageRejected(_BROKEN) from error
+            raise ImageRejected(BROKEN) from error
 
     def frames(self, data: bytes, ref: ImageRef) -> tuple[Image.Image, ...]:
         """As ``image.pixels``; raises as ``look``."""
@@ -76,9 +78,9 @@ class Decoder:
         try:
             frames = self._frames(header, body)
         except (TypeError, ValueError, KeyError) as error:
-            raise ImageRejected(_BROKEN) from error
+            raise ImageRejected(BROKEN) from error
         if len(frames) != len(ref.frames):
-            raise ImageRejected(_BROKEN)
+            raise ImageRejected(BROKEN)
         return frames
 
     def close(self) -> None:
@@ -118,19 +120,23 @@ class _Process:
     def __init__(self, limits: ImageLimits) -> None:
         self.popen: subprocess.Popen[bytes]
         self.wire, theirs = socket.socketpair()
-        path = [str(Path(__file__).parents[2]), *sys.path]
+        path = [str(Path(__file__).parents[2]), *map(os.path.abspath, filter(None, sys.path))]
         # Nothing of ours in its environment: there may be keys.
-        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR")}
-        with theirs:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-I", "-c", _BOOT, json.dumps(asdict(limits)), str(os.getpid()), json.dumps(path)],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=kept,
-                cwd="/",
-                start_new_session=True,
-            )
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LD_LIBRARY_PATH")}
+        try:
+            with theirs:
+                self.popen = subprocess.Popen(
+                    [sys.executable, "-I", "-c", _BOOT, json.dumps(asdict(limits)), str(os.getpid()), json.dumps(path)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=kept | _MEMORY,
+                    cwd="/",
+                    start_new_session=True,
+                )
+        except OSError:
+            self.wire.close()
+            raise
 
     def end(self) -> int:
         """Its exit status, at once: nothing is waited for but the kernel."""
@@ -170,15 +176,15 @@ class _Lane:
 
     def _exchange(self, task: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytearray]:
         process = self._process()
-        deadline = time.monotonic() + _START_S + _PATIENCE * self._cpu_s
+        deadline = time.monotonic() + _GREETING_S + _PATIENCE * self._cpu_s
         try:
-            process.wire.settimeout(_START_S)
+            process.wire.settimeout(_GREETING_S)
             send(process.wire, {**task, "light": self._is_light, "cpu_s": self._cpu_s}, data)
             return receive(process.wire, self._most_bytes(), deadline)
         except TimeoutError:
             self._discard(process)
             # Not for the picture's own work, which is counted: the machine is busy, or was paused.
-            raise Busy("机器太忙，图片没有来得及看，请稍后再试", retry_after=5) from None
+            raise _busy() from None
         except (OSError, EOFError, ValueError):
             return self._mourn(self._discard(process))
 
@@ -188,7 +194,10 @@ class _Lane:
         if status == -signal.SIGXCPU and self._is_light and self._cpu_s < self._limits.cpu_s:
             return dict(_HEAVY), bytearray()
         logger().warning("解码图片的进程退出了，这张图不看", status=status)
-        raise TooSlow(_TOO_SLOW if status == -signal.SIGXCPU else _BROKEN)
+        if status == -signal.SIGKILL:
+            # By somebody who was short of memory: another time there may be enough.
+            raise ImageRejected(BROKEN)
+        raise TooSlow(_TOO_SLOW if status == -signal.SIGXCPU else BROKEN)
 
     def _process(self) -> _Process:
         if self._running and self._running[0].popen.poll() is None:
@@ -199,8 +208,21 @@ class _Lane:
         with self._mutex:
             if self._closed:
                 raise _stopping()
-            self._running.append(_Process(self._limits))
-            return self._running[0]
+            try:
+                process = _Process(self._limits)
+            except OSError as error:
+                raise _busy() from error
+            self._running.append(process)
+        try:
+            receive(process.wire, 0, time.monotonic() + _GREETING_S)
+        except (OSError, EOFError, ValueError):
+            # No picture has been near it: this is about memory, descriptors or an installation under way.
+            status = self._discard(process)
+            if self._closed:
+                raise _stopping() from None
+            logger().error("解码图片的进程起不来", status=status)
+            raise _busy() from None
+        return process
 
     def _discard(self, process: _Process) -> int:
         with self._mutex:
@@ -216,6 +238,10 @@ class _Lane:
 def _end_all(running: list[_Process]) -> None:
     for process in running:
         process.end()
+
+
+def _busy() -> Busy:
+    return Busy("机器太忙，图片没有来得及看，请稍后再试", retry_after=5)
 
 
 def _stopping() -> Draining:

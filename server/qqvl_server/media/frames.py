@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import math
 import os
+from dataclasses import replace
 from typing import Any, Final
 
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
+    IcoImagePlugin,
     Image,
     ImageFile,
     JpegImagePlugin,
@@ -30,6 +32,7 @@ _READERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "GIF": GifImagePlugin.GifImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
+    "ICO": IcoImagePlugin.IcoImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
@@ -51,6 +54,9 @@ _BAND_PIXELS: Final = 2_000_000
 _CHANNEL_BYTES: Final = {"I": 4, "F": 4, "I;16": 2}
 # What libjpeg shows for blocks that it was not given.
 _MISSING_GREY: Final = 128
+# Rows that it holds back: one row of blocks, and what the colours are smoothed by.
+_HELD_BACK: Final = 18
+_ROW_END: Final = 12
 
 
 def opened(container: Container, max_pixels: int) -> Image.Image:
@@ -112,8 +118,10 @@ class _Paper:
     def __init__(self, mode: str, size: tuple[int, int]) -> None:
         width, self._height = size
         bands = _CHANNEL_BYTES.get(mode, len(Image.new(mode, (1, 1)).getbands()))
-        self._noise = os.urandom(-(-width // 8) if mode == "1" else width * bands)
-        self._row = Image.frombytes(mode, (width, 1), self._noise)
+        noise = os.urandom(-(-width // 8) if mode == "1" else width * bands)
+        self._row = Image.frombytes(mode, (width, 1), noise)
+        # Rows are written from the left: one of which the end is missing is as good as missing.
+        self._end = self._row.tobytes()[-_ROW_END:]
         self._width = width
 
     def lay(self, core: Any) -> None:
@@ -122,11 +130,12 @@ class _Paper:
 
     def blank(self, image: Image.Image) -> list[int]:
         rows = (image.crop((0, y, self._width, y + 1)) for y in range(self._height))
-        return [y for y, row in enumerate(rows) if row.tobytes() == self._noise]
+        return [y for y, row in enumerate(rows) if row.tobytes().endswith(self._end)]
 
 
 def _in_part(container: Container, max_tokens: int) -> tuple[Image.Image, float]:
     image: Any = opened(container, 2**31)
+    height = image.height
     _draft(image, max_tokens)
     prepare = image.load_prepare
     papers: list[_Paper] = []
@@ -145,30 +154,31 @@ def _in_part(container: Container, max_tokens: int) -> tuple[Image.Image, float]
     seen = image._new(image.im)
     seen.info = dict(image.info)
     blank = papers[-1].blank(seen)
-    if len(blank) == seen.height:
-        raise ImageRejected("图片已损坏，打不开")
-    if image.info.get("interlace") and set(range(1, seen.height, 2)) <= set(blank):
+    interlaced = bool(image.info.get("interlace"))
+    if interlaced and set(range(1, seen.height, 2)) <= set(blank):
         # The last of PNG's seven passes brings every second row; before it, rows are sieves.
         return seen, 0.0
-    _fill(seen, blank, interlaced=bool(image.info.get("interlace")) or container.kind == "GIF")
-    return seen, 1 - len(blank) / seen.height
+    if container.kind == "JPEG":
+        # Told that this is the end, the decoder gives the blocks that it still held back, and grey for the others.
+        seen = opened(replace(container, data=container.data + b"\xff\xd9"), 2**31)
+        _draft(seen, max_tokens)
+        seen.load()
+        blank = blank[math.ceil(_HELD_BACK * seen.height / height) :]
+    return _mended(seen, blank, interlaced=interlaced or container.kind == "GIF"), 1 - len(blank) / seen.height
 
 
-def _fill(image: Image.Image, blank: list[int], *, interlaced: bool) -> None:
+def _mended(image: Image.Image, blank: list[int], *, interlaced: bool) -> Image.Image:
     """Missing rows between others look like the row above them; those at the end are white."""
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     missing = set(blank)
-    end = max((y for y in range(image.height) if y not in missing), default=0) + 1
+    end = max((y for y in range(image.height) if y not in missing), default=-1) + 1
     for y in blank:
         if interlaced and 0 < y < end:
             image.paste(image.crop((0, y - 1, image.width, y)), (0, y))
     if end < image.height:
-        white = Image.new("RGB", (image.width, image.height - end), "white")
-        image.paste(white.convert(image.mode) if image.mode != "P" else _whitest(image), (0, end, *image.size))
-
-
-def _whitest(image: Image.Image) -> int:
-    palette = image.getpalette() or [255, 255, 255]
-    return max(range(len(palette) // 3), key=lambda n: sum(palette[3 * n : 3 * n + 3]))
+        image.paste(Image.new("RGB", (image.width, image.height - end), "white").convert(image.mode), (0, end))
+    return image
 
 
 def _share_above_grey(image: Image.Image) -> float:

@@ -19,7 +19,7 @@ from typing import Final
 from PIL import Image
 
 from qqvl_server.errors import ImageRejected
-from qqvl_server.media.animations import TOO_MUCH, most_frames
+from qqvl_server.media.animations import BROKEN, TOO_MUCH, most_frames
 from qqvl_server.media.containers import Container, trimmed
 from qqvl_server.media.frames import load, opened, orientation, upright_rgb
 
@@ -27,7 +27,6 @@ from qqvl_server.media.frames import load, opened, orientation, upright_rgb
 MAX_ASPECT_RATIO: Final = 150
 _DATA_URI = re.compile(r"\s*(?:base64://|data:[^,]{0,256},)", re.IGNORECASE)
 _STANDARD = bytes.maketrans(b"-_", b"+/")
-_BROKEN: Final = "图片已损坏，打不开"
 _CUT: Final = "图片文件不完整，缺的太多，看不了"
 # Passes over all pixels of the largest picture: a photo has ten over a quarter of them.
 _MOST_PASSES: Final = 64
@@ -123,9 +122,9 @@ def look(data: bytes, limits: ImageLimits, *, light: bool = False) -> Looked:
         return _looked(data, limits, light)
     except (ImageRejected, TooHeavy):
         raise
-    except (Exception, Image.DecompressionBombError) as error:
+    except Exception as error:
         # The edge of decoders, which raise anything at all on truncated, bit-flipped and lying files.
-        raise ImageRejected(_BROKEN) from error
+        raise ImageRejected(BROKEN) from error
 
 
 def pixels(data: bytes, ref: ImageRef, limits: ImageLimits, *, light: bool = False) -> tuple[Image.Image, ...]:
@@ -142,11 +141,11 @@ def pixels(data: bytes, ref: ImageRef, limits: ImageLimits, *, light: bool = Fal
             shown = {index: frame for index, frame, _ in _decoded(image, container, ref.frames, limits)}
     except (ImageRejected, TooHeavy):
         raise
-    except (Exception, Image.DecompressionBombError) as error:
+    except Exception as error:
         # As in ``look``.
-        raise ImageRejected(_BROKEN) from error
+        raise ImageRejected(BROKEN) from error
     if not shown:
-        raise ImageRejected(_BROKEN)
+        raise ImageRejected(BROKEN)
     # Earlier versions named pictures that do not count any more (a second picture behind a photo): the last that does.
     last = shown[max(shown)]
     return tuple(shown.get(index, last) for index in ref.frames)
@@ -168,7 +167,7 @@ def _looked(data: bytes, limits: ImageLimits, light: bool) -> Looked:
         frames = _spread(list(found.values()), limits.max_frames)
         turned = orientation(image, container) in (5, 6, 7, 8)
     if not frames:
-        raise ImageRejected(_BROKEN)
+        raise ImageRejected(BROKEN)
     if share < limits.min_share:
         raise ImageRejected(_CUT)
     if not container.whole and share == 1.0 and (container.coarse or len(looks) > 1):
@@ -194,7 +193,10 @@ def _bounded(container: Container, limits: ImageLimits) -> Image.Image:
     with warnings.catch_warnings():
         # Our own pixel budget is stricter and is an error, not a warning.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = opened(container, most)
+        try:
+            image = opened(container, most)
+        except Image.DecompressionBombError:
+            raise _too_large(container.screen, most) from None
     width, height = _size(container, image)
     if image.width * image.height > most:
         raise _too_large((width, height), most)

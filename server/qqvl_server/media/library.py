@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from PIL import Image
 
 from qqvl_server.errors import ImageRejected, StorageFailed
+from qqvl_server.media.animations import BROKEN
 from qqvl_server.media.decoder import Decoder, TooSlow
 from qqvl_server.media.image import ImageLimits, ImageRef, decode_base64
 from qqvl_server.observe.logs import logger
@@ -74,7 +75,7 @@ class ImageLibrary:
         looked = self._decoded(sha256, lambda: self._decoder.look(data))
         # The decoder's word counts for what is seen, not for which file it was.
         if (looked.ref.sha256, looked.ref.size) != (sha256, len(data)):
-            raise ImageRejected("图片已损坏，打不开")
+            raise ImageRejected(BROKEN)
         path = self._path(sha256)
         try:
             if _is_whole(path, sha256, len(data)):

@@ -35,6 +35,7 @@ def main() -> None:
     limits = ImageLimits(**json.loads(sys.argv[1]))
     _confine(limits, int(sys.argv[2]))
     with socket.socket(fileno=0) as wire, contextlib.suppress(EOFError, OSError):
+        send(wire, {"ready": True})
         while True:
             task, data = receive(wire, limits.max_bytes)
             _grant(float(task["cpu_s"]))
@@ -51,7 +52,7 @@ def _confine(limits: ImageLimits, parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         with open("/proc/self/statm") as file:
             held = int(file.read().split()[0]) * resource.getpagesize()
-        most = held + _BASE_BYTES + _BYTES_A_PIXEL * limits.max_pixels
+        most = held + _BASE_BYTES + 4 * limits.max_bytes + _BYTES_A_PIXEL * limits.max_pixels
         _limit(resource.RLIMIT_AS, most)
     if os.getppid() != parent:
         sys.exit()

@@ -50,7 +50,7 @@ async def _request(
     deadline = time.monotonic() + desk.timeout_s
     request = GenerationRequest(
         request_id,
-        await look(drafts, desk.pictures),
+        await look(drafts, desk.pictures, left_out),
         sampling,
         deadline,
         owner=f"api:{caller.name}",

@@ -43,7 +43,7 @@ async def chat(
     wanted = sampling(body, body.max_completion_tokens or body.max_tokens or context, _logprobs(body))
     request = GenerationRequest(
         who.request_id,
-        await look(drafts, desk.pictures),
+        await look(drafts, desk.pictures, left_out),
         wanted,
         who.deadline,
         owner=who.owner,
@@ -63,7 +63,7 @@ async def prompt_of(body: TokenizeBody, desk: Desk, who: Asker, left_out: LeftOu
     drafts = messages.read(body.messages, desk.max_images, left_out)
     return GenerationRequest(
         who.request_id,
-        await look(drafts, desk.pictures),
+        await look(drafts, desk.pictures, left_out),
         Sampling(1),
         who.deadline,
         owner=who.owner,

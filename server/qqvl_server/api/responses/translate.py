@@ -28,7 +28,7 @@ async def response(
     deadline = time.monotonic() + desk.timeout_s
     request = GenerationRequest(
         request_id,
-        await drafts.look(read, desk.pictures),
+        await drafts.look(read, desk.pictures, left_out),
         body.sampling(body.max_output_tokens or context, _logprobs(body)),
         deadline,
         owner=f"api:{caller.name}",
