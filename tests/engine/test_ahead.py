@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from qqvl_server.engine.steps.batch import Chosen, PendingTokens, Sampled, ScheduledBatch
 from qqvl_server.engine.steps.block_pool import BlockPool
-from qqvl_server.engine.steps.core import EngineCore, StepFailed
+from qqvl_server.engine.steps.core import EngineCore, OutOfMemory, StepFailed
 from qqvl_server.engine.steps.request import PENDING, FinishReason, Priority, Request, SamplingParams, Status
 from qqvl_server.engine.steps.scheduler import Scheduler
 from tests.engine.test_graphs import Recorder, recorded
@@ -194,7 +194,7 @@ class Traffic(RuleBasedStateMachine):
         for _ in range(steps):
             self.step()
 
-    @rule(error=st.sampled_from([MemoryError, RuntimeError]), when=st.sampled_from(WHEN))
+    @rule(error=st.sampled_from([OutOfMemory, RuntimeError]), when=st.sampled_from(WHEN))
     def fail(self, error: type[Exception], when: str) -> None:
         """Whichever comes next, at its time or ahead of it."""
         self.device.broken = {when: error()}
@@ -405,7 +405,7 @@ def test_memory_that_runs_out_ahead_costs_no_token(when: str) -> None:
     engine.add(request, {})
     engine.step()
     engine.step()
-    device.broken = {when: MemoryError()}
+    device.broken = {when: OutOfMemory()}
     run(engine)
     tokens = [1, 1]
     while len(tokens) < 11:

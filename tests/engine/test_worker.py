@@ -378,20 +378,6 @@ def test_memory_that_never_suffices_fails_the_requests_and_at_last_the_engine() 
         ask_until_refused(bench)
 
 
-@pytest.mark.parametrize("text", ["CUDA out of memory. Tried to allocate", "can't allocate memory: you tried"])
-def test_torchs_own_words_for_it_are_understood(text: str) -> None:
-    bench = Bench()
-    bench.runner.go = threading.Semaphore(0)
-    bench.runner.error = RuntimeError(text)
-    inbox = bench.ask()
-    bench.runner.go.release(1)
-    while not bench.runner.released:
-        time.sleep(0.001)
-    bench.runner.error = None
-    bench.runner.go.release(100)
-    assert inbox.tokens() == [2, 3, 4, FinishReason.LENGTH]
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_vanishes_is_not_alive_and_nobody_waits_for_ever() -> None:
     before = set(threading.enumerate())

@@ -39,6 +39,7 @@ class ModelRunner:
         self.pictures = RequestPictures(model, self.features)
         self._positions: dict[str, Positions] = {}
 
+    @watched()
     def add(self, request: Request, patches: dict[bytes, Patches]) -> None:
         """Learn a request's pictures and positions before its first step; ``patches`` is emptied as they are used.
 
@@ -63,7 +64,7 @@ class ModelRunner:
     @watched()
     @torch.inference_mode()
     def prepare(self, batch: ScheduledBatch) -> WatchedStep:
-        """Raises EngineDead: the device is lost."""
+        """Raises as ``watched`` does."""
         return WatchedStep(self._backend.prepare(Step(batch, self._positions, self.pictures)))
 
     def _positions_of(self, request: Request, patches: dict[bytes, Patches]) -> Positions:
@@ -89,6 +90,6 @@ class WatchedStep:
     def compute(self) -> torch.Tensor:
         """Logits (N, vocabulary) of the positions that the chunks keep, in the batch's order.
 
-        Raises EngineDead: the device is lost.
+        Raises as ``watched`` does.
         """
         return self.step.compute()

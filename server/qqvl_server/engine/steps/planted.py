@@ -7,7 +7,7 @@ import threading
 from typing import Any, Final
 
 from qqvl_server.engine.steps.batch import Prepared, ScheduledBatch
-from qqvl_server.engine.steps.core import Runner
+from qqvl_server.engine.steps.core import OutOfMemory, Runner
 from qqvl_server.engine.steps.request import Request
 from qqvl_server.errors import ConfigError
 from qqvl_server.observe.logs import logger
@@ -56,7 +56,7 @@ class _Faulty:
             raise SystemExit
         if self._kind == "hang":
             threading.Event().wait()
-        raise MemoryError if self._kind == "oom" else RuntimeError("planted fault")
+        raise OutOfMemory if self._kind == "oom" else RuntimeError("planted fault")
 
 
 def plant(runner: Runner, wish: str) -> Runner:
