@@ -388,6 +388,27 @@ def test_a_thread_that_vanishes_is_not_alive_and_nobody_waits_for_ever() -> None
     assert not bench.worker.alive
 
 
+def test_an_end_tells_how_long_was_waited(bench: Bench) -> None:
+    bench.runner.go = threading.Semaphore(0)
+    busy = [bench.ask(str(n), new=1) for n in range(4)]
+    waits, reads = bench.ask("waits", new=3), bench.ask("reads", new=0)
+    while bench.worker.running < 4:
+        time.sleep(0.001)
+    # The first step takes so long, and both wait for it.
+    time.sleep(0.05)
+    bench.runner.go.release(100)
+    for inbox in busy:
+        inbox.all()
+    told, nothing = waits.all()[-1], reads.all()[-1]
+    assert isinstance(told, Ended)
+    assert isinstance(nothing, Ended)
+    assert told.queued_s is not None
+    assert told.answer_s is not None
+    assert 0.05 <= told.queued_s <= told.answer_s
+    assert nothing.queued_s is not None
+    assert nothing.answer_s is None
+
+
 def test_a_planted_step_fails_once() -> None:
     bench = Bench("step")
     assert isinstance(bench.ask().error(), GenerationFailed)

@@ -36,13 +36,16 @@ class Ended:
     """The last item of a request that did not fail.
 
     ``stop_token`` is the caller's stop token that ended it; ``cached`` the prompt tokens found in the cache;
-    ``scores`` the log-probabilities of the request's targets.
+    ``scores`` the log-probabilities of the request's targets. ``queued_s`` is how long it waited to be run and
+    ``answer_s`` how long for its first token, both from its arrival; None where it never came so far.
     """
 
     reason: FinishReason
     cached: int
     stop_token: int | None = None
     scores: tuple[float, ...] = ()
+    queued_s: float | None = None
+    answer_s: float | None = None
 
 
 Item = Chosen | Ended | QqvlError
@@ -228,7 +231,15 @@ class Worker:
         if request.finish_reason is not None:
             stop = chosen.token if chosen is not None and ends and chosen.token not in wanted.end_token_ids else None
             scores = tuple(request.scores[n] for n in range(len(request.targets)))
-            found.append((job.sink, Ended(request.finish_reason, request.cached or 0, stop, scores)))
+            ended = Ended(
+                request.finish_reason,
+                request.cached or 0,
+                stop,
+                scores,
+                queued_s=_between(request.arrived, request.started),
+                answer_s=_between(request.arrived, request.answered),
+            )
+            found.append((job.sink, ended))
             self._start_followers(job)
         return found
 
@@ -255,3 +266,7 @@ class Worker:
                 waiting.append(job.sink)
         self._jobs.clear()
         self._tell([(sink, error) for sink in waiting])
+
+
+def _between(start: float, end: float | None) -> float | None:
+    return None if end is None else end - start
