@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,15 +49,21 @@ class Device:
 
     def __init__(self) -> None:
         self.cache: dict[int, int] = {}
+        self.known: set[str] = set()
         self.queue: list[Callable[[], None]] = []
         # What the next step raises, by when it does: once it is "prepared", "computed" or "waited for".
         self.broken: dict[str, Exception] = {}
         self.begun_ahead = 0
         self.waits = 0
 
-    def add(self, request: Request, patches: dict[bytes, Any]) -> None: ...
+    def add(self, request: Request, patches: dict[bytes, Any]) -> None:
+        self.known.add(request.id)
 
-    def forget(self, request: Request) -> None: ...
+    def forget(self, request: Request) -> None:
+        self.known.discard(request.id)
+
+    def check_integrity(self, live: Set[str]) -> None:
+        assert self.known == live
 
     def release_memory(self) -> None: ...
 

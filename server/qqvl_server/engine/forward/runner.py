@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,11 @@ class ModelRunner:
         gc.collect()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def check_integrity(self, live: Set[str]) -> None:
+        """Raise AssertionError unless requests of these ids are remembered, and no others."""
+        assert self._positions.keys() == live, "positions are kept of others than live requests"
+        self.pictures.check_integrity(live)
 
     @watched()
     @torch.inference_mode()

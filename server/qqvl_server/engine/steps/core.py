@@ -6,7 +6,7 @@ of the one before are known, wherever it can be told without them (``Scheduler.c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -42,6 +42,10 @@ class Runner(Protocol):
 
     def release_memory(self) -> None:
         """Give back what can be had again, after a step that ran out of memory."""
+        ...
+
+    def check_integrity(self, live: Set[str]) -> None:
+        """Raise AssertionError unless requests of these ids are remembered, and no others."""
         ...
 
 
@@ -227,4 +231,6 @@ class EngineCore:
         return KnownTokens(self._sampler.sample(logits, sampling, requests))
 
     def check_integrity(self) -> None:
+        """Raise AssertionError when the books do not balance. Between ``finish`` and ``begin``."""
         self.scheduler.check_integrity()
+        self.runner.check_integrity({r.id for r in (*self.scheduler.running, *self.scheduler.waiting)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Set
 from typing import Any, Final
 
 from qqvl_server.engine.steps.batch import Prepared, ScheduledBatch
@@ -38,6 +39,9 @@ class FaultyRunner:
 
     def release_memory(self) -> None:
         self._runner.release_memory()
+
+    def check_integrity(self, live: Set[str]) -> None:
+        self._runner.check_integrity(live)
 
     def prepare(self, batch: ScheduledBatch) -> Prepared:
         self._steps += 1

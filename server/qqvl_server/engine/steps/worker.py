@@ -1,7 +1,8 @@
 """The engine's thread: takes requests, steps the core, hands tokens on once per step. Imports no torch.
 
 Three sizes of failure: a request that cannot run is told so; a step that fails ends its requests and the engine goes
-on; ``MAX_FAILED_STEPS`` in a row, or a lost device, end the engine and everybody who waits is told.
+on; ``MAX_FAILED_STEPS`` in a row, a lost device, or books that do not balance when the engine falls idle, end the
+engine and everybody who waits is told.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from qqvl_server.errors import (
 from qqvl_server.observe.logs import logger
 
 MAX_FAILED_STEPS: Final = 3
+# After so long without work the books are checked: whoever asks again at once is not made to wait for that.
+_QUIET_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Worker:
         self._untold: list[tuple[Sink, Item]] = []
         self._failed_steps = 0
         self._pace = Pace()
+        self._checked = True
         self._ended = False
         self._gate = threading.Lock()
         self._busy_since: float | None = None
@@ -153,16 +157,26 @@ class Worker:
         while True:
             has_work = self._core.has_work
             self._busy_since = time.monotonic() if has_work else None
+            self._checked = self._checked and not has_work
             try:
-                job = self._arriving.get(block=not has_work)
+                job = self._arriving.get(not has_work, None if self._checked else _QUIET_S)
             except queue.Empty:
-                return True
+                if has_work:
+                    return True
+                self._check_integrity()
+                continue
             if job is None:
                 return False
             if job.patches:
                 # Pictures take long to place.
                 self._tell()
             self._add(job)
+
+    def _check_integrity(self) -> None:
+        """Raise AssertionError, which ends the engine: with wrong books answers may go to the wrong chat."""
+        assert not self._jobs, "nothing is computed, but somebody waits"
+        self._core.check_integrity()
+        self._checked = True
 
     def _add(self, job: Job) -> None:
         try:
