@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from qqvl_server.engine.steps.batch import Chosen, PendingTokens, Sampled, ScheduledBatch
 from qqvl_server.engine.steps.block_pool import BlockPool
-from qqvl_server.engine.steps.core import EngineCore, StepFailed
+from qqvl_server.engine.steps.core import EngineCore, OutOfMemory, StepFailed
 from qqvl_server.engine.steps.request import PENDING, FinishReason, Priority, Request, SamplingParams, Status
 from qqvl_server.engine.steps.scheduler import Scheduler
 from tests.engine.test_graphs import Recorder, recorded
@@ -49,15 +49,21 @@ class Device:
 
     def __init__(self) -> None:
         self.cache: dict[int, int] = {}
+        self.known: set[str] = set()
         self.queue: list[Callable[[], None]] = []
         # What the next step raises, by when it does: once it is "prepared", "computed" or "waited for".
         self.broken: dict[str, Exception] = {}
         self.begun_ahead = 0
         self.waits = 0
 
-    def add(self, request: Request, patches: dict[bytes, Any]) -> None: ...
+    def add(self, request: Request, patches: dict[bytes, Any]) -> None:
+        self.known.add(request.id)
 
-    def forget(self, request: Request) -> None: ...
+    def forget(self, request: Request) -> None:
+        self.known.discard(request.id)
+
+    def check_integrity(self, live: Set[str]) -> None:
+        assert self.known == live
 
     def release_memory(self) -> None: ...
 
@@ -194,7 +200,7 @@ class Traffic(RuleBasedStateMachine):
         for _ in range(steps):
             self.step()
 
-    @rule(error=st.sampled_from([MemoryError, RuntimeError]), when=st.sampled_from(WHEN))
+    @rule(error=st.sampled_from([OutOfMemory, RuntimeError]), when=st.sampled_from(WHEN))
     def fail(self, error: type[Exception], when: str) -> None:
         """Whichever comes next, at its time or ahead of it."""
         self.device.broken = {when: error()}
@@ -405,7 +411,7 @@ def test_memory_that_runs_out_ahead_costs_no_token(when: str) -> None:
     engine.add(request, {})
     engine.step()
     engine.step()
-    device.broken = {when: MemoryError()}
+    device.broken = {when: OutOfMemory()}
     run(engine)
     tokens = [1, 1]
     while len(tokens) < 11:

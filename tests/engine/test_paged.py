@@ -226,6 +226,21 @@ async def test_gauges_and_counters_tell_the_truth(twins: Twins) -> None:
         bench.core.check_integrity()
 
 
+async def test_waits_are_told_of_replies_alone(twins: Twins) -> None:
+    """Not of what nobody waits for, nor of one that never came to its first token."""
+    with Bench(twins) as bench:
+        prompt = prompt_of(twins.inputs[0])
+        assert bench.value("qqvl_queue_seconds_count") == 0
+        await bench.ask(prompt)
+        await bench.ask(prompt, max_new_tokens=0)
+        await bench.score(prompt, [[5], [7]])
+        assert bench.value("qqvl_queue_seconds_count") == 2
+        assert bench.value("qqvl_time_to_first_token_seconds_count") == 1
+        queued, first = (bench.value(f"qqvl_{name}_seconds_sum") for name in ("queue", "time_to_first_token"))
+        assert queued > 0
+        assert first > 0
+
+
 async def test_a_fault_can_be_planted_where_the_engine_is_built_and_is_not_by_itself(
     twins: Twins, monkeypatch: pytest.MonkeyPatch
 ) -> None:

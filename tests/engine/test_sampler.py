@@ -20,6 +20,7 @@ from transformers import (
 from qqvl_server.engine.cache.device import watched
 from qqvl_server.engine.forward.sampler import Sampler
 from qqvl_server.engine.steps.batch import Chosen
+from qqvl_server.engine.steps.core import OutOfMemory
 from qqvl_server.engine.steps.request import Request, SamplingParams
 from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest
 
@@ -223,8 +224,25 @@ def test_scores_are_log_probabilities() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("CUDA error: unspecified launch failure", EngineDead), ("out of memory", RuntimeError)]
+    ("raised", "told"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), EngineDead),
+        (torch.AcceleratorError("CUDA error: out of memory"), OutOfMemory),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
+        (MemoryError(), OutOfMemory),
+        (RuntimeError("shapes do not fit"), RuntimeError),
+    ],
+    ids=str,
 )
-def test_a_device_that_is_lost_ends_the_engine_but_one_that_is_full_does_not(text: str, told: type[Exception]) -> None:
-    with pytest.raises(told), watched():
-        raise torch.AcceleratorError(text)
+def test_a_device_that_is_lost_ends_the_engine_but_one_that_is_full_does_not(
+    raised: Exception, told: type[Exception]
+) -> None:
+    with pytest.raises(told) as caught, watched():
+        raise raised
+    assert type(caught.value) is told
+
+
+def test_what_torch_really_raises_when_memory_is_asked_for_that_is_not_there() -> None:
+    with pytest.raises(OutOfMemory), watched():
+        torch.empty(1 << 60)

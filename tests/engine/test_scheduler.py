@@ -279,3 +279,24 @@ def test_an_aborted_request_frees_its_blocks_even_in_the_middle_of_a_step() -> N
     machine.check_integrity()
     assert [output.request for output in outputs] == [stays]
     assert gone.status is Status.FINISHED
+
+
+@pytest.mark.parametrize("way", [[Status.WAITING], [Status.RUNNING, Status.RUNNING], [Status.FINISHED, Status.RUNNING]])
+def test_a_request_moves_only_as_requests_do(way: list[Status]) -> None:
+    request = Request("r", "c", [1], SamplingParams(1))
+    *allowed, forbidden = way
+    for status in allowed:
+        request.become(status)
+    with pytest.raises(RuntimeError, match=f"r cannot become {forbidden.name}"):
+        request.become(forbidden)
+
+
+def test_the_time_in_the_queue_ends_when_it_first_runs() -> None:
+    request = Request("r", "c", [1], SamplingParams(1))
+    request.become(Status.RUNNING)
+    started = request.started
+    assert started is not None
+    assert request.arrived <= started
+    request.become(Status.WAITING)
+    request.become(Status.RUNNING)
+    assert request.started == started

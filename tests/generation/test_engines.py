@@ -61,12 +61,16 @@ async def voice(machine: tuple[str, LoadedModel], preprocessor: Preprocessor) ->
 
 
 def voice_of(
-    name: str, loaded: LoadedModel, preprocessor: Preprocessor, grammars: GrammarCompiler
+    name: str,
+    loaded: LoadedModel,
+    preprocessor: Preprocessor,
+    grammars: GrammarCompiler,
+    metrics: Metrics | None = None,
 ) -> LocalVoice[Prompt]:
     settings = GenerationSettings(engine=name, kv_cache_gb=0.05)
     return LocalVoice(
         preprocessor,
-        engines.build(loaded, settings, loaded.context_tokens, Metrics()),
+        engines.build(loaded, settings, loaded.context_tokens, metrics or Metrics()),
         device=loaded.device,
         context_tokens=loaded.context_tokens,
         metrics=Metrics(),
@@ -229,3 +233,19 @@ async def test_choices_share_the_prompt_where_there_is_a_cache(
     ends = [event async for event in voice.generate(asked) if isinstance(event, Finished)]
     cached = {end.choice: end.usage.cached_tokens for end in ends}
     assert [cached[choice] >= 16 for choice in (1, 2)] == [machine[0] == "paged"] * 2
+
+
+async def test_how_long_replies_wait_is_in_the_metrics(
+    machine: tuple[str, LoadedModel], preprocessor: Preprocessor
+) -> None:
+    metrics = Metrics()
+    voice = voice_of(*machine, preprocessor, OneText(machine[1], preprocessor), metrics)
+    for _ in range(2):
+        await reply_to(voice)
+    await voice.aclose()
+    value = metrics.registry.get_sample_value
+    assert (value("qqvl_queue_seconds_count"), value("qqvl_time_to_first_token_seconds_count")) == (2, 2)
+    queued, first = value("qqvl_queue_seconds_sum"), value("qqvl_time_to_first_token_seconds_sum")
+    assert queued is not None
+    assert first is not None
+    assert 0 < queued < first

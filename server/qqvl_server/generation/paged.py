@@ -99,6 +99,8 @@ class PagedEngine:
                 chosen += 1
             elif isinstance(item, Ended):
                 cached += item.cached
+                if isinstance(sink, ReplySink):
+                    self._metrics.waited(item.queued_s, item.answer_s)
             delivery = cast(EngineSink, sink).take(item)
             if delivery is not None:
                 told.append(delivery)

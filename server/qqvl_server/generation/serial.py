@@ -48,11 +48,23 @@ class SerialEngine(Generic[P]):
         def stop() -> bool:
             return _is_over(request, channel)
 
+        arrived = time.monotonic()
+        first: float | None = None
+
         def on_token(token: int | LikelyToken) -> None:
+            nonlocal first
+            if first is None:
+                first = time.monotonic() - arrived
             self._metrics.generation_tokens.inc()
             channel.send(token)
 
-        self._queue(request, channel, lambda: self._engine.run(prompt, request.sampling, on_token, stop, mask))
+        def run() -> End:
+            queued = time.monotonic() - arrived
+            end = self._engine.run(prompt, request.sampling, on_token, stop, mask)
+            self._metrics.waited(queued, first)
+            return end
+
+        self._queue(request, channel, run)
 
     def score(
         self, prompt: P, candidates: Sequence[Sequence[int]], request: GenerationRequest, channel: TokenChannel

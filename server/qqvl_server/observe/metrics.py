@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+# From what nobody notices to a queue that is given up.
+_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Metrics:
@@ -19,9 +24,25 @@ class Metrics:
         )
         self.vision_cache_hits = Counter("qqvl_vision_cache_hits", "看过的图，不用再看", registry=self.registry)
         self.vision_cache_misses = Counter("qqvl_vision_cache_misses", "第一次看的图", registry=self.registry)
+        self.queue_seconds = Histogram(
+            "qqvl_queue_seconds", "一条回答从到达到开始算等了多久", registry=self.registry, buckets=_SECONDS
+        )
+        self.first_token_seconds = Histogram(
+            "qqvl_time_to_first_token_seconds",
+            "一条回答从到达到第一个 token 多久；答完时记下",
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
         self.http_requests = Counter(
             "qqvl_http_requests", "HTTP 请求数", labelnames=("door", "status"), registry=self.registry
         )
+
+    def waited(self, queued_s: float | None, first_token_s: float | None) -> None:
+        """One reply has ended; None is what it never came to."""
+        if queued_s is not None:
+            self.queue_seconds.observe(queued_s)
+        if first_token_s is not None:
+            self.first_token_seconds.observe(first_token_s)
 
     def render(self) -> bytes:
         """Text exposition format, version 0.0.4."""

@@ -1,4 +1,4 @@
-"""How numbers get to the device and back, and what a lost one looks like, whichever call it surfaces in."""
+"""How numbers get to the device and back, and what a lost or full one looks like, whichever call it surfaces in."""
 
 from __future__ import annotations
 
@@ -9,18 +9,34 @@ from typing import Any
 import torch
 
 from qqvl_server.engine.steps.batch import Chosen, Sampled
+from qqvl_server.engine.steps.core import OutOfMemory
 from qqvl_server.errors import EngineDead
 
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Raises EngineDead where torch says that the device is lost: nothing succeeds in this process any more."""
+    """What torch raises, told in the engine's terms: the one place that knows what it looks like.
+
+    Raises:
+        OutOfMemory: a smaller step may fit.
+        EngineDead: the device is lost, and nothing succeeds in this process any more.
+    """
     try:
         yield
-    except torch.AcceleratorError as error:
-        if "out of memory" in str(error):
-            raise
-        raise EngineDead("显卡出错，模型已不能工作，服务将退出以便重启") from error
+    except (MemoryError, RuntimeError) as error:
+        if _is_out_of_memory(error):
+            raise OutOfMemory from error
+        if isinstance(error, torch.AcceleratorError):
+            raise EngineDead("显卡出错，模型已不能工作，服务将退出以便重启") from error
+        raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Only CUDA's allocator has a type for it; the CPU's, and whatever allocates by itself, say so in words."""
+    said = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "out of memory" in said or "can't allocate memory" in said
+    )
 
 
 def send(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -48,7 +64,7 @@ class OnDevice:
 
     @watched()
     def wait(self) -> Sampled:
-        """Raises EngineDead when the device is lost."""
+        """Raises as ``watched`` does."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return [Chosen(token) for token in self._arriving.tolist()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ class ModelRunner:
         self.pictures = RequestPictures(model, self.features)
         self._positions: dict[str, Positions] = {}
 
+    @watched()
     def add(self, request: Request, patches: dict[bytes, Patches]) -> None:
         """Learn a request's pictures and positions before its first step; ``patches`` is emptied as they are used.
 
@@ -60,10 +61,15 @@ class ModelRunner:
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def check_integrity(self, live: Set[str]) -> None:
+        """Raise AssertionError unless requests of these ids are remembered, and no others."""
+        assert self._positions.keys() == live, "positions are kept of others than live requests"
+        self.pictures.check_integrity(live)
+
     @watched()
     @torch.inference_mode()
     def prepare(self, batch: ScheduledBatch) -> WatchedStep:
-        """Raises EngineDead: the device is lost."""
+        """Raises as ``watched`` does."""
         return WatchedStep(self._backend.prepare(Step(batch, self._positions, self.pictures)))
 
     def _positions_of(self, request: Request, patches: dict[bytes, Patches]) -> Positions:
@@ -89,6 +95,6 @@ class WatchedStep:
     def compute(self) -> torch.Tensor:
         """Logits (N, vocabulary) of the positions that the chunks keep, in the batch's order.
 
-        Raises EngineDead: the device is lost.
+        Raises as ``watched`` does.
         """
         return self.step.compute()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,10 @@ class RequestPictures:
     def forget(self, request: Request) -> None:
         self._patches.pop(request.id, None)
         self._features.pop(request.id, None)
+
+    def check_integrity(self, live: Set[str]) -> None:
+        """Raise AssertionError unless the pictures kept are those of requests of these ids."""
+        assert self._patches.keys() == self._features.keys() == live, "pictures are kept of others than live requests"
 
     def features(self, wanted: Sequence[tuple[Request, bytes]]) -> dict[bytes, Features]:
         """Of every picture in ``wanted``; the encoder runs once over all that nobody has looked at yet."""

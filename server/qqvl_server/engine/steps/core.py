@@ -6,7 +6,7 @@ of the one before are known, wherever it can be told without them (``Scheduler.c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -25,6 +25,10 @@ from qqvl_server.errors import EngineDead
 from qqvl_server.observe.logs import logger
 
 
+class OutOfMemory(Exception):
+    """What runner and sampler raise where a smaller step may fit. Whoever computes knows what it looks like there."""
+
+
 class Runner(Protocol):
     def add(self, request: Request, patches: dict[bytes, Any]) -> None:
         """Takes ``patches`` over: what is no longer needed is taken out of it."""
@@ -38,6 +42,10 @@ class Runner(Protocol):
 
     def release_memory(self) -> None:
         """Give back what can be had again, after a step that ran out of memory."""
+        ...
+
+    def check_integrity(self, live: Set[str]) -> None:
+        """Raise AssertionError unless requests of these ids are remembered, and no others."""
         ...
 
 
@@ -195,7 +203,7 @@ class EngineCore:
             raise
         except Exception as error:
             # A step's edge, as in ``begin``.
-            if not _is_out_of_memory(error) or not self.scheduler.shrink(batch):
+            if not isinstance(error, OutOfMemory) or not self.scheduler.shrink(batch):
                 raise StepFailed([r for r in batch.requests if r.status is Status.RUNNING]) from error
             logger().warning("内存不够，缩小步长重算", tokens=batch.tokens, requests=len(batch.chunks))
             return None
@@ -223,12 +231,6 @@ class EngineCore:
         return KnownTokens(self._sampler.sample(logits, sampling, requests))
 
     def check_integrity(self) -> None:
+        """Raise AssertionError when the books do not balance. Between ``finish`` and ``begin``."""
         self.scheduler.check_integrity()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch's own error says so in its text, on every device."""
-    said = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
-    )
+        self.runner.check_integrity({r.id for r in (*self.scheduler.running, *self.scheduler.waiting)})

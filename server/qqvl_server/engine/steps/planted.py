@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Set
 from typing import Any, Final
 
 from qqvl_server.engine.steps.batch import Prepared, ScheduledBatch
-from qqvl_server.engine.steps.core import Runner
+from qqvl_server.engine.steps.core import OutOfMemory, Runner
 from qqvl_server.engine.steps.request import Request
 from qqvl_server.errors import ConfigError
 from qqvl_server.observe.logs import logger
@@ -39,6 +40,9 @@ class FaultyRunner:
     def release_memory(self) -> None:
         self._runner.release_memory()
 
+    def check_integrity(self, live: Set[str]) -> None:
+        self._runner.check_integrity(live)
+
     def prepare(self, batch: ScheduledBatch) -> Prepared:
         self._steps += 1
         prepared = self._runner.prepare(batch)
@@ -56,7 +60,7 @@ class _Faulty:
             raise SystemExit
         if self._kind == "hang":
             threading.Event().wait()
-        raise MemoryError if self._kind == "oom" else RuntimeError("planted fault")
+        raise OutOfMemory if self._kind == "oom" else RuntimeError("planted fault")
 
 
 def plant(runner: Runner, wish: str) -> Runner:

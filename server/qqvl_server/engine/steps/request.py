@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -20,11 +21,17 @@ class Priority(IntEnum):
 
 
 class Status(IntEnum):
-    """Moves only forward, but for preemption (RUNNING → WAITING)."""
-
     WAITING = 0
     RUNNING = 1
     FINISHED = 2
+
+
+# Only forward, but for preemption.
+_MOVES: Final = {
+    Status.WAITING: (Status.RUNNING, Status.FINISHED),
+    Status.RUNNING: (Status.WAITING, Status.FINISHED),
+    Status.FINISHED: (),
+}
 
 
 class FinishReason(StrEnum):
@@ -104,6 +111,8 @@ class Request:
     ``salt`` goes into the hash of every block after the shared ones, so that chats cannot probe each other's cache.
     ``targets`` are tokens whose log-probability is wanted: the last of them follows the prompt, those before it stand
     at the prompt's end. ``cached`` counts the tokens that were found in the cache when the request first ran.
+    ``arrived``, ``started`` and ``answered`` are ``time.monotonic`` instants: when it was made, when it first ran, and
+    when its first token came.
     """
 
     id: str
@@ -123,12 +132,33 @@ class Request:
     cached: int | None = field(default=None, init=False)
     blocks: list[int] = field(default_factory=list, init=False)
     hashes: list[bytes] = field(default_factory=list, init=False)
-    status: Status = field(default=Status.WAITING, init=False)
     finish_reason: FinishReason | None = field(default=None, init=False)
+    arrived: float = field(default_factory=time.monotonic, init=False)
+    started: float | None = field(default=None, init=False)
+    answered: float | None = field(default=None, init=False)
+    _status: Status = field(default=Status.WAITING, init=False)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
         self.seed = secrets.randbits(64) if self.sampling.seed is None else self.sampling.seed
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    def become(self, status: Status) -> None:
+        """The one way to another status. Raises RuntimeError: no request moves so, the scheduler's books are broken."""
+        if status not in _MOVES[self._status]:
+            raise RuntimeError(f"{self.id} cannot become {status.name}: it is {self._status.name}")
+        self._status = status
+        if status is Status.RUNNING and self.started is None:
+            self.started = time.monotonic()
+
+    def put(self, place: int, token: int) -> None:
+        """``token`` was sampled for ``place``, behind all others, or where ``PENDING`` holds it."""
+        self.tokens[place:] = [token]
+        if self.answered is None:
+            self.answered = time.monotonic()
 
     @property
     def output(self) -> list[int]:

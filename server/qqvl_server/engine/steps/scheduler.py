@@ -54,7 +54,8 @@ class Scheduler:
         """Forget a request at once; its blocks are free for others. Harmless when it has ended."""
         if request.status is Status.WAITING:
             self.waiting.remove(request)
-            request.status, request.finish_reason = Status.FINISHED, FinishReason.ABORTED
+            request.become(Status.FINISHED)
+            request.finish_reason = FinishReason.ABORTED
         elif request.status is Status.RUNNING:
             self._finish(request, FinishReason.ABORTED)
 
@@ -166,7 +167,7 @@ class Scheduler:
         request.computed = start
         if request.cached is None:
             request.cached = start
-        request.status = Status.RUNNING
+        request.become(Status.RUNNING)
         self.running.append(request)
         return ScheduledChunk(request, start, count)
 
@@ -180,7 +181,7 @@ class Scheduler:
         if request.tokens[-1] == PENDING:
             request.tokens.pop()
         request.computed = 0
-        request.status = Status.WAITING
+        request.become(Status.WAITING)
         self.waiting.push(request, front=True)
 
     def shrink(self, batch: ScheduledBatch) -> bool:
@@ -211,8 +212,7 @@ class Scheduler:
                 self._finish(request, FinishReason.ABORTED)
                 outputs.append(StepOutput(request, None, True, entry))
             elif entry is not None:
-                # In the place that was held for it, if one was.
-                request.tokens[chunk.end :] = [entry.token]
+                request.put(chunk.end, entry.token)
                 outputs.append(StepOutput(request, entry, self._finish_if_done(request, entry)))
             elif not request.pending:
                 self._finish(request, FinishReason.LENGTH)
@@ -234,7 +234,8 @@ class Scheduler:
         return request.status is Status.FINISHED
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
-        request.status, request.finish_reason = Status.FINISHED, reason
+        request.become(Status.FINISHED)
+        request.finish_reason = reason
         self.running.remove(request)
         self._release(request)
 

@@ -1,7 +1,8 @@
 """The engine's thread: takes requests, steps the core, hands tokens on once per step. Imports no torch.
 
 Three sizes of failure: a request that cannot run is told so; a step that fails ends its requests and the engine goes
-on; ``MAX_FAILED_STEPS`` in a row, or a lost device, end the engine and everybody who waits is told.
+on; ``MAX_FAILED_STEPS`` in a row, a lost device, or books that do not balance when the engine falls idle, end the
+engine and everybody who waits is told.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from qqvl_server.errors import (
 from qqvl_server.observe.logs import logger
 
 MAX_FAILED_STEPS: Final = 3
+# After so long without work the books are checked: whoever asks again at once is not made to wait for that.
+_QUIET_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,16 @@ class Ended:
     """The last item of a request that did not fail.
 
     ``stop_token`` is the caller's stop token that ended it; ``cached`` the prompt tokens found in the cache;
-    ``scores`` the log-probabilities of the request's targets.
+    ``scores`` the log-probabilities of the request's targets. ``queued_s`` is how long it waited to be run and
+    ``answer_s`` how long for its first token, both from its arrival; None where it never came so far.
     """
 
     reason: FinishReason
     cached: int
     stop_token: int | None = None
     scores: tuple[float, ...] = ()
+    queued_s: float | None = None
+    answer_s: float | None = None
 
 
 Item = Chosen | Ended | QqvlError
@@ -87,6 +93,7 @@ class Worker:
         self._untold: list[tuple[Sink, Item]] = []
         self._failed_steps = 0
         self._pace = Pace()
+        self._checked = True
         self._ended = False
         self._gate = threading.Lock()
         self._stopwatch = Stopwatch()
@@ -156,16 +163,26 @@ class Worker:
                 self._stopwatch.start()
             else:
                 self._stopwatch.stop()
+            self._checked = self._checked and not has_work
             try:
-                job = self._arriving.get(block=not has_work)
+                job = self._arriving.get(not has_work, None if self._checked else _QUIET_S)
             except queue.Empty:
-                return True
+                if has_work:
+                    return True
+                self._check_integrity()
+                continue
             if job is None:
                 return False
             if job.patches:
                 # Pictures take long to place.
                 self._tell()
             self._add(job)
+
+    def _check_integrity(self) -> None:
+        """Raise AssertionError, which ends the engine: with wrong books answers may go to the wrong chat."""
+        assert not self._jobs, "nothing is computed, but somebody waits"
+        self._core.check_integrity()
+        self._checked = True
 
     def _add(self, job: Job) -> None:
         try:
@@ -234,7 +251,15 @@ class Worker:
         if request.finish_reason is not None:
             stop = chosen.token if chosen is not None and ends and chosen.token not in wanted.end_token_ids else None
             scores = tuple(request.scores[n] for n in range(len(request.targets)))
-            found.append((job.sink, Ended(request.finish_reason, request.cached or 0, stop, scores)))
+            ended = Ended(
+                request.finish_reason,
+                request.cached or 0,
+                stop,
+                scores,
+                queued_s=_between(request.arrived, request.started),
+                answer_s=_between(request.arrived, request.answered),
+            )
+            found.append((job.sink, ended))
             self._start_followers(job)
         return found
 
@@ -261,3 +286,7 @@ class Worker:
                 waiting.append(job.sink)
         self._jobs.clear()
         self._tell([(sink, error) for sink in waiting])
+
+
+def _between(start: float, end: float | None) -> float | None:
+    return None if end is None else end - start
