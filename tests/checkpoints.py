@@ -82,8 +82,12 @@ def random_words(folder: Path) -> Path:
     return _saved(model, tokenizer, folder)
 
 
-def reciting(folder: Path, tokenizer: PreTrainedTokenizerFast, said: Sequence[int], after: int) -> Path:
+def reciting(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, said: Sequence[int], after: int, logits: int | None = None
+) -> Path:
     """Greedily says ``said``, tokens that all differ, and then its end, wherever the prompt ends in ``after``.
+
+    ``logits``: how many the model has, where not as many as usual.
 
     Its layers add nothing to the embeddings: token n has the n-th axis for its own, and the head of token n + 1 looks
     along that.
@@ -91,7 +95,7 @@ def reciting(folder: Path, tokenizer: PreTrainedTokenizerFast, said: Sequence[in
     ids = [after, *said, int(tokenizer.eos_token_id)]
     assert len(set(ids)) == len(ids) <= TEXT["hidden_size"], ids
     width = VOCABULARY if len(tokenizer) > FIRST_SPECIAL else len(tokenizer)
-    model = Qwen3VLForConditionalGeneration(_config(tokenizer, width, tied=False))
+    model = Qwen3VLForConditionalGeneration(_config(tokenizer, logits or width, tied=False))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):

@@ -66,7 +66,8 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
         BlockPool(blocks, block_size), max_tokens=settings.step_tokens, max_requests=settings.max_running
     )
     config = loaded.model.config
-    sampler = Sampler(loaded.model.device, never=sorted(placeholders(config)))
+    never = sorted(token for token in placeholders(config) if token < loaded.vocabulary)
+    sampler = Sampler(loaded.model.device, never=never)
     planted = faults.plant(runner, os.environ.get(faults.VARIABLE, ""))
     ahead = loaded.model.device.type == "cuda" and settings.step_ahead == "auto"
     core = EngineCore(scheduler, planted, sampler, ahead=ahead)

@@ -46,6 +46,7 @@ async def chat(body: ChatBody, desk: Desk, who: Asker, context: int) -> tuple[Ge
         owner=who.owner,
         urgency=urgency(body),
         tools=tools.shown,
+        may_call=tools.may_call,
         grammar=grammar,
         choices=body.n or 1,
         template=template,
