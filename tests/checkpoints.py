@@ -18,10 +18,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from tests.running import ROOT
+from tests.running import ASSETS, DEMO
 
-DEMO = ROOT / "models" / "qqvl-demo"
-ASSETS = ROOT.parent / "shared" / "qwen3-vl-assets"
 VOCABULARY = 151_936
 # The id of Qwen3-VL's first special token; the vocabulary's words are those below.
 FIRST_SPECIAL = 151_643
@@ -82,8 +80,12 @@ def random_words(folder: Path) -> Path:
     return _saved(model, tokenizer, folder)
 
 
-def reciting(folder: Path, tokenizer: PreTrainedTokenizerFast, said: Sequence[int], after: int) -> Path:
+def reciting(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, said: Sequence[int], after: int, logits: int | None = None
+) -> Path:
     """Greedily says ``said``, tokens that all differ, and then its end, wherever the prompt ends in ``after``.
+
+    ``logits``: how many the model has, where not as many as usual.
 
     Its layers add nothing to the embeddings: token n has the n-th axis for its own, and the head of token n + 1 looks
     along that.
@@ -91,7 +93,7 @@ def reciting(folder: Path, tokenizer: PreTrainedTokenizerFast, said: Sequence[in
     ids = [after, *said, int(tokenizer.eos_token_id)]
     assert len(set(ids)) == len(ids) <= TEXT["hidden_size"], ids
     width = VOCABULARY if len(tokenizer) > FIRST_SPECIAL else len(tokenizer)
-    model = Qwen3VLForConditionalGeneration(_config(tokenizer, width, tied=False))
+    model = Qwen3VLForConditionalGeneration(_config(tokenizer, logits or width, tied=False))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):

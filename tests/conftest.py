@@ -13,14 +13,11 @@ import pytest
 
 from qqvl_server.openmp import bound_spinning
 from tests import environment, skips
-from tests.running import ROOT, RunningServer
+from tests.running import ASSETS, DEMO, RunningServer
 
-# Before any test, and any library a test imports, looks at it.
+# Before any test, and any library a test imports (torch above all), looks at it.
 environment.clear(os.environ)
 bound_spinning()
-
-DEMO = ROOT / "models" / "qqvl-demo"
-ASSETS = ROOT.parent / "shared" / "qwen3-vl-assets"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,6 +49,35 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """
     flags = ("--max-new-tokens", "64", "--any-model-name")
     with RunningServer(tmp_path_factory.mktemp("shared") / "data", *flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random checkpoint with the real tokenizer, template and vocabulary of 151,936, which babbles."""
+    from tests.checkpoints import random_words
+
+    return random_words(tmp_path_factory.mktemp("words") / "words")
+
+
+@pytest.fixture(scope="session")
+def babbling(tmp_path_factory: pytest.TempPathFactory, words: Path) -> Iterator[RunningServer]:
+    """A server on that checkpoint, for every test that leaves it running."""
+    folder = tmp_path_factory.mktemp("babbling")
+    with RunningServer(folder / "data", "--model-path", str(words), "--max-new-tokens", "16") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server on a checkpoint with a Thinking template: it thinks "hmm", parts it with blanks, and says "好"."""
+    from tests.checkpoints import open_thought, real_files, reciting
+
+    folder = tmp_path_factory.mktemp("thinking")
+    tokenizer = real_files(folder / "m")
+    open_thought(folder / "m")
+    reciting(folder / "m", tokenizer, tokenizer.encode("hmm</think>\n\n好"), after=tokenizer.encode("\n")[0])
+    with RunningServer(folder / "data", "--model-path", str(folder / "m")) as running:
         yield running
 
 

@@ -17,6 +17,8 @@ from typing import Any, Self
 import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "models" / "qqvl-demo"
+ASSETS = ROOT.parent / "shared" / "qwen3-vl-assets"
 ENTRY = ROOT / "server" / "api_server_qwen3vl.py"
 # Importing torch on a busy two-core machine can take most of a minute.
 START_S = 90

@@ -156,47 +156,72 @@ async def test_json_comes_to_its_end_whatever_the_number_of_logits(demo: Path, v
 
 
 @pytest.mark.parametrize("tools", ["demo", "assets"])
-async def test_who_may_call_is_free_but_for_the_arguments(tools: str, request: pytest.FixtureRequest) -> None:
+async def test_who_may_call_is_free_until_a_call_begins(tools: str, request: pytest.FixtureRequest) -> None:
     made = Compiler(request.getfixturevalue(tools))
     fresh = await made.compiler.while_calling([WEATHER, CLOCK])
     assert fresh is not None
     mask = fresh(1000)
     opening, closing = made.tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
-
-    def say(text: str) -> None:
-        """Free all the way."""
-        for token in made.tokenizer.encode(text):
+    for calls in range(2):
+        for token in made.tokenizer.encode('好的，我查一下 {"name": ' if not calls else "\n"):
             assert mask.allowed() is None
             mask.accept(token)
-
-    say('好的，我查一下 {"name": ')
-    for _ in range(2):
-        assert mask.allowed() is None
         mask.accept(opening)
-        say('\n{"name": "get_weather", "arguments"')
-        for token in made.tokenizer.encode(': {"city": "北京", "unit": "c"}}\n'):
+        for token in made.tokenizer.encode('\n{"name": "get_weather", "arguments": {"city": "北京", "unit": "c"}}\n'):
             assert token in made.ids(mask)
             assert closing not in made.ids(mask)
             mask.accept(token)
         assert made.ids(mask) == [closing]
         mask.accept(closing)
-    # A name that is not on offer is the model's own affair.
-    mask.accept(opening)
-    say('\n{"name": "no_such_tool", "arguments": {"x": 1}}\n')
-    mask.accept(closing)
-    say("说完了")
     made.compiler.close()
 
 
-async def test_tools_that_cannot_be_compiled_leave_the_reply_free(demo_compiler: Compiler) -> None:
+@pytest.mark.parametrize("tools", ["demo", "assets"])
+async def test_no_name_comes_about_that_is_not_on_offer(tools: str, request: pytest.FixtureRequest) -> None:
+    """Drawn at random among all that may come: half of one name never goes on with half of another."""
+    made = Compiler(request.getfixturevalue(tools))
+    offered = [WEATHER, CLOCK, Tool("get_time", None, CLOCK.parameters), Tool("get_weather_alerts", None, "{}")]
+    fresh = await made.compiler.while_calling(offered)
+    assert fresh is not None
+    opening = made.tokenizer.convert_tokens_to_ids("<tool_call>")
+    named = set()
+    for seed in range(12):
+        mask, draw = fresh(1000), random.Random(seed)
+        mask.accept(opening)
+        said: list[int] = []
+        while '"arguments"' not in made.tokenizer.decode(said):
+            said.append(draw.choice(made.ids(mask)))
+            mask.accept(said[-1])
+        named.add(re.findall(r'"name": "(.*)", "arguments"', made.tokenizer.decode(said))[0])
+    assert named <= {tool.name for tool in offered}
+    assert len(named) > 1
+    made.compiler.close()
+
+
+async def test_tools_that_cannot_be_compiled_leave_the_arguments_free_but_not_the_name(demo_compiler: Compiler) -> None:
     endless = Tool("f", None, json.dumps({"type": "object", "properties": {"a": {"multipleOf": 1e-9}}}))
-    assert await demo_compiler.compiler.while_calling([endless]) is None
-    # Too complex only on the way: the call goes on without a mask.
+    long = Tool("g", None, json.dumps({"type": "object", "description": "x" * 300_000}))
+    for tool in (endless, long):
+        fresh = await demo_compiler.compiler.while_calling([tool])
+        assert fresh is not None
+        mask = fresh(1000)
+        for text in (f'<tool_call>\n{{"name": "{tool.name}", "arguments": {{"a": 1.5, "b": []}}}}\n</tool_call>', "好"):
+            for token in demo_compiler.tokenizer.encode(text):
+                if mask.allowed() is not None:
+                    assert token in demo_compiler.ids(mask)
+                mask.accept(token)
+        mask.accept(demo_compiler.tokenizer.convert_tokens_to_ids("<tool_call>"))
+        for token in demo_compiler.tokenizer.encode('\n{"name": "'):
+            mask.accept(token)
+        assert demo_compiler.tokenizer.encode("clock")[0] not in demo_compiler.ids(mask)
+
+
+async def test_a_call_too_complex_on_the_way_goes_on_without_a_mask(demo_compiler: Compiler) -> None:
     wide = {"type": "object", "properties": {str(key): {"type": "string"} for key in range(1300)}}
-    fresh = await demo_compiler.compiler.while_calling([Tool("f", None, json.dumps(wide))])
-    while fresh is None:
-        await asyncio.sleep(0.1)
-        fresh = await demo_compiler.compiler.while_calling([Tool("f", None, json.dumps(wide))])
+    tool = Tool("f", None, json.dumps(wide))
+    await demo_compiler.compiler.compile(tool_grammar([tool], None, parallel=False))
+    fresh = await demo_compiler.compiler.while_calling([tool])
+    assert fresh is not None
     mask = fresh(1000)
     spelt = '<tool_call>\n{"name": "f", "arguments": {"1": "a", "5": "b"}}\n</tool_call>'
     for token in demo_compiler.tokenizer.encode(spelt):

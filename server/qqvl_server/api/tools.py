@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from qqvl_server.api.left_out import LeftOut
@@ -21,12 +21,20 @@ _NO_PARAMETERS: Final = {"type": "object", "properties": {}}
 
 @dataclass(frozen=True, slots=True)
 class Toolset:
-    """``shown`` are what the model reads of. ``must_call``: it may say nothing but calls, of ``named`` if given."""
+    """``shown`` are what the model reads of. ``must_call``: it may say nothing but calls, of ``named`` if given.
+
+    ``may_call`` are the names of those it may call now; None is all of them.
+    """
 
     shown: tuple[Tool, ...] = ()
     must_call: bool = False
     named: str | None = None
     parallel: bool = True
+    may_call: tuple[str, ...] | None = None
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        return tuple(tool for tool in self.shown if self.may_call is None or tool.name in self.may_call)
 
     def grammar(self, answer: Grammar | None) -> Grammar | None:
         """Nothing but calls where one must come; else ``answer``, or calls in its place.
@@ -35,12 +43,12 @@ class Toolset:
             InvalidRequest: a schema that cannot be kept to, or an ``answer`` that leaves no room for calls.
         """
         if self.must_call or (self.shown and answer is not None):
-            return tool_grammar(self.shown, self.named, self.parallel, answer)
+            return tool_grammar(self.offered, self.named, self.parallel, answer)
         return answer
 
     def parser(self, ids: Callable[[], str] = new_call_id) -> ToolCallParser | None:
         """Finds the calls in one reply; None where there is nothing to call."""
-        return ToolCallParser([tool.name for tool in self.shown], ids) if self.shown else None
+        return ToolCallParser([tool.name for tool in self.offered], ids) if self.shown else None
 
 
 def functions(
@@ -97,6 +105,9 @@ def chosen(known: Sequence[Tool], choice: Any, named: str | None, parallel: bool
     names = [tool.name for tool in known]
     if len(set(names)) < len(names):
         raise bad("tools", "里有重名的函数（has two functions of one name）")
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        mode, allowed = _allowed(choice, names)
+        return replace(chosen(known, mode, None, parallel), may_call=allowed)
     if named is None and choice not in (None, "auto", "none", "required"):
         raise bad("tool_choice", "应是 auto、none、required 或一个函数（must be auto, none, required or a function）")
     if choice == "none":
@@ -110,3 +121,22 @@ def chosen(known: Sequence[Tool], choice: Any, named: str | None, parallel: bool
     if named is not None and named not in names:
         raise bad("tool_choice", "指定的函数不在 tools 里（names no function of tools）")
     return Toolset(tuple(known), True, named, parallel is not False)
+
+
+def _allowed(choice: dict[str, Any], names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """``allowed_tools``: the mode, and the names that may be called of all that the model is shown.
+
+    Chat completions nest its fields once more than Responses do, the tools' names too.
+    """
+    where = "tool_choice.allowed_tools" if "allowed_tools" in choice else "tool_choice"
+    fields = choice.get("allowed_tools", choice)
+    mode, tools = (fields.get("mode"), fields.get("tools")) if isinstance(fields, dict) else (None, None)
+    if mode not in ("auto", "required"):
+        raise bad(f"{where}.mode", "应是 auto 或 required（must be auto or required）")
+    if not isinstance(tools, list) or not tools or not all(isinstance(tool, dict) for tool in tools):
+        raise bad(f"{where}.tools", "应是非空的列表，每项指明一个函数（must be a non-empty array of functions）")
+    spelt = [tool.get("function", tool) for tool in tools]
+    allowed = tuple(one["name"] for one in spelt if isinstance(one, dict) and one.get("name") in names)
+    if len(allowed) < len(tools):
+        raise bad(f"{where}.tools", "指定的函数不在 tools 里（names no function of tools）")
+    return mode, allowed

@@ -32,7 +32,7 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
         loaded.model,
         settings,
         context_tokens,
-        never=sorted(placeholders(config)),
+        never=sorted(token for token in placeholders(config) if token < loaded.vocabulary),
         fault=os.environ.get(VARIABLE, ""),
         on_picture=lambda found: (metrics.vision_cache_hits if found else metrics.vision_cache_misses).inc(),
     )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_CHARACTERS: Final = 256_000
+_ANY_ARGUMENTS: Final = '{"type":"object"}'
 COMPILE_S: Final = 5.0
 # Tools that need not be called are not worth more of a wait; the compile goes on, and the next request finds it done.
 _FAVOUR_S: Final = 0.5
@@ -129,20 +130,28 @@ class GrammarCompiler:
         return functools.partial(self._mask, await self._matcher(grammar, COMPILE_S), grammar)
 
     async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
-        """The same for replies that may call these tools; None where they cannot be compiled, or not at once."""
-        # Looked at before the schemas are read: that happens on the event loop.
-        if self._frame is None or sum(len(tool.parameters) for tool in tools) > MAX_CHARACTERS:
+        """The same for replies that may call these tools.
+
+        Schemas that cannot be compiled, or not at once, leave the arguments free but not the name; None where not
+        even that can be had.
+        """
+        if self._frame is None:
             return None
+        # Looked at before the schemas are read: that happens on the event loop.
+        short = sum(len(tool.parameters) for tool in tools) <= MAX_CHARACTERS
+        matcher = await self._favoured(tools) if short else None
+        matcher = matcher or await self._favoured([Tool(tool.name, None, _ANY_ARGUMENTS) for tool in tools])
+        if matcher is None:
+            return None
+        opening, closing = self._frame
+        return lambda _budget: WhileCalling(lambda: MatcherMask(matcher.deep_copy(), self._width), opening, closing)
+
+    async def _favoured(self, tools: Sequence[Tool]) -> LLMatcher | None:
         try:
-            matcher = await self._matcher(tool_grammar(tools, None, parallel=False), _FAVOUR_S)
+            return await self._matcher(tool_grammar(tools, None, parallel=False), _FAVOUR_S)
         except (InvalidRequest, Busy) as error:
             logger().debug("工具调用不受约束", reason=error.message)
             return None
-        opening, closing = self._frame
-        spell = self._tokenizer.decode_bytes
-        return lambda _budget: WhileCalling(
-            lambda: MatcherMask(matcher.deep_copy(), self._width), spell, opening, closing
-        )
 
     async def _matcher(self, grammar: Grammar, patience_s: float) -> LLMatcher:
         if len(grammar.text) > MAX_CHARACTERS:

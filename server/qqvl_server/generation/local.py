@@ -206,7 +206,9 @@ class LocalVoice(Generic[P]):
 
     async def _compiled(self, request: GenerationRequest) -> Callable[[int], TokenMask] | None:
         if request.grammar is None:
-            return await self._grammars.while_calling(request.tools) if request.tools and self._grammars else None
+            names = request.may_call
+            tools = [tool for tool in request.tools if names is None or tool.name in names]
+            return await self._grammars.while_calling(tools) if tools and self._grammars else None
         if self._grammars is None:
             raise InvalidRequest("这个模型不支持规定回答的格式")
         return await self._grammars.compile(request.grammar)

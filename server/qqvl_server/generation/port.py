@@ -134,6 +134,7 @@ class GenerationRequest:
     ``raw`` is a prompt that no chat template touches, as text or as token ids; ``messages`` is then empty.
     ``choices`` replies are made of one prompt. ``template`` holds extra arguments for the chat template.
     ``opening`` is the reply's beginning, said already: what is generated goes on from it and does not repeat it.
+    ``may_call`` are the names of the tools that may be called; None is all of them.
     ``thoughts`` false leaves out what the model thinks before it speaks.
     """
 
@@ -144,6 +145,7 @@ class GenerationRequest:
     owner: str = ""
     urgency: Urgency = Urgency.PRIVATE
     tools: tuple[Tool, ...] = ()
+    may_call: tuple[str, ...] | None = None
     grammar: Grammar | None = None
     choices: int = 1
     raw: str | tuple[int, ...] | None = None

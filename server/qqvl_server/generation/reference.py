@@ -25,7 +25,7 @@ from transformers.generation import (
 from transformers.generation.streamers import BaseStreamer
 
 from qqvl_server.engine.steps.request import TokenMask
-from qqvl_server.errors import EngineDead, GenerationFailed
+from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest
 from qqvl_server.generation.channel import End, LikelyToken
 from qqvl_server.generation.port import FinishReason, Sampling
 from qqvl_server.generation.preprocess import Prompt
@@ -90,16 +90,21 @@ class _Wishes(LogitsProcessor):
         scores = scores - self._sampling.frequency_penalty * counts - self._sampling.presence_penalty * (counts > 0)
         for token, bias in self._sampling.logit_bias:
             scores[0, token] += bias
+        words = self._allowed(reply)
+        if words is not None:
+            return scores.masked_fill(~_bits(words, scores.shape[1]).to(scores.device), -torch.inf)
+        # A grammar that must end here ends here, however short.
         if len(reply) < self._sampling.min_new_tokens:
             scores[0, self._ends] = -torch.inf
-        if self._mask is not None:
-            for token in reply[self._accepted :].tolist():
-                self._mask.accept(token)
-            self._accepted = len(reply)
-            words = self._mask.allowed()
-            if words is not None:
-                scores = scores.masked_fill(~_bits(words, scores.shape[1]).to(scores.device), -torch.inf)
         return scores
+
+    def _allowed(self, reply: torch.Tensor) -> Sequence[int] | None:
+        if self._mask is None:
+            return None
+        for token in reply[self._accepted :].tolist():
+            self._mask.accept(token)
+        self._accepted = len(reply)
+        return self._mask.allowed()
 
     def likely(self, token: int, count: int) -> LikelyToken:
         """The token chosen last, with the ``count`` likeliest at its place."""
@@ -112,6 +117,7 @@ class ReferenceEngine:
     def __init__(self, loaded: LoadedModel) -> None:
         self._model: Any = loaded.model
         self._ends = loaded.end_tokens
+        self._vocabulary = loaded.vocabulary
 
     def run(
         self,
@@ -124,13 +130,16 @@ class ReferenceEngine:
         """Blocking. Calls ``on_token`` for each token but the end; returns early once ``stop()`` is true.
 
         Raises:
+            InvalidRequest: a token id that the model does not know.
             GenerationFailed: this call failed, the next one may succeed.
             EngineDead: the device is lost; nothing will succeed in this process.
         """
+        self._check(prompt.inputs["input_ids"].flatten().tolist())
+        self._check([token for token, _ in sampling.logit_bias])
         config = self._config(sampling)
         ends = (frozenset() if sampling.ignore_eos else self._ends) | frozenset(sampling.stop_token_ids)
         # None would bring back the model's own ends; no token has the number of all of them.
-        config.eos_token_id = sorted(ends) or [self._model.config.get_text_config().vocab_size]
+        config.eos_token_id = sorted(ends) or [self._vocabulary]
         wishes = _Wishes(sampling, prompt.tokens, ends, _repetition_penalty(sampling, self._model), mask)
         last: list[int] = []
 
@@ -154,8 +163,15 @@ class ReferenceEngine:
 
     def score(self, prompt: Prompt, candidates: Sequence[Sequence[int]]) -> tuple[float, ...]:
         """One plain forward per candidate. Raises as ``run``."""
+        for ids in (prompt.inputs["input_ids"].flatten().tolist(), *candidates):
+            self._check(ids)
         with self._guarded():
             return tuple(self._score(prompt, candidate) for candidate in candidates)
+
+    def _check(self, ids: Sequence[int]) -> None:
+        """The tokenizer may have more tokens than the model."""
+        if max(ids, default=0) >= self._vocabulary:
+            raise InvalidRequest(f"token 编号要在 0 到 {self._vocabulary - 1} 之间")
 
     def _score(self, prompt: Prompt, candidate: Sequence[int]) -> float:
         inputs = dict(prompt.inputs.to(self._model.device, dtype=self._model.dtype))

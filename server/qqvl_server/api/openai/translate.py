@@ -49,6 +49,7 @@ async def chat(
         owner=who.owner,
         urgency=urgency(body),
         tools=tools.shown,
+        may_call=tools.may_call,
         grammar=grammar,
         choices=body.n or 1,
         template=template,

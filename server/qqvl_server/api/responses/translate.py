@@ -34,6 +34,7 @@ async def response(
         owner=f"api:{caller.name}",
         urgency=Urgency.API,
         tools=tools.shown,
+        may_call=tools.may_call,
         grammar=grammar,
     )
     return request, tools

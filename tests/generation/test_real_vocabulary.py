@@ -1,0 +1,128 @@
+"""The slow engine on the vocabulary of 151,936: forced formats end in time, ids beyond the model are refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qqvl_server.errors import InvalidRequest
+from qqvl_server.generation import engines
+from qqvl_server.generation.grammar import GrammarCompiler, tool_grammar
+from qqvl_server.generation.local import LocalVoice
+from qqvl_server.generation.port import (
+    ChatMessage,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Grammar,
+    GrammarKind,
+    Sampling,
+    TextDelta,
+    TextPart,
+    Tool,
+)
+from qqvl_server.generation.preprocess import Preprocessor, Prompt
+from qqvl_server.generation.tools import read_reply
+from qqvl_server.media.library import ImageLibrary
+from qqvl_server.observe.metrics import Metrics
+from qqvl_server.settings import GenerationSettings
+from qqvl_server.weights.load import LoadedModel
+from tests.checkpoints import demo_files, reciting
+from tests.generation.conftest import exact
+
+pytestmark = pytest.mark.anyio
+TITLE = '{"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}'
+TOOLS = (Tool("set_title", None, TITLE), Tool("get_time", None, '{"type": "object", "properties": {}}'))
+CALL_TOKEN = 151_657
+
+
+@pytest.fixture(scope="module")
+def babbler(words: Path) -> Iterator[tuple[LoadedModel, GrammarCompiler]]:
+    loaded = exact(words)
+    compiler = GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary)
+    yield loaded, compiler
+    compiler.close()
+
+
+@pytest.fixture
+async def voice(
+    babbler: tuple[LoadedModel, GrammarCompiler], library: ImageLibrary
+) -> AsyncIterator[LocalVoice[Prompt]]:
+    loaded, compiler = babbler
+    made = LocalVoice(
+        Preprocessor(loaded.processor, library, 64),
+        engines.build(loaded, GenerationSettings(engine="generate"), loaded.context_tokens, Metrics()),
+        device="cpu", context_tokens=loaded.context_tokens, metrics=Metrics(), grammars=compiler,
+    )  # fmt: skip
+    yield made
+    await made.aclose()
+
+
+async def replies(voice: LocalVoice[Prompt], tokens: int = 40, **fields: Any) -> list[tuple[str, Finished]]:
+    wanted = Sampling(tokens, **{"temperature": 0, **fields.pop("sampling", {})})
+    message = ChatMessage("user", (TextPart("hi"),))
+    asked = GenerationRequest("r", (message,), wanted, time.monotonic() + 60, choices=2, **fields)
+    events = [event async for event in voice.generate(asked)]
+    ends = {event.choice: event for event in events if isinstance(event, Finished)}
+    return [
+        ("".join(e.text for e in events if isinstance(e, TextDelta) and e.choice == choice), ends[choice])
+        for choice in range(2)
+    ]
+
+
+async def test_forced_formats_come_to_their_end(voice: LocalVoice[Prompt]) -> None:
+    for said, end in await replies(voice, grammar=Grammar(GrammarKind.JSON_SCHEMA, TITLE)):
+        assert set(json.loads(said)) == {"title"}
+        assert end.reason is FinishReason.STOP
+    for forced in (None, "set_title"):
+        for said, _ in await replies(voice, tokens=60, grammar=tool_grammar(TOOLS, forced, parallel=True), tools=TOOLS):
+            assert read_reply(said)[1][0].name in ("set_title", "get_time")
+    hurried = {"sampling": {"min_new_tokens": 20, "temperature": 1.0, "seed": 1}}
+    for said, _ in await replies(voice, grammar=Grammar(GrammarKind.CHOICE, '["红色"]'), **hurried):
+        assert said == "红色"
+
+
+async def test_a_call_that_need_not_come_has_a_name_on_offer(voice: LocalVoice[Prompt]) -> None:
+    begun = {"sampling": {"logit_bias": ((CALL_TOKEN, 100.0),)}, "tools": TOOLS}
+    for said, _ in await replies(voice, **begun, may_call=("get_time",)):
+        content, calls = read_reply(said)
+        assert {call.name for call in calls} == {"get_time"}
+        assert not content or content.startswith("<tool_call>")
+
+
+async def test_ids_beyond_the_model_are_the_callers_fault(voice: LocalVoice[Prompt]) -> None:
+    for sampling in ({"logit_bias": ((151_936, 1.0),)}, {"stop_token_ids": (151_936,)}):
+        with pytest.raises(InvalidRequest):
+            await replies(voice, sampling=sampling)
+
+
+@pytest.mark.parametrize("engine", ["generate", "paged"])
+async def test_a_model_with_fewer_logits_than_the_tokenizer_has_tokens(
+    engine: str, tmp_path: Path, library: ImageLibrary
+) -> None:
+    folder = tmp_path / "m"
+    tokenizer = demo_files(folder)
+    logits = 2150
+    reciting(folder, tokenizer, tokenizer.encode("你好"), tokenizer.encode("\n")[0], logits)
+    loaded = exact(folder)
+    compiler = GrammarCompiler(tokenizer, loaded.end_tokens, loaded.vocabulary)
+    made = LocalVoice(
+        Preprocessor(loaded.processor, library, 64),
+        engines.build(loaded, GenerationSettings(engine=engine, kv_cache_gb=0.05), 4096, Metrics()),
+        device="cpu", context_tokens=4096, metrics=Metrics(), grammars=compiler,
+    )  # fmt: skip
+    assert [said for said, _ in await replies(made)] == ["你好", "你好"]
+    for said, _ in await replies(made, grammar=Grammar(GrammarKind.JSON_SCHEMA, TITLE)):
+        assert set(json.loads(said)) == {"title"}
+    unknown = tokenizer.convert_tokens_to_ids("<tool_call>")
+    assert unknown >= logits
+    for fields in ({"sampling": {"logit_bias": ((unknown, 5.0),)}}, {"raw": (1, unknown)}):
+        with pytest.raises(InvalidRequest):
+            await replies(made, **fields)
+    await made.aclose()
+    compiler.close()
