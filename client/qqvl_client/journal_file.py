@@ -32,7 +32,7 @@ INSERT = """
 INSERT INTO entry (context_only, state, texts, next_part, part_open, body, id, event, said_at, taken_at)
 VALUES (?,?,?,?,?,?,?,?,?,?)
 """
-BUSY_S = 1.0
+BUSY_S = 0.5
 """How long a statement waits for another program; it waits in the journal's own thread."""
 # https://www.sqlite.org/rescode.html, primary codes. A plain SQL error means that the tables are not ours.
 _LOCKED = frozenset({5, 6})

@@ -125,6 +125,8 @@ class Ledger:
         self.file.close()
 
     def _commit(self, changes: Changes) -> None:
+        if changes == Changes():
+            return
         for entry_id, entry in changes.entries.items():
             if entry is None:
                 self._entries.pop(entry_id, None)
