@@ -11,8 +11,8 @@ from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from qqvl_server.errors import InvalidRequest
+from qqvl_server.generation.constraints.json_schema import check, tightened
 from qqvl_server.generation.port import Grammar, GrammarKind
-from qqvl_server.generation.schema import check, tightened
 
 # Converted by plain Python that holds the interpreter.
 _MAX_EBNF_CHARACTERS: Final = 32_000
