@@ -142,9 +142,9 @@ def _desk(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, voi
 
 def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, metrics: Metrics) -> Voice:
     """Blocking; torch and Transformers are imported only here, so that usage errors answer in a blink."""
-    from qqvl_server.generation import engines
-    from qqvl_server.generation.grammar import GrammarCompiler
-    from qqvl_server.generation.preprocess import Preprocessor
+    from qqvl_server.generation.constraints.grammar import GrammarCompiler
+    from qqvl_server.generation.engines import choosing
+    from qqvl_server.generation.prompts.preprocess import Preprocessor
     from qqvl_server.weights.load import load
 
     loaded = load(checkpoint, settings.weights)
@@ -152,7 +152,7 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
     logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
     voice = LocalVoice(
         Preprocessor(loaded.processor, library, settings.media.max_image_tokens, context),
-        engines.build(loaded, settings.generation, context, metrics),
+        choosing.build(loaded, settings.generation, context, metrics),
         device=loaded.device,
         context_tokens=context,
         metrics=metrics,

@@ -11,9 +11,9 @@ import pytest
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming, Speaker, Text
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
-from qqvl_server.generation import engines
+from qqvl_server.generation.engines import choosing
 from qqvl_server.generation.local import LocalVoice
-from qqvl_server.generation.preprocess import Preprocessor, Prompt
+from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
@@ -34,7 +34,7 @@ async def speaking(folder: Path, engine: str) -> AsyncIterator[tuple[LocalVoice[
     settings = GenerationSettings(engine=engine, kv_cache_gb=0.05)
     voice = LocalVoice(
         Preprocessor(loaded.processor, library, 64, loaded.context_tokens),
-        engines.build(loaded, settings, loaded.context_tokens, Metrics()),
+        choosing.build(loaded, settings, loaded.context_tokens, Metrics()),
         device="cpu", context_tokens=loaded.context_tokens, metrics=Metrics(),
     )  # fmt: skip
     try:

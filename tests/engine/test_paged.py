@@ -12,11 +12,11 @@ import torch
 
 from qqvl_server.engine.steps.core import EngineCore
 from qqvl_server.errors import GenerationFailed, InvalidRequest
-from qqvl_server.generation import engines
-from qqvl_server.generation.channel import End, Item, LikelyToken, Scores, TokenChannel
-from qqvl_server.generation.paged import PagedEngine
+from qqvl_server.generation.engines import choosing
+from qqvl_server.generation.engines.paged import PagedEngine
 from qqvl_server.generation.port import FinishReason, GenerationRequest, Sampling, Urgency
-from qqvl_server.generation.preprocess import Prompt
+from qqvl_server.generation.prompts.preprocess import Prompt
+from qqvl_server.generation.replies.channel import End, Item, LikelyToken, Scores, TokenChannel
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import GenerationSettings
 from tests.engine.twins import NEW, Twins
@@ -250,7 +250,7 @@ async def test_a_fault_can_be_planted_where_the_engine_is_built_and_is_not_by_it
     for fault, expected in ((None, End), ("oom:2-3", End), ("step:2", GenerationFailed), ("step:9", GenerationFailed)):
         if fault is not None:
             monkeypatch.setenv("QQVL_PLANT_FAULT", fault)
-        engine = engines.build(twins.paged, wanted, 1024, Metrics())
+        engine = choosing.build(twins.paged, wanted, 1024, Metrics())
         channel = TokenChannel()
         engine.submit(prompt, asked(), channel)
         *tokens, end = await items(channel)

@@ -15,7 +15,7 @@ from qqvl_server.engine.forward.sdpa import SdpaBackend
 from qqvl_server.engine.forward.vision import Patches
 from qqvl_server.engine.steps.core import EngineCore
 from qqvl_server.engine.steps.request import ImageSpan, Request, SamplingParams
-from qqvl_server.generation.paged import PagedEngine
+from qqvl_server.generation.engines.paged import PagedEngine
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import WeightsSettings
 from qqvl_server.weights.load import LoadedModel, load

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.generation.preprocess import Preprocessor
+from qqvl_server.generation.prompts.preprocess import Preprocessor
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.settings import WeightsSettings

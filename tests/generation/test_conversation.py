@@ -19,7 +19,7 @@ from qqvl_server.generation.port import (
     ToolCall,
     Urgency,
 )
-from qqvl_server.generation.preprocess import Preprocessor
+from qqvl_server.generation.prompts.preprocess import Preprocessor
 from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
 from tests.generation.conftest import processor_of

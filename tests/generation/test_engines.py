@@ -13,8 +13,9 @@ import pytest
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation import engines, grammar
 from qqvl_server.generation.backend import GrammarCompiler
+from qqvl_server.generation.constraints import grammar
+from qqvl_server.generation.engines import choosing
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
     ChatMessage,
@@ -30,8 +31,8 @@ from qqvl_server.generation.port import (
     TokenLogprob,
     Tool,
 )
-from qqvl_server.generation.preprocess import Preprocessor, Prompt
-from qqvl_server.generation.tools import read_reply
+from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
+from qqvl_server.generation.replies.tool_frames import read_reply
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import GenerationSettings
@@ -70,7 +71,7 @@ def voice_of(
     settings = GenerationSettings(engine=name, kv_cache_gb=0.05)
     return LocalVoice(
         preprocessor,
-        engines.build(loaded, settings, loaded.context_tokens, metrics or Metrics()),
+        choosing.build(loaded, settings, loaded.context_tokens, metrics or Metrics()),
         device=loaded.device,
         context_tokens=loaded.context_tokens,
         metrics=Metrics(),

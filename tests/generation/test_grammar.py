@@ -15,7 +15,7 @@ import pytest
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation.grammar import GrammarCompiler, tool_grammar
+from qqvl_server.generation.constraints.grammar import GrammarCompiler, tool_grammar
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
 from qqvl_server.weights.processor import load_processor
 

@@ -14,7 +14,7 @@ import pytest
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import Busy, DeadlineExceeded, EngineDead, GenerationFailed, InvalidRequest, PromptTooLong
-from qqvl_server.generation.channel import End, LikelyToken, TokenChannel
+from qqvl_server.generation.engines.serial import SerialEngine
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
     ChatMessage,
@@ -31,8 +31,8 @@ from qqvl_server.generation.port import (
     Tool,
     Usage,
 )
-from qqvl_server.generation.serial import SerialEngine
-from qqvl_server.generation.thoughts import opens_thought
+from qqvl_server.generation.replies.channel import End, LikelyToken, TokenChannel
+from qqvl_server.generation.replies.thoughts import opens_thought
 from qqvl_server.media.image import ImageRef
 from qqvl_server.observe.metrics import Metrics
 

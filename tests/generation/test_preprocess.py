@@ -10,7 +10,7 @@ import pytest
 
 from qqvl_server.errors import ImageRejected, InvalidRequest
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Role, Sampling, TextPart, Urgency
-from qqvl_server.generation.preprocess import Preprocessor
+from qqvl_server.generation.prompts.preprocess import Preprocessor
 from qqvl_server.media.image import ImageLimits, ImageRef
 from qqvl_server.media.library import ImageLibrary
 from tests.generation.conftest import processor_of

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation import engines
-from qqvl_server.generation.grammar import GrammarCompiler, tool_grammar
+from qqvl_server.generation.constraints.grammar import GrammarCompiler, tool_grammar
+from qqvl_server.generation.engines import choosing
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
     ChatMessage,
@@ -26,8 +26,8 @@ from qqvl_server.generation.port import (
     TextPart,
     Tool,
 )
-from qqvl_server.generation.preprocess import Preprocessor, Prompt
-from qqvl_server.generation.tools import read_reply
+from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
+from qqvl_server.generation.replies.tool_frames import read_reply
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import GenerationSettings
@@ -56,7 +56,7 @@ async def voice(
     loaded, compiler = babbler
     made = LocalVoice(
         Preprocessor(loaded.processor, library, 64),
-        engines.build(loaded, GenerationSettings(engine="generate"), loaded.context_tokens, Metrics()),
+        choosing.build(loaded, GenerationSettings(engine="generate"), loaded.context_tokens, Metrics()),
         device="cpu", context_tokens=loaded.context_tokens, metrics=Metrics(), grammars=compiler,
     )  # fmt: skip
     yield made
@@ -113,7 +113,7 @@ async def test_a_model_with_fewer_logits_than_the_tokenizer_has_tokens(
     compiler = GrammarCompiler(tokenizer, loaded.end_tokens, loaded.vocabulary)
     made = LocalVoice(
         Preprocessor(loaded.processor, library, 64),
-        engines.build(loaded, GenerationSettings(engine=engine, kv_cache_gb=0.05), 4096, Metrics()),
+        choosing.build(loaded, GenerationSettings(engine=engine, kv_cache_gb=0.05), 4096, Metrics()),
         device="cpu", context_tokens=4096, metrics=Metrics(), grammars=compiler,
     )  # fmt: skip
     assert [said for said, _ in await replies(made)] == ["你好", "你好"]

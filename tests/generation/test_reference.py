@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from qqvl_server.generation.engines.reference import ReferenceEngine
+from qqvl_server.generation.engines.serial import SerialEngine
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
     ChatMessage,
@@ -19,9 +21,7 @@ from qqvl_server.generation.port import (
     TextDelta,
     TextPart,
 )
-from qqvl_server.generation.preprocess import Preprocessor, Prompt
-from qqvl_server.generation.reference import ReferenceEngine
-from qqvl_server.generation.serial import SerialEngine
+from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.weights.load import LoadedModel

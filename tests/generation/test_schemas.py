@@ -18,7 +18,7 @@ from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel, Field, condecimal, conint, constr, create_model
 
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation.grammar import tool_grammar
+from qqvl_server.generation.constraints.grammar import tool_grammar
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
 from tests.generation.test_grammar import Compiler
 

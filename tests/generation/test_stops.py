@@ -11,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from qqvl_server.generation.channel import End, LikelyToken
-from qqvl_server.generation.detokenize import Vocabulary
 from qqvl_server.generation.port import Finished, FinishReason, Sampling, TextDelta, TextEvent, Usage
-from qqvl_server.generation.reply import Reply
-from qqvl_server.generation.stops import StopTexts
+from qqvl_server.generation.replies.channel import End, LikelyToken
+from qqvl_server.generation.replies.detokenize import Vocabulary
+from qqvl_server.generation.replies.reply import Reply
+from qqvl_server.generation.replies.stops import StopTexts
 from tests.conftest import DEMO
 
 TOKENIZER = Tokenizer.from_file(str(DEMO / "tokenizer.json"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qqvl_server.generation.thoughts import Thoughts, opens_thought, spoken
+from qqvl_server.generation.replies.thoughts import Thoughts, opens_thought, spoken
 
 # Whether the prompt opened a thought, what was written, what of it is said.
 REPLIES = [

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qqvl_server.generation.tools import CallArguments, CallStarted, Content, ToolCallParser, collected, read_reply
+from qqvl_server.generation.replies.tool_frames import (
+    CallArguments,
+    CallStarted,
+    Content,
+    ToolCallParser,
+    collected,
+    read_reply,
+)
 
 NAMES = ("f", "get_weather")
 

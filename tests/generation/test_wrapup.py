@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.generation.grammar import GrammarCompiler, tool_grammar
+from qqvl_server.generation.constraints.grammar import GrammarCompiler, tool_grammar
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
 from qqvl_server.weights.processor import load_processor
 from tests.running import ROOT

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from qqvl_server.errors import WeightsError
-from qqvl_server.generation import engines
-from qqvl_server.generation.grammar import GrammarCompiler
+from qqvl_server.generation.constraints.grammar import GrammarCompiler
+from qqvl_server.generation.engines import choosing
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
     ChatMessage,
@@ -23,7 +23,7 @@ from qqvl_server.generation.port import (
     TextDelta,
     TextPart,
 )
-from qqvl_server.generation.preprocess import Preprocessor
+from qqvl_server.generation.prompts.preprocess import Preprocessor
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
@@ -47,7 +47,7 @@ async def answered(folder: Path, kind: str) -> None:
     preprocessor = Preprocessor(loaded.processor, library, 64, loaded.context_tokens)
     compiler = GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary)
     voice = LocalVoice(
-        preprocessor, engines.build(loaded, GenerationSettings(), loaded.context_tokens, Metrics()),
+        preprocessor, choosing.build(loaded, GenerationSettings(), loaded.context_tokens, Metrics()),
         device="cpu", context_tokens=loaded.context_tokens, metrics=Metrics(), grammars=compiler,
     )  # fmt: skip
     shown = ImagePart(library.add(encoded(picture(size=(90, 60)))))

@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from qqvl_server.errors import ConfigError, WeightsError
-from qqvl_server.generation.channel import LikelyToken
+from qqvl_server.generation.engines.reference import ReferenceEngine
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, TextPart
-from qqvl_server.generation.preprocess import Preprocessor
-from qqvl_server.generation.reference import ReferenceEngine
+from qqvl_server.generation.prompts.preprocess import Preprocessor
+from qqvl_server.generation.replies.channel import LikelyToken
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.settings import WeightsSettings

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.validation import bad
-from qqvl_server.generation.grammar import tool_grammar
+from qqvl_server.generation.constraints.grammar import tool_grammar
 from qqvl_server.generation.port import Grammar, Tool
-from qqvl_server.generation.tools import ToolCallParser, new_call_id
+from qqvl_server.generation.replies.tool_frames import ToolCallParser, new_call_id
 
 # The template writes names between quotes without escaping them.
 NAME: Final = re.compile(r"[\w.:/-]{1,128}")

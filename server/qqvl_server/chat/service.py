@@ -32,7 +32,7 @@ from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
 from qqvl_server.errors import DeadlineExceeded, Draining, ImageRejected, InvalidRequest
 from qqvl_server.generation.port import Finished, FinishReason, GenerationRequest, TextDelta, Usage, Voice
-from qqvl_server.generation.thoughts import spoken
+from qqvl_server.generation.replies.thoughts import spoken
 from qqvl_server.media.image import ImageRef
 from qqvl_server.settings import ChatSettings, GenerationSettings
 

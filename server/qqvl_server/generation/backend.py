@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from qqvl_server.engine.steps.request import TokenMask
-from qqvl_server.generation.channel import TokenChannel
-from qqvl_server.generation.detokenize import TokenDecoder
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, Grammar, Tool
+from qqvl_server.generation.replies.channel import TokenChannel
+from qqvl_server.generation.replies.detokenize import TokenDecoder
 
 
 class PreparedPrompt(Protocol):

@@ -21,7 +21,6 @@ from qqvl_server.errors import (
     QqvlError,
 )
 from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
-from qqvl_server.generation.channel import Inbox, Scores, TokenChannel
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
@@ -31,8 +30,9 @@ from qqvl_server.generation.port import (
     TextEvent,
     VoiceStatus,
 )
-from qqvl_server.generation.reply import Choices, Reply
-from qqvl_server.generation.thoughts import Thoughts
+from qqvl_server.generation.replies.channel import Inbox, Scores, TokenChannel
+from qqvl_server.generation.replies.reply import Choices, Reply
+from qqvl_server.generation.replies.thoughts import Thoughts
 from qqvl_server.observe.metrics import Metrics
 
 _RETRY_AFTER_S = 5

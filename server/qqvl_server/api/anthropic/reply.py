@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from qqvl_server.api.anthropic import render
-from qqvl_server.generation.json_mender import JsonMender
 from qqvl_server.generation.port import Finished, FinishReason, TextDelta
-from qqvl_server.generation.tools import CallArguments, CallStarted, Content, ToolCallParser, ToolEvent
+from qqvl_server.generation.replies.json_mender import JsonMender
+from qqvl_server.generation.replies.tool_frames import CallArguments, CallStarted, Content, ToolCallParser, ToolEvent
 
 
 def new_call_id() -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from qqvl_server.api.openai import render
 from qqvl_server.generation.port import Finished, FinishReason, TextDelta, TokenLogprob, Usage
-from qqvl_server.generation.tools import CallArguments, CallStarted, Content, ToolCallParser, ToolEvent
+from qqvl_server.generation.replies.tool_frames import CallArguments, CallStarted, Content, ToolCallParser, ToolEvent
 
 
 class ChatReply:

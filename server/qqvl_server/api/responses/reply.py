@@ -10,7 +10,7 @@ from qqvl_server.api import faults, logprobs
 from qqvl_server.api.responses import render
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import Finished, FinishReason, TextDelta, TokenLogprob
-from qqvl_server.generation.tools import CallArguments, CallStarted, Content, ToolCallParser, ToolEvent
+from qqvl_server.generation.replies.tool_frames import CallArguments, CallStarted, Content, ToolCallParser, ToolEvent
 
 Event = dict[str, Any]
 

@@ -10,8 +10,8 @@ from qqvl_server.engine.steps.request import Request
 from qqvl_server.engine.steps.worker import Ended
 from qqvl_server.engine.steps.worker import Item as EngineItem
 from qqvl_server.errors import QqvlError
-from qqvl_server.generation.channel import End, Item, LikelyToken, Scores, TokenChannel
 from qqvl_server.generation.port import FinishReason
+from qqvl_server.generation.replies.channel import End, Item, LikelyToken, Scores, TokenChannel
 
 _REASONS: Final = {
     EngineFinish.STOP: FinishReason.STOP,

@@ -7,10 +7,10 @@ import os
 from qqvl_server.engine import build as paged_core
 from qqvl_server.engine.steps.planted import VARIABLE
 from qqvl_server.generation.backend import Engine
-from qqvl_server.generation.paged import PagedEngine, placeholders
-from qqvl_server.generation.preprocess import Prompt
-from qqvl_server.generation.reference import ReferenceEngine
-from qqvl_server.generation.serial import SerialEngine
+from qqvl_server.generation.engines.paged import PagedEngine, placeholders
+from qqvl_server.generation.engines.reference import ReferenceEngine
+from qqvl_server.generation.engines.serial import SerialEngine
+from qqvl_server.generation.prompts.preprocess import Prompt
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import GenerationSettings

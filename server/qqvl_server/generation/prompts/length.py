@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from qqvl_server.errors import PromptTooLong
-from qqvl_server.generation.conversation import mended
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, TextPart
+from qqvl_server.generation.prompts.conversation import mended
 
 _PIECE: Final = 8192
 

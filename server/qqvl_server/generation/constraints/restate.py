@@ -13,8 +13,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from qqvl_server.generation import patterns
-from qqvl_server.generation.subschema import Schema, finite, is_anything, said
+from qqvl_server.generation.constraints import patterns
+from qqvl_server.generation.constraints.subschema import Schema, finite, is_anything, said
 
 # Formats that the compiler has rules for. Others are annotations by JSON Schema's default, which it would refuse.
 FORMATS: Final = frozenset(

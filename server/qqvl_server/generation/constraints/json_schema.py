@@ -12,8 +12,8 @@ from decimal import Decimal
 from typing import Any, Final
 
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation.restate import is_integer, restate
-from qqvl_server.generation.subschema import Place, inside
+from qqvl_server.generation.constraints.restate import is_integer, restate
+from qqvl_server.generation.constraints.subschema import Place, inside
 
 MAX_DEPTH: Final = 100
 # The compiler goes down through references as it does through nesting, 25 kB of stack a level at worst.

@@ -13,11 +13,11 @@ from qqvl_server.engine.steps.core import EngineCore
 from qqvl_server.engine.steps.request import ImageSpan, Priority, Request, SamplingParams, TokenMask
 from qqvl_server.engine.steps.worker import Ended, Item, Job, Sink, Worker
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation.channel import TokenChannel, scatter
-from qqvl_server.generation.pictures import digests
+from qqvl_server.generation.engines.sinks import CandidateSink, EngineSink, IdleSink, ReplySink, Scoring
 from qqvl_server.generation.port import GenerationRequest, Sampling
-from qqvl_server.generation.preprocess import Prompt
-from qqvl_server.generation.sinks import CandidateSink, EngineSink, IdleSink, ReplySink, Scoring
+from qqvl_server.generation.prompts.pictures import digests
+from qqvl_server.generation.prompts.preprocess import Prompt
+from qqvl_server.generation.replies.channel import TokenChannel, scatter
 from qqvl_server.observe.metrics import Metrics
 
 # A chat's older idle prefill gives way to its newer one; so many chats may wait for theirs.

@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from qqvl_server.errors import GenerationFailed, QqvlError
-from qqvl_server.generation.channel import End, Item, LikelyToken, Scores, TokenChannel
-from qqvl_server.generation.detokenize import TokenDecoder
 from qqvl_server.generation.port import Finished, FinishReason, Sampling, TextDelta, TextEvent, TokenLogprob, Usage
-from qqvl_server.generation.stops import StopTexts
-from qqvl_server.generation.thoughts import Thoughts
+from qqvl_server.generation.replies.channel import End, Item, LikelyToken, Scores, TokenChannel
+from qqvl_server.generation.replies.detokenize import TokenDecoder
+from qqvl_server.generation.replies.stops import StopTexts
+from qqvl_server.generation.replies.thoughts import Thoughts
 
 
 class Reply:

@@ -12,10 +12,10 @@ from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation.diagnosis import Fault, fault_in
+from qqvl_server.generation.constraints.diagnosis import Fault, fault_in
+from qqvl_server.generation.constraints.json_schema import check, tightened
+from qqvl_server.generation.constraints.subschema import Place, remove
 from qqvl_server.generation.port import Grammar, GrammarKind
-from qqvl_server.generation.schema import check, tightened
-from qqvl_server.generation.subschema import Place, remove
 
 # Converted by plain Python that holds the interpreter.
 _MAX_EBNF_CHARACTERS: Final = 32_000

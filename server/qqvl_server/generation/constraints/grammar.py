@@ -13,23 +13,22 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from llguidance import LLMatcher, LLParserLimits
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import Busy, InvalidRequest
-from qqvl_server.generation.calling import WhileCalling
+from qqvl_server.generation.constraints.calling import WhileCalling
+from qqvl_server.generation.constraints.json_schema import Tight, tightened
+from qqvl_server.generation.constraints.sources import TOO_COMPLEX, Compiled, Refused, compiled, is_too_complex
+from qqvl_server.generation.constraints.wrapup import WrappingUp, closing_tokens, margin
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
-from qqvl_server.generation.schema import Tight, tightened
-from qqvl_server.generation.sources import TOO_COMPLEX, Compiled, Refused, compiled, is_too_complex
-from qqvl_server.generation.tools import CLOSING, OPENING
-from qqvl_server.generation.wrapup import WrappingUp, closing_tokens, margin
+from qqvl_server.generation.replies.tool_frames import CLOSING, OPENING
 from qqvl_server.observe.logs import logger
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
-    from transformers import PreTrainedTokenizerBase
 
 MAX_CHARACTERS: Final = 256_000
 _ANY_ARGUMENTS: Final = '{"type":"object"}'
@@ -86,6 +85,12 @@ class MatcherMask:
             raise ValueError("the grammar cannot go on")
 
 
+class FastTokenizer(Protocol):
+    """Transformers' `PreTrainedTokenizerFast`, as far as it is read here."""
+
+    def get_vocab(self) -> dict[str, int]: ...
+
+
 class GrammarCompiler:
     """Compiles on threads of its own, each distinct grammar once.
 
@@ -102,7 +107,7 @@ class GrammarCompiler:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: FastTokenizer,
         end_tokens: Collection[int],
         vocab_size: int | None = None,
         *,

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from qqvl_server.generation.json_mender import JsonMender
 from qqvl_server.generation.port import ToolCall
+from qqvl_server.generation.replies.json_mender import JsonMender
 
 OPENING: Final = "<tool_call>"
 CLOSING: Final = "</tool_call>"

@@ -20,12 +20,12 @@ from PIL import Image
 from transformers import BatchFeature
 
 from qqvl_server.errors import ImageRejected, InvalidRequest
-from qqvl_server.generation.conversation import Entry, mended, template_message, template_tool
-from qqvl_server.generation.detokenize import TokenDecoder, Vocabulary
-from qqvl_server.generation.length import LengthGuard, texts_of
-from qqvl_server.generation.pictures import Patches, PictureMaker
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, Urgency
-from qqvl_server.generation.thoughts import opens_thought
+from qqvl_server.generation.prompts.conversation import Entry, mended, template_message, template_tool
+from qqvl_server.generation.prompts.length import LengthGuard, texts_of
+from qqvl_server.generation.prompts.pictures import Patches, PictureMaker
+from qqvl_server.generation.replies.detokenize import TokenDecoder, Vocabulary
+from qqvl_server.generation.replies.thoughts import opens_thought
 from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.logs import logger

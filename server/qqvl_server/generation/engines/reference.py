@@ -26,9 +26,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest
-from qqvl_server.generation.channel import End, LikelyToken
 from qqvl_server.generation.port import FinishReason, Sampling
-from qqvl_server.generation.preprocess import Prompt
+from qqvl_server.generation.prompts.preprocess import Prompt
+from qqvl_server.generation.replies.channel import End, LikelyToken
 from qqvl_server.weights.load import LoadedModel
 
 

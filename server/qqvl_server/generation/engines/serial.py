@@ -9,8 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed, QqvlError
-from qqvl_server.generation.channel import End, LikelyToken, Scores, TokenChannel
 from qqvl_server.generation.port import GenerationRequest, Sampling
+from qqvl_server.generation.replies.channel import End, LikelyToken, Scores, TokenChannel
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from llguidance import LLMatcher
 
-from qqvl_server.generation.subschema import Place, Schema, assertions, inside, place_of, resolved
+from qqvl_server.generation.constraints.subschema import Place, Schema, assertions, inside, place_of, resolved
 
 # Of one thread's time. Past it the part that was found so far is named.
 _PATIENCE_S: Final = 1.0
