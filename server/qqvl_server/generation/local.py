@@ -25,6 +25,7 @@ from qqvl_server.generation.channel import Inbox, Scores, TokenChannel
 from qqvl_server.generation.port import (
     ChatMessage,
     GenerationRequest,
+    Grammar,
     ImagePart,
     TextEvent,
     VoiceStatus,
@@ -100,6 +101,9 @@ class LocalVoice(Generic[P]):
                 async for event in events:
                     self._pending.discard(seat)
                     yield event
+
+    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
+        return self._grammars.given_up(grammar) if self._grammars else ()
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         if not candidates or not all(candidates):

@@ -7,7 +7,7 @@ others (the paged engine, an upstream cluster) fit behind the same protocol.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Literal, Protocol
 
@@ -43,11 +43,15 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call. ``parameters`` is a JSON schema as JSON text, so that the value stays frozen."""
+    """A function the model may call. ``parameters`` is a JSON schema as JSON text, so that the value stays frozen.
+
+    ``where`` is the field of the request that the schema stands in, for those who refuse it.
+    """
 
     name: str
     description: str | None
     parameters: str
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,16 @@ class GrammarKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The only texts a reply may be."""
+    """The only texts a reply may be.
+
+    ``params`` are the fields of the request that its schemas come from, in order; ``given_up`` are places in them that
+    a reply need not keep to.
+    """
 
     kind: GrammarKind
     text: str
+    params: tuple[str, ...] = field(default=(), compare=False)
+    given_up: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +236,10 @@ class Voice(Protocol):
                 engine cannot do.
             PromptTooLong, Busy, DeadlineExceeded, GenerationFailed, EngineDead
         """
+        ...
+
+    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
+        """Places in the request that replies in this grammar need not keep to; known once one of them has begun."""
         ...
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
