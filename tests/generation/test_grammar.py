@@ -158,7 +158,7 @@ async def test_json_comes_to_its_end_whatever_the_number_of_logits(demo: Path, v
 @pytest.mark.parametrize("tools", ["demo", "assets"])
 async def test_who_may_call_is_free_until_a_call_begins(tools: str, request: pytest.FixtureRequest) -> None:
     made = Compiler(request.getfixturevalue(tools))
-    fresh = await made.compiler.while_calling([WEATHER, CLOCK])
+    fresh = await made.compiler.while_calling([WEATHER, CLOCK], strict=False)
     assert fresh is not None
     mask = fresh(1000)
     opening, closing = made.tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
@@ -167,21 +167,35 @@ async def test_who_may_call_is_free_until_a_call_begins(tools: str, request: pyt
             assert mask.allowed() is None
             mask.accept(token)
         mask.accept(opening)
+        free = 0
         for token in made.tokenizer.encode('\n{"name": "get_weather", "arguments": {"city": "北京", "unit": "c"}}\n'):
-            assert token in made.ids(mask)
-            assert closing not in made.ids(mask)
+            if mask.allowed() is None:
+                free += 1
+            else:
+                assert token in made.ids(mask)
+                assert closing not in made.ids(mask)
             mask.accept(token)
+        # The first letters of the name.
+        assert 1 <= free <= 4
         assert made.ids(mask) == [closing]
         mask.accept(closing)
     made.compiler.close()
 
 
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("tools", ["demo", "assets"])
-async def test_no_name_comes_about_that_is_not_on_offer(tools: str, request: pytest.FixtureRequest) -> None:
-    """Drawn at random among all that may come: half of one name never goes on with half of another."""
+async def test_half_of_one_name_does_not_go_on_with_half_of_another(
+    tools: str, strict: bool, request: pytest.FixtureRequest
+) -> None:
+    """Drawn at random among all that may come, where the model's own letters are those of "get_"."""
     made = Compiler(request.getfixturevalue(tools))
-    offered = [WEATHER, CLOCK, Tool("get_time", None, CLOCK.parameters), Tool("get_weather_alerts", None, "{}")]
-    fresh = await made.compiler.while_calling(offered)
+    offered = [
+        WEATHER,
+        Tool("get_clock", None, CLOCK.parameters),
+        Tool("get_time", None, CLOCK.parameters),
+        Tool("get_weather_alerts", None, "{}"),
+    ]
+    fresh = await made.compiler.while_calling(offered, strict=strict)
     assert fresh is not None
     opening = made.tokenizer.convert_tokens_to_ids("<tool_call>")
     named = set()
@@ -189,8 +203,9 @@ async def test_no_name_comes_about_that_is_not_on_offer(tools: str, request: pyt
         mask, draw = fresh(1000), random.Random(seed)
         mask.accept(opening)
         said: list[int] = []
+        own = made.tokenizer.encode("get_")
         while '"arguments"' not in made.tokenizer.decode(said):
-            said.append(draw.choice(made.ids(mask)))
+            said.append(own.pop(0) if mask.allowed() is None else draw.choice(made.ids(mask)))
             mask.accept(said[-1])
         named.add(re.findall(r'"name": "(.*)", "arguments"', made.tokenizer.decode(said))[0])
     assert named <= {tool.name for tool in offered}
@@ -202,7 +217,7 @@ async def test_tools_that_cannot_be_compiled_leave_the_arguments_free_but_not_th
     endless = Tool("f", None, json.dumps({"type": "object", "properties": {"a": {"multipleOf": 1e-9}}}))
     long = Tool("g", None, json.dumps({"type": "object", "description": "x" * 300_000}))
     for tool in (endless, long):
-        fresh = await demo_compiler.compiler.while_calling([tool])
+        fresh = await demo_compiler.compiler.while_calling([tool], strict=False)
         assert fresh is not None
         mask = fresh(1000)
         for text in (f'<tool_call>\n{{"name": "{tool.name}", "arguments": {{"a": 1.5, "b": []}}}}\n</tool_call>', "好"):
@@ -210,17 +225,30 @@ async def test_tools_that_cannot_be_compiled_leave_the_arguments_free_but_not_th
                 if mask.allowed() is not None:
                     assert token in demo_compiler.ids(mask)
                 mask.accept(token)
-        mask.accept(demo_compiler.tokenizer.convert_tokens_to_ids("<tool_call>"))
-        for token in demo_compiler.tokenizer.encode('\n{"name": "'):
+        strict = await demo_compiler.compiler.while_calling([tool], strict=True)
+        assert strict is not None
+        mask = strict(1000)
+        for token in demo_compiler.tokenizer.encode('<tool_call>\n{"name": "'):
             mask.accept(token)
         assert demo_compiler.tokenizer.encode("clock")[0] not in demo_compiler.ids(mask)
+
+
+async def test_a_name_made_up_is_the_models_own_affair(demo_compiler: Compiler) -> None:
+    fresh = await demo_compiler.compiler.while_calling([WEATHER, CLOCK], strict=False)
+    assert fresh is not None
+    mask = fresh(1000)
+    tokens = demo_compiler.tokenizer.encode('<tool_call>\n{"name": "search", "arguments": {"x": 1}}\n</tool_call>')
+    for token in tokens:
+        assert mask.allowed() is None or token in demo_compiler.ids(mask)
+        mask.accept(token)
+    assert mask.allowed() is None
 
 
 async def test_a_call_too_complex_on_the_way_goes_on_without_a_mask(demo_compiler: Compiler) -> None:
     wide = {"type": "object", "properties": {str(key): {"type": "string"} for key in range(1300)}}
     tool = Tool("f", None, json.dumps(wide))
     await demo_compiler.compiler.compile(tool_grammar([tool], None, parallel=False))
-    fresh = await demo_compiler.compiler.while_calling([tool])
+    fresh = await demo_compiler.compiler.while_calling([tool], strict=False)
     assert fresh is not None
     mask = fresh(1000)
     spelt = '<tool_call>\n{"name": "f", "arguments": {"1": "a", "5": "b"}}\n</tool_call>'

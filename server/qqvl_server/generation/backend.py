@@ -74,6 +74,6 @@ class GrammarCompiler(Protocol):
         """Makes a fresh mask on each call, one per choice. Raises InvalidRequest: the grammar cannot be compiled."""
         ...
 
-    async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
-        """Masks for replies that may call these tools; None where there are none."""
+    async def while_calling(self, tools: Sequence[Tool], *, strict: bool) -> Callable[[int], TokenMask] | None:
+        """Masks for replies that may call these tools, ``strict`` for no others at all; None where there are none."""
         ...

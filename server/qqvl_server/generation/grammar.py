@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_CHARACTERS: Final = 256_000
+# What Qwen's frame spells between a call's opening token and the function's name.
+_HEAD: Final = '\n{"name": "'
 _ANY_ARGUMENTS: Final = '{"type":"object"}'
 COMPILE_S: Final = 5.0
 # Tools that need not be called are not worth more of a wait; the compile goes on, and the next request finds it done.
@@ -129,13 +131,14 @@ class GrammarCompiler:
         """
         return functools.partial(self._mask, await self._matcher(grammar, COMPILE_S), grammar)
 
-    async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
-        """The same for replies that may call these tools.
+    async def while_calling(self, tools: Sequence[Tool], *, strict: bool) -> Callable[[int], TokenMask] | None:
+        """The same for replies that may call these tools; ``strict`` lets no other name be as much as written.
 
         Schemas that cannot be compiled, or not at once, leave the arguments free but not the name; None where not
         even that can be had.
         """
-        if self._frame is None:
+        frame = self._frame
+        if frame is None:
             return None
         # Looked at before the schemas are read: that happens on the event loop.
         short = sum(len(tool.parameters) for tool in tools) <= MAX_CHARACTERS
@@ -143,8 +146,13 @@ class GrammarCompiler:
         matcher = matcher or await self._favoured([Tool(tool.name, None, _ANY_ARGUMENTS) for tool in tools])
         if matcher is None:
             return None
-        opening, closing = self._frame
-        return lambda _budget: WhileCalling(lambda: MatcherMask(matcher.deep_copy(), self._width), opening, closing)
+        head = None if strict else _HEAD.encode()
+        spell = self._tokenizer.decode_bytes
+
+        def fresh() -> TokenMask:
+            return MatcherMask(matcher.deep_copy(), self._width)
+
+        return lambda _budget: WhileCalling(fresh, spell, *frame, head)
 
     async def _favoured(self, tools: Sequence[Tool]) -> LLMatcher | None:
         try:
@@ -249,7 +257,7 @@ def tool_grammar(tools: Sequence[Tool], forced: str | None, parallel: bool, answ
         "call: " + " | ".join(f"call_{number}" for number in range(len(offered))),
     ]
     for number, tool in enumerate(offered):
-        head = _quoted('\n{"name": ' + _quoted(tool.name) + ', "arguments": ')
+        head = _quoted(_HEAD + _quoted(tool.name)[1:] + ', "arguments": ')
         rules.append(f'call_{number}: <tool_call> {head} arguments_{number} "}}\\n" </tool_call>')
         rules.append(f"arguments_{number}: %json {tightened(tool.parameters, arguments=True)}")
     if answer is not None:
