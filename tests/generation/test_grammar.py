@@ -155,6 +155,31 @@ async def test_json_comes_to_its_end_whatever_the_number_of_logits(demo: Path, v
     made.compiler.close()
 
 
+NAMED_LIKE_CONTROLS = [
+    (K.REGEX, r"[a-z]{3,8}</think>\n\n[a-z]{2,5}", "</think>"),
+    (K.CHOICE, '["<think>", "<tool_call>x"]', "<t"),
+    (K.JSON_SCHEMA, '{"enum": ["</tool_call>", "<|im_end|>"]}', "<"),
+    (K.LARK, 'start: <think> "a</think>" </think>', "<think>a</think></think>"),
+]
+
+
+@pytest.mark.parametrize("tools", ["demo", "assets"])
+async def test_a_text_that_reads_like_a_control_token_is_spelt_in_letters(
+    tools: str, request: pytest.FixtureRequest
+) -> None:
+    made = Compiler(request.getfixturevalue(tools))
+    for kind, text, written in NAMED_LIKE_CONTROLS:
+        for seed in range(5):
+            mask, draw = await made.mask(kind, text), random.Random(seed)
+            said: list[int] = []
+            while said[-1:] != [made.ends[0]]:
+                allowed = made.ids(mask)
+                said.append(made.ends[0] if made.ends[0] in allowed else draw.choice(allowed))
+                mask.accept(said[-1])
+            assert written in made.tokenizer.decode(said[:-1])
+    made.compiler.close()
+
+
 @pytest.mark.parametrize("tools", ["demo", "assets"])
 async def test_who_may_call_is_free_until_a_call_begins(tools: str, request: pytest.FixtureRequest) -> None:
     made = Compiler(request.getfixturevalue(tools))

@@ -20,9 +20,10 @@ from llguidance import LLMatcher, LLParserLimits
 from qqvl_server.engine.request import TokenMask
 from qqvl_server.errors import Busy, InvalidRequest
 from qqvl_server.generation.calling import WhileCalling
+from qqvl_server.generation.masks import MatcherMask, cut
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
 from qqvl_server.generation.schema import tightened
-from qqvl_server.generation.sources import TOO_COMPLEX, is_too_complex, reason, source_of
+from qqvl_server.generation.sources import TOO_COMPLEX, reason, source_of
 from qqvl_server.generation.tools import CLOSING, OPENING
 from qqvl_server.generation.wrapup import WrappingUp, closing_tokens, margin
 from qqvl_server.observe.logs import logger
@@ -57,37 +58,6 @@ _LIMITS: Final[dict[str, Any]] = {
 }
 
 
-class MatcherMask:
-    """One reply's way through a grammar; see ``TokenMask``. Masks are over the model's ``width`` logits.
-
-    Raises:
-        InvalidRequest: the grammar was found too complex only on the way.
-        ValueError: a token was accepted that may not come.
-    """
-
-    def __init__(self, matcher: LLMatcher, width: int) -> None:
-        self._matcher = matcher
-        self._width = width
-
-    def allowed(self) -> Sequence[int]:
-        self._check()
-        # Of a bytearray, because tensors refuse to be views of memory that cannot be written.
-        words = memoryview(bytearray(self._matcher.compute_bitmask())).cast("i")
-        if self._matcher.is_error():
-            raise InvalidRequest(TOO_COMPLEX)
-        return cut(words, self._width)
-
-    def accept(self, token: int) -> None:
-        self._matcher.consume_token(token)
-        self._check()
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            if is_too_complex(self._matcher.get_error()):
-                raise InvalidRequest(TOO_COMPLEX)
-            raise ValueError("the grammar cannot go on")
-
-
 class GrammarCompiler:
     """Compiles on threads of its own, each distinct grammar once.
 
@@ -116,6 +86,8 @@ class GrammarCompiler:
         )
         vocabulary = {piece: token for piece, token in vocabulary.items() if token < self._width}
         self._closing = closing_tokens(vocabulary, end_tokens, self._width)
+        added = tokenizer.added_tokens_decoder.items()
+        self._spelt = {token: self._tokenizer.greedy_tokenize(one.content)[0] for token, one in added if one.content}
         marked = OPENING in vocabulary and CLOSING in vocabulary
         self._frame = (vocabulary[OPENING], vocabulary[CLOSING]) if marked else None
         self._limits = LLParserLimits(**_LIMITS)
@@ -150,7 +122,7 @@ class GrammarCompiler:
         spell = self._tokenizer.decode_bytes
 
         def fresh() -> TokenMask:
-            return MatcherMask(matcher.deep_copy(), self._width)
+            return MatcherMask(matcher.deep_copy(), self._width, self._spelt)
 
         return lambda _budget: WhileCalling(fresh, spell, *frame, head)
 
@@ -178,7 +150,7 @@ class GrammarCompiler:
         return outcome
 
     def _mask(self, matcher: LLMatcher, grammar: Grammar, budget: int) -> TokenMask:
-        mask = MatcherMask(matcher.deep_copy(), self._width)
+        mask = MatcherMask(matcher.deep_copy(), self._width, self._spelt)
         holds_json = grammar.kind is GrammarKind.JSON_SCHEMA or "%json" in grammar.text
         return WrappingUp(mask, self._closing, budget, margin(grammar.text)) if holds_json else mask
 
@@ -212,15 +184,6 @@ class GrammarCompiler:
         if trial.is_error() or not any(first):
             return InvalidRequest("没有任何文字能满足这个 schema 或文法（例如只引用自己的规则）")
         return matcher
-
-
-def cut(words: memoryview[int], width: int) -> memoryview[int]:
-    """``words`` (int32) over the tokens below ``width`` alone: llguidance writes a word more than they take, and tokens
-    that the model has no logit for."""
-    kept = words[: -(-width // 32)]
-    if rest := width % 32:
-        kept[-1] &= (1 << rest) - 1
-    return kept
 
 
 def _deep_threads() -> ThreadPoolExecutor:
