@@ -46,7 +46,8 @@ class MatcherMask:
         if len(places) != 1 or (word := words[place := int(places[0])] & 0xFFFF_FFFF) & (word - 1):
             return
         letters = self._spelt.get(token := 32 * place + word.bit_length() - 1)
-        if letters is None or self._matcher.validate_tokens([token]):
+        # The end of a finished text is a control token too, and no letters are meant.
+        if letters is None or self._matcher.is_accepting() or self._matcher.validate_tokens([token]):
             return
         words[place] = 0
         words[letters >> 5] = np.uint32(1 << (letters & 31)).astype(np.int32).item()
