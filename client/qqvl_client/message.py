@@ -138,3 +138,5 @@ class Reply:
     """What the chat server wants said; no texts means silence."""
 
     texts: tuple[str, ...]
+    merged_into: str = ""
+    """The message whose answer covers this one."""

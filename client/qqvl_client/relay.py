@@ -7,11 +7,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from qqvl_client.asking import Asker, Turn
 from qqvl_client.clock import Clock
 from qqvl_client.entries import Entry
-from qqvl_client.errors import ServerError
 from qqvl_client.images import PictureFetcher
 from qqvl_client.intake import Intake, crowd
 from qqvl_client.journal import Journal
@@ -20,21 +19,13 @@ from qqvl_client.ledger import Draft
 from qqvl_client.message import AccountOffline, Event, Heartbeat, MessageEvent
 from qqvl_client.onebot import Link, OneBot
 from qqvl_client.outbox import Outbox
-from qqvl_client.reading import Reader, bare_message
-from qqvl_client.server_api import ServerApi, as_context, body_of, notice_for
+from qqvl_client.reading import Reader
+from qqvl_client.server_api import ServerApi
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.relay")
 MANY = 50
 """A batch larger than this is one line in the log."""
-
-
-@dataclass(eq=False, slots=True)
-class Turn:
-    """A message in its chat's lane, and its reading, which gives nothing when there is nothing to answer."""
-
-    entry: Entry
-    reading: asyncio.Task[Entry | None] | None = None
 
 
 class Relay:
@@ -45,14 +36,14 @@ class Relay:
         self._journal = journal
         self._onebot = OneBot(link, settings)
         self._pictures = PictureFetcher(settings)
-        self._reader = Reader(settings, self._onebot, self._pictures)
         self._server = ServerApi(settings)
+        reader = Reader(settings, self._onebot, self._pictures)
+        self._asker = Asker(settings, self._onebot, reader, self._server, journal)
         self._outbox = Outbox(settings, self._onebot, journal)
         self._intake = Intake(self._admit)
-        self._lanes: Lanes[Turn] = Lanes(self._answer)
+        self._lanes: Lanes[Turn, Entry] = Lanes(self._asker.begin, self._end, settings.posts_per_chat)
         self._readings: set[asyncio.Task[Entry | None]] = set()
         self._looking: asyncio.Task[None] | None = None
-        self._noticed: dict[str, float] = {}
         self._clock = Clock()
         self._online = True
         self._closed = False
@@ -148,76 +139,15 @@ class Relay:
             return
         turn = Turn(entry)
         if entry.state == "taken":
-            turn.reading = asyncio.create_task(self._read(entry, resumed), name=f"read {entry.id}")
+            turn.reading = asyncio.create_task(self._asker.read(entry, resumed), name=f"read {entry.id}")
             self._readings.add(turn.reading)
             turn.reading.add_done_callback(self._readings.discard)
         self._lanes.put(entry.chat.key, turn)
 
-    async def _read(self, entry: Entry, resumed: bool) -> Entry | None:
-        if resumed:
-            # Right after a start there is no line yet, and every lookup would come back empty-handed.
-            await self._onebot.wait_up(entry.chat.self_id)
-        try:
-            message = await self._reader.read(entry.event)
-        # The reader's edge: whatever odd shape broke it, the words must still get through.
-        except Exception:
-            LOG.exception("消息 %s 没能读全，只取文字", entry.message_id)
-            message = bare_message(entry.event)
-        if message.is_empty:
-            LOG.info("消息 %s 里没有能处理的内容，略过", entry.message_id)
-            await self._journal.done([entry.id])
-            return None
-        body = await asyncio.to_thread(body_of, message) if message.pictures else body_of(message)
-        LOG.debug("消息 %s 已读好，图片 %d 张", entry.message_id, len(message.pictures))
-        return await self._journal.ready(entry, body)
-
-    async def _answer(self, turn: Turn, behind: int) -> None:
-        entry: Entry | None = turn.entry
-        if turn.reading:
-            entry = await asyncio.shield(turn.reading)
-        if entry is None:
-            return
-        if entry.state != "answered":
-            entry = await self._judged(entry, behind)
-            entry = await self._journal.answered(entry, await self._ask(entry))
+    async def _end(self, turn: Turn, entry: Entry) -> None:
         if not entry.context_only:
             await self._outbox.deliver(entry)
         await self._journal.done([entry.id])
-
-    async def _judged(self, entry: Entry, behind: int) -> Entry:
-        """Its turn has come: is it still worth an answer? Who waited behind a crowd, or too long, is history."""
-        crowded = behind > self._settings.answers_waiting and not entry.event.is_addressed
-        if entry.context_only or not (crowded or time.time() - entry.said_at > self._settings.max_age_s):
-            return entry
-        LOG.info(
-            "轮到消息 %s（%s）时%s，只作历史", entry.message_id, entry.chat.key, "后面排得太长" if crowded else "已太旧"
-        )
-        return await self._journal.only_context(entry)
-
-    async def _ask(self, entry: Entry) -> tuple[str, ...]:
-        body = await self._journal.body(entry)
-        if body is None:
-            body = body_of(await self._reader.read(entry.event))
-        if entry.context_only:
-            body = as_context(body)
-        try:
-            reply = await self._server.ask(entry.chat.kind, body, repeatable=bool(entry.message_id))
-        except ServerError as error:
-            LOG.error("消息 %s（%s）没有答成：%s", entry.message_id, entry.chat.key, error)
-            return self._notice(entry, error)
-        LOG.info("消息 %s（%s）%s", entry.message_id, entry.chat.key, "已有答复" if reply.texts else "不用回复")
-        return reply.texts
-
-    def _notice(self, entry: Entry, error: ServerError) -> tuple[str, ...]:
-        """One short word to somebody who addressed the bot, and not again for a while."""
-        now = time.monotonic()
-        quiet_until = self._noticed.get(entry.chat.key, 0.0)
-        means_us = entry.event.is_addressed and not entry.context_only
-        if not self._settings.notices or not means_us or now < quiet_until:
-            return ()
-        self._noticed = {key: until for key, until in self._noticed.items() if until > now}
-        self._noticed[entry.chat.key] = now + self._settings.notice_gap_s
-        return (notice_for(error),)
 
 
 def _event_of(one: Turn | Draft) -> MessageEvent:

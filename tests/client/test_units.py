@@ -14,6 +14,7 @@ import pytest
 import yaml
 from onebot.pictures import PictureHost, drawn
 
+from qqvl_client.bodies import body_of, reply_of
 from qqvl_client.errors import PictureError, SettingsError
 from qqvl_client.images import PictureFetcher
 from qqvl_client.lanes import Lanes
@@ -21,7 +22,6 @@ from qqvl_client.logs import RedactingFormatter
 from qqvl_client.message import Chat, IncomingMessage, MessageEvent, Picture, Quote, Sender
 from qqvl_client.reply import split
 from qqvl_client.segments import parse_cq, segments_of
-from qqvl_client.server_api import body_of, reply_of
 from qqvl_client.settings import Settings, load
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
@@ -244,18 +244,67 @@ async def test_a_stalling_picture_is_given_up_long_before_its_time_is_over() -> 
 # Lanes --------------------------------------------------------------------------------------------------
 
 
-async def test_an_unforeseen_error_does_not_stop_its_lane(caplog: pytest.LogCaptureFixture) -> None:
-    done = asyncio.Event()
+class Turns:
+    """What a lane's turns go on as; each ends when it is told to."""
 
-    async def work(turn: str, _: int) -> None:
+    def __init__(self, most: int = 8) -> None:
+        self.going: dict[str, asyncio.Future[str]] = {}
+        self.ended: list[str] = []
+        self.lanes: Lanes[str, str] = Lanes(self.begin, self.end, most)
+
+    async def begin(self, turn: str, _: int) -> asyncio.Future[str] | None:
         if turn == "boom":
             raise sqlite3.ProgrammingError("unforeseen")
-        done.set()
+        self.going[turn] = asyncio.get_running_loop().create_future()
+        return self.going[turn]
 
-    lanes: Lanes[str] = Lanes(work)
-    lanes.put("a", "boom")
-    lanes.put("a", "fine")
-    await asyncio.wait_for(done.wait(), 2)
-    assert "unforeseen" in caplog.text
-    await lanes.close(1)
-    assert lanes.waiting("a") == ()
+    async def end(self, turn: str, result: str) -> None:
+        if result == "boom":
+            raise sqlite3.ProgrammingError("unforeseen")
+        self.ended.append(turn)
+
+    async def begun(self, *turns: str) -> None:
+        async with asyncio.timeout(5):
+            while not set(turns) <= self.going.keys():
+                await asyncio.sleep(0)
+
+
+async def test_an_unforeseen_error_does_not_stop_its_lane(caplog: pytest.LogCaptureFixture) -> None:
+    turns = Turns()
+    for turn in ("boom", "breaks", "fine"):
+        turns.lanes.put("a", turn)
+    await turns.begun("breaks", "fine")
+    turns.going["breaks"].set_result("boom")
+    turns.going["fine"].set_result("ok")
+    await turns.lanes.close(5)
+    assert turns.ended == ["fine"]
+    assert caplog.text.count("unforeseen") == 2
+    assert turns.lanes.waiting("a") == ()
+
+
+async def test_turns_of_a_lane_go_on_together_and_end_in_order() -> None:
+    turns = Turns()
+    for turn in ("1", "2", "3"):
+        turns.lanes.put("a", turn)
+    await turns.begun("1", "2", "3")
+    for turn in ("3", "2"):
+        turns.going[turn].set_result("ok")
+    await asyncio.sleep(0)
+    assert turns.ended == []
+    turns.going["1"].set_result("ok")
+    await turns.lanes.close(5)
+    assert turns.ended == ["1", "2", "3"]
+
+
+async def test_a_turn_called_off_has_no_end_and_holds_up_nobody() -> None:
+    turns = Turns(most=2)
+    for turn in ("1", "2", "3"):
+        turns.lanes.put("a", turn)
+    await turns.begun("1", "2")
+    assert turns.lanes.waiting("a") == ("3",)
+    turns.going["1"].cancel()
+    await turns.begun("3")
+    turns.going["2"].set_result("ok")
+    turns.going["3"].set_result("ok")
+    await turns.lanes.close(5)
+    assert turns.ended == ["2", "3"]

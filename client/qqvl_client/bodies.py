@@ -1,0 +1,75 @@
+"""What is said between client and chat server, as JSON: requests made, answers read (docs/qq.md)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from qqvl_client.errors import AnswerLostError
+from qqvl_client.message import IncomingMessage, Picture, Quote, Reply
+from qqvl_client.segments import text_of
+
+MAX_SEGMENTS = 1000
+
+
+def body_of(message: IncomingMessage) -> bytes:
+    """The request's JSON: the spec's fields first, then the optional ones."""
+    event = message.event
+    body: dict[str, Any] = {"type": event.chat.kind}
+    if event.chat.kind == "group":
+        body |= {"group_id": event.chat.id, "group_name": message.group_name}
+    body |= {"user_id": event.sender.id, "user_nickname": event.sender.nickname}
+    if event.chat.kind == "group":
+        body["user_card"] = event.sender.card
+    body |= {"content": message.content, "images": _images(message.pictures), "timestamp": event.sent_at}
+    optional = {
+        "message_id": event.id,
+        "self_id": event.chat.self_id,
+        "reply_to": _quote(message.quote),
+        "segments": list(message.segments) if len(message.segments) <= MAX_SEGMENTS else [],
+        "message_type": event.chat.kind,
+        "sub_type": event.sub_type,
+        "sender_role": event.sender.role if event.chat.kind == "group" else "",
+        "self_nickname": message.self_nickname,
+        "self_card": message.self_card,
+    }
+    body["at_me"] = message.at_me
+    body |= {name: value for name, value in optional.items() if value}
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def as_context(body: bytes) -> bytes:
+    """The same request, to be remembered and not answered. Bodies hold megabytes: never parsed again for a word."""
+    return body.removesuffix(b"}") + b', "context_only": true}'
+
+
+def _images(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:
+    return [{"data": base64.b64encode(p.data).decode("ascii"), "format": p.format} for p in pictures]
+
+
+def _quote(quote: Quote | None) -> dict[str, Any] | None:
+    if quote is None:
+        return None
+    return {
+        "id": quote.id,
+        "text": quote.text,
+        "user_id": quote.user_id,
+        "user_nickname": quote.user_nickname,
+        "images": _images(quote.pictures),
+    }
+
+
+def reply_of(kind: str, answer: Any) -> Reply:
+    """What to say for an answer; raises AnswerLostError when it is not one of ours."""
+    if not isinstance(answer, Mapping) or answer.get("status") != "success":
+        raise AnswerLostError("服务器的答复里没有 status: success")
+    if merged_into := text_of(answer.get("merged_into")):
+        return Reply((), merged_into)
+    if kind == "group" and answer.get("should_reply") is not True:
+        return Reply(())
+    messages = answer.get("messages")
+    parts = [m.get("text") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
+    texts = parts or [answer.get("reply")]
+    return Reply(tuple(text for text in texts if isinstance(text, str) and text.strip()))
