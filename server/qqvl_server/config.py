@@ -8,7 +8,6 @@ sources cannot tell apart.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic.fields import FieldInfo
 from qqvl_server import invocation, keys
 from qqvl_server.client_variables import CLIENT_VARIABLES
 from qqvl_server.errors import ConfigError
+from qqvl_server.hosts import is_loopback
 from qqvl_server.settings import Settings
 
 ENV_PREFIX = "QQVL_"
@@ -227,16 +227,6 @@ def _explain(error: ValidationError, values: dict[str, dict[str, Any]], sources:
 def _example(section: str, name: str) -> str:
     knob = next(k for k in knobs() if (k.section, k.name) == (section, name))
     return str((knob.info.examples or [knob.info.default])[0])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether binding to ``host`` keeps the server on this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _refuse_silent_exposure(settings: Settings, sources: Mapping[str, str]) -> None:

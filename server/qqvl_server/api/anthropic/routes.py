@@ -18,14 +18,16 @@ from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody, unsupport
 from qqvl_server.api.body import read_object
 from qqvl_server.api.desk import Caller, Desk, served_name
 from qqvl_server.api.document import request_body
+from qqvl_server.api.door import Door
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.tools import Toolset
 from qqvl_server.api.validation import validated
 from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Voice
+from qqvl_server.keys import Scope
 
 
-def build(desk: Desk) -> APIRouter:
+def build(desk: Desk) -> Door:
     router = APIRouter(prefix="/v1/messages", tags=["anthropic"])
 
     @router.post("", openapi_extra=request_body(MessagesBody))
@@ -44,7 +46,7 @@ def build(desk: Desk) -> APIRouter:
         prompt = await translate.prompt(body, desk, _caller(request), request_id_of(request), left_out)
         return JSONResponse({"input_tokens": len(await voice.tokenize(prompt))}, headers=left_out.headers())
 
-    return router
+    return Door("anthropic", ("/v1/messages",), Scope.OPENAI, router, render.error_body)
 
 
 async def _message(desk: Desk, body: MessagesBody, caller: Caller, request_id: str, left_out: LeftOut) -> Response:

@@ -9,23 +9,19 @@ from fastapi import APIRouter
 from qqvl_server.api.desk import Desk, served_name
 
 
-def build(desk: Desk) -> APIRouter:
-    router = APIRouter(prefix="/v1/models", tags=["openai"])
-
-    @router.get("")
+def add_to(router: APIRouter, desk: Desk) -> None:
+    @router.get("/v1/models")
     async def models() -> dict[str, Any]:
         return listed()
 
     # Names are often ``owner/name``.
-    @router.get("/{name:path}")
+    @router.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         # Some clients end the list's address with a slash.
         return _model(desk, served_name(desk, name)) if name else listed()
 
     def listed() -> dict[str, Any]:
         return {"object": "list", "data": [_model(desk, name) for name in desk.names]}
-
-    return router
 
 
 def _model(desk: Desk, name: str) -> dict[str, Any]:

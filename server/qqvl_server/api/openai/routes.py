@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from qqvl_server.api import sse
+from qqvl_server.api import error_bodies, sse
 from qqvl_server.api.body import read_object
 from qqvl_server.api.desk import Caller, Desk, served_name
 from qqvl_server.api.document import request_body
+from qqvl_server.api.door import Door
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.openai import chat, completions, models, render, tokens, translate
@@ -26,11 +27,12 @@ from qqvl_server.api.openai.schema import (
 )
 from qqvl_server.api.openai.translate import Asker
 from qqvl_server.api.validation import validated
+from qqvl_server.keys import Scope
 
 
-def build(desk: Desk) -> APIRouter:
+def build(desk: Desk) -> Door:
     router = APIRouter(tags=["openai"])
-    router.include_router(models.build(desk))
+    models.add_to(router, desk)
 
     @router.post("/v1/chat/completions", openapi_extra=request_body(ChatBody))
     async def chat_completions(request: Request) -> Response:
@@ -58,7 +60,7 @@ def build(desk: Desk) -> APIRouter:
     async def detokenize(request: Request) -> Response:
         return JSONResponse(await tokens.detokenize(validated(DetokenizeBody, await read_object(request)), desk))
 
-    return router
+    return Door("openai", ("/v1", "/tokenize", "/detokenize"), Scope.OPENAI, router, error_bodies.openai)
 
 
 async def _chat(desk: Desk, body: ChatBody, who: Asker, left_out: LeftOut) -> Response:
