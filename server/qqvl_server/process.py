@@ -59,9 +59,8 @@ class Server(uvicorn.Server):
 
     def _on_signal(self, name: signal.Signals) -> None:
         if self.stopping.is_set():
+            # A person who presses Ctrl-C again will not wait: what is stored is stored. Supervisors just ask again.
             if name == signal.SIGINT:
-                # Ctrl-C twice: what is stored is stored, the rest is not waited for. A supervisor asks twice as well,
-                # and kills when it has waited enough.
                 leave(EXIT_INTERRUPTED)
             return
         logger().info("收到停止信号，不再接新消息，等正在回答的答完")
