@@ -27,7 +27,7 @@ from qqvl_server.generation.prompts.preprocess import Preprocessor
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import GenerationSettings, WeightsSettings
+from qqvl_server.settings import EngineSettings, WeightsSettings
 from qqvl_server.weights.load import load
 from qqvl_server.weights.locate import locate
 from tests.pictures import base64_of, encoded, picture
@@ -47,7 +47,7 @@ async def answered(folder: Path, kind: str) -> None:
     preprocessor = Preprocessor(loaded.processor, library, 64, loaded.context_tokens)
     compiler = GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary)
     voice = LocalVoice(
-        preprocessor, choosing.build(loaded, GenerationSettings(), loaded.context_tokens, Metrics()),
+        preprocessor, choosing.build(loaded, EngineSettings(), loaded.context_tokens, Metrics()),
         device="cpu", context_tokens=loaded.context_tokens, metrics=Metrics(), grammars=compiler,
     )  # fmt: skip
     shown = ImagePart(library.add(encoded(picture(size=(90, 60)))))
