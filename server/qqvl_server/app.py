@@ -15,7 +15,7 @@ from qqvl_server import keys
 from qqvl_server.api import server
 from qqvl_server.api.admin import routes as admin
 from qqvl_server.api.anthropic import routes as anthropic
-from qqvl_server.api.desk import Desk
+from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
 from qqvl_server.api.qq import routes as qq
@@ -61,12 +61,12 @@ async def _serve(
     life = Lifecycle(settings.weights.device)
     async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
         service = ChatService(store, life.get, library, settings.chat, settings.generation, settings.media.max_images)
-        desk = _desk(settings, checkpoint, library, lambda: life.unless_stopping(service))
+        access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
         doors = (
             qq.build(service),
-            openai.build(desk),
-            responses.build(desk),
-            anthropic.build(desk),
+            openai.build(access),
+            responses.build(access),
+            anthropic.build(access),
             *admin.build(service, lambda: life.status(service, store.trouble), metrics),
         )
         guard = server.build(doors, settings.server, metrics)
@@ -105,8 +105,10 @@ def _library(settings: Settings, data_dir: Path) -> ImageLibrary:
     )
 
 
-def _desk(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, voice: Callable[[], Voice]) -> Desk:
-    return Desk(
+def _access(
+    settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, voice: Callable[[], Voice]
+) -> ModelAccess:
+    return ModelAccess(
         voice,
         Pictures(
             library,

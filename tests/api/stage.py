@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 
 from qqvl_server.api import server
 from qqvl_server.api.anthropic import routes as anthropic
-from qqvl_server.api.desk import Desk
 from qqvl_server.api.guard import Guard
+from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.responses import routes as responses
 from qqvl_server.errors import ImageRejected, QqvlError
@@ -147,8 +147,8 @@ class Stage:
     @classmethod
     def app(cls, voice: EventVoice, shelf: Shelf, *, any_name: bool = False) -> Guard:
         """The one door in a house of its own, behind its guard."""
-        desk = Desk(lambda: voice, shelf, (MODEL, "second"), 1_700_000_000, 30, 4, any_name)
-        return server.build((cls.routes.build(desk),), ServerSettings(), Metrics())
+        access = ModelAccess(lambda: voice, shelf, (MODEL, "second"), 1_700_000_000, 30, 4, any_name)
+        return server.build((cls.routes.build(access),), ServerSettings(), Metrics())
 
     async def post(self, path: str = "", /, **fields: Any) -> httpx.Response:
         """``...`` leaves a field out."""

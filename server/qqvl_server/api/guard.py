@@ -19,10 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from qqvl_server import errors, keys
-from qqvl_server.api.desk import Caller
 from qqvl_server.api.door import Door, at
 from qqvl_server.api.faults import Faults
 from qqvl_server.api.intake import Intake
+from qqvl_server.api.model_access import Caller
 from qqvl_server.api.rate import RateLimit
 from qqvl_server.hosts import is_loopback
 from qqvl_server.keys import Scope
