@@ -115,6 +115,9 @@ class OneText:
         ids = [*self._encode(grammar.text), self._end]
         return lambda _budget: Only(ids, self._size)
 
+    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
+        return ()
+
     async def while_calling(self, tools: Sequence[Tool], *, strict: bool) -> None:
         return None
 

@@ -83,13 +83,13 @@ async def test_forced_formats_come_to_their_end(voice: LocalVoice[Prompt]) -> No
     for forced in (None, "set_title"):
         for said, _ in await replies(voice, tokens=60, grammar=tool_grammar(TOOLS, forced, parallel=True), tools=TOOLS):
             assert read_reply(said)[1][0].name in ("set_title", "get_time")
-    hurried = {"sampling": {"min_new_tokens": 20, "temperature": 1.0, "seed": 1}}
+    hurried: dict[str, Any] = {"sampling": {"min_new_tokens": 20, "temperature": 1.0, "seed": 1}}
     for said, _ in await replies(voice, grammar=Grammar(GrammarKind.CHOICE, '["红色"]'), **hurried):
         assert said == "红色"
 
 
 async def test_only_tools_that_may_be_called_are(voice: LocalVoice[Prompt]) -> None:
-    begun = {"sampling": {"logit_bias": ((CALL_TOKEN, 100.0),)}, "tools": TOOLS}
+    begun: dict[str, Any] = {"sampling": {"logit_bias": ((CALL_TOKEN, 100.0),)}, "tools": TOOLS}
     for said, _ in await replies(voice, **begun, may_call=("get_time",)):
         content, calls = read_reply(said)
         assert {call.name for call in calls} == {"get_time"}
