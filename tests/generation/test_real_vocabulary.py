@@ -31,7 +31,7 @@ from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
 from qqvl_server.generation.replies.tool_frames import read_reply
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import GenerationSettings
+from qqvl_server.settings import EngineSettings
 from qqvl_server.weights.load import LoadedModel
 from tests.checkpoints import demo_files, reciting
 from tests.generation.conftest import exact
@@ -57,7 +57,7 @@ async def voice(
     loaded, compiler = babbler
     made = LocalVoice(
         Preprocessor(loaded.processor, library, 64),
-        choosing.build(loaded, GenerationSettings(engine="generate"), loaded.context_tokens, Metrics()),
+        choosing.build(loaded, EngineSettings(engine="generate"), loaded.context_tokens, Metrics()),
         device="cpu", context_tokens=loaded.context_tokens, metrics=Metrics(), grammars=compiler,
     )  # fmt: skip
     yield made
@@ -83,13 +83,13 @@ async def test_forced_formats_come_to_their_end(voice: LocalVoice[Prompt]) -> No
     for forced in (None, "set_title"):
         for said, _ in await replies(voice, tokens=60, grammar=tool_grammar(TOOLS, forced, parallel=True), tools=TOOLS):
             assert read_reply(said)[1][0].name in ("set_title", "get_time")
-    hurried = {"sampling": {"min_new_tokens": 20, "temperature": 1.0, "seed": 1}}
+    hurried: dict[str, Any] = {"sampling": {"min_new_tokens": 20, "temperature": 1.0, "seed": 1}}
     for said, _ in await replies(voice, grammar=Grammar(GrammarKind.CHOICE, '["红色"]'), **hurried):
         assert said == "红色"
 
 
 async def test_only_tools_that_may_be_called_are(voice: LocalVoice[Prompt]) -> None:
-    begun = {"sampling": {"logit_bias": ((CALL_TOKEN, 100.0),)}, "tools": TOOLS}
+    begun: dict[str, Any] = {"sampling": {"logit_bias": ((CALL_TOKEN, 100.0),)}, "tools": TOOLS}
     for said, _ in await replies(voice, **begun, may_call=("get_time",)):
         content, calls = read_reply(said)
         assert {call.name for call in calls} == {"get_time"}
@@ -106,7 +106,7 @@ async def test_ids_beyond_the_model_are_the_callers_fault(voice: LocalVoice[Prom
 async def reciter(folder: Path, engine: str, library: ImageLibrary) -> AsyncIterator[LocalVoice[Prompt]]:
     loaded = exact(folder)
     compiler = GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary)
-    settings = GenerationSettings(engine=engine, kv_cache_gb=0.05)
+    settings = EngineSettings(engine=engine, kv_cache_gb=0.05)
     made = LocalVoice(
         Preprocessor(loaded.processor, library, 64), choosing.build(loaded, settings, 4096, Metrics()),
         device="cpu", context_tokens=4096, metrics=Metrics(), grammars=compiler,

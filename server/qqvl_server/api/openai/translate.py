@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from qqvl_server.api.desk import Desk
-from qqvl_server.api.drafts import look
+from qqvl_server.api.drafts import resolve_pictures
 from qqvl_server.api.left_out import LeftOut
+from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import constraints, messages, toolset
 from qqvl_server.api.openai.schema import ChatBody, Generate, TokenizeBody
 from qqvl_server.api.tools import Toolset
@@ -28,22 +28,22 @@ class Asker:
     deadline: float
 
 
-def asker(desk: Desk, request_id: str, caller: str) -> Asker:
-    return Asker(request_id, f"api:{caller}", time.monotonic() + desk.timeout_s)
+def asker(access: ModelAccess, request_id: str, caller: str) -> Asker:
+    return Asker(request_id, f"api:{caller}", time.monotonic() + access.timeout_s)
 
 
 async def chat(
-    body: ChatBody, desk: Desk, who: Asker, context: int, left_out: LeftOut
+    body: ChatBody, access: ModelAccess, who: Asker, context: int, left_out: LeftOut
 ) -> tuple[GenerationRequest, Toolset]:
     """``context`` bounds a reply whose caller does not. Raises InvalidRequest, ImageRejected."""
     tools = toolset.read(body.tools, body.tool_choice, body.parallel_tool_calls, left_out)
     grammar = _grammar(constraints.read(body), tools)
     template = _template(body.chat_template_kwargs)
-    drafts = messages.read(body.messages, desk.max_images, left_out)
+    drafts = messages.read(body.messages, access.max_images, left_out)
     wanted = sampling(body, body.max_completion_tokens or body.max_tokens or context, _logprobs(body))
     request = GenerationRequest(
         who.request_id,
-        await look(drafts, desk.pictures, left_out),
+        await resolve_pictures(drafts, access.pictures, left_out),
         wanted,
         who.deadline,
         owner=who.owner,
@@ -57,14 +57,14 @@ async def chat(
     return request, tools
 
 
-async def prompt_of(body: TokenizeBody, desk: Desk, who: Asker, left_out: LeftOut) -> GenerationRequest:
+async def prompt_of(body: TokenizeBody, access: ModelAccess, who: Asker, left_out: LeftOut) -> GenerationRequest:
     """What ``/tokenize`` counts. Raises InvalidRequest, ImageRejected."""
     if (body.prompt is None) == (not body.messages):
         raise bad("prompt", "和 messages 要给且只能给一个（exactly one of prompt and messages is required）")
-    drafts = messages.read(body.messages, desk.max_images, left_out)
+    drafts = messages.read(body.messages, access.max_images, left_out)
     return GenerationRequest(
         who.request_id,
-        await look(drafts, desk.pictures, left_out),
+        await resolve_pictures(drafts, access.pictures, left_out),
         Sampling(1),
         who.deadline,
         owner=who.owner,
