@@ -12,6 +12,7 @@ from qqvl_server.generation.port import (
     Finished,
     FinishReason,
     GenerationRequest,
+    Grammar,
     ImagePart,
     TextDelta,
     TextEvent,
@@ -69,6 +70,9 @@ class ScriptedVoice:
                 yield Finished(FinishReason.STOP, usage, choice, unseen=self.unseen)
         finally:
             self.running -= 1
+
+    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
+        return grammar.given_up
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         """Certain of what the script would begin with, and nearly sure that it is nothing else."""

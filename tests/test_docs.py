@@ -62,7 +62,16 @@ def test_every_route_is_in_the_readme(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*READMES, "docs/architecture.md", "docs/client.md", "CONTRIBUTING.md", "models/README.md"]
+    "page",
+    [
+        *READMES,
+        "docs/architecture.md",
+        "docs/client.md",
+        "docs/deploy.md",
+        "docs/reliability.md",
+        "CONTRIBUTING.md",
+        "models/README.md",
+    ],
 )
 def test_links_point_at_files_that_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -98,3 +107,14 @@ def test_the_example_request_of_the_readme_works(server: RunningServer) -> None:
     answer = server.post("private", json.loads(match[1]))
     assert answer.status_code == 200
     assert "红" in answer.json()["reply"]
+
+
+def test_every_test_that_a_promise_names_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text("utf-8"))
+    assert len(named) > 40
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not re.search(rf"def {name}\(", (ROOT / path).read_text(encoding="utf-8"))
+    ]
+    assert not missing

@@ -27,6 +27,7 @@ SERVER_VARIABLES = frozenset(
         "QQVL_KV_CACHE_GB",
         "QQVL_LOG_FORMAT",
         "QQVL_LOG_LEVEL",
+        "QQVL_LOOSE_SCHEMAS",
         "QQVL_MAX_BODY_MB",
         "QQVL_MAX_BUFFERED_MB",
         "QQVL_MAX_FRAMES",

@@ -157,7 +157,12 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
         context_tokens=context,
         metrics=metrics,
         max_pending=settings.generation.max_pending,
-        grammars=GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary),
+        grammars=GrammarCompiler(
+            loaded.processor.tokenizer,
+            loaded.end_tokens,
+            loaded.vocabulary,
+            is_loose=settings.generation.loose_schemas,
+        ),
     )
     # Torch and Transformers leave hundreds of thousands of objects that live as long as the process. Each time the
     # collector looks through them again it holds the interpreter, and with it every reply, for a tenth of a second.

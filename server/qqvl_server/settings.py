@@ -193,6 +193,11 @@ class GenerationSettings(Room):
     context_tokens: int = Field(
         16384, ge=256, le=1048576, description="提示加回复最多多少 token；不会超过模型本身的上限"
     )
+    loose_schemas: bool = Field(
+        False,
+        description="强制 JSON 时 schema 里编译不了的部分放宽，"
+        "响应头 X-Qqvl-Warning 说明是哪里；默认是 400，指出是哪里",
+    )
     max_pending: int = Field(
         128, ge=1, le=100000, description="同时排队的消息上限，各会话公平分；超出的立刻得到“请稍后再试”"
     )

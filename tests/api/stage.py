@@ -29,6 +29,7 @@ from qqvl_server.generation.port import (
     Finished,
     FinishReason,
     GenerationRequest,
+    Grammar,
     TextDelta,
     TextEvent,
     Usage,
@@ -75,6 +76,9 @@ class EventVoice:
                     yield event
         finally:
             self.running -= 1
+
+    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
+        return grammar.given_up
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         return tuple(0.0 for _ in candidates)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -13,17 +12,11 @@ import pytest
 
 from qqvl_server.api.intake import Pool
 from qqvl_server.errors import Busy
-from tests.api.wire import check_error, connect, head
+from tests.api.wire import check_error, connect, head, padded
 from tests.running import RunningServer, private_body
 
 JSON = "Content-Type: application/json"
 LARGE = 1_900_000
-
-
-def padded(body: dict[str, object], size: int) -> bytes:
-    """The body with blanks in it, so long that it takes ``size`` bytes."""
-    text = json.dumps(body).encode()
-    return text[:-1] + b" " * (size - len(text)) + b"}"
 
 
 @pytest.mark.parametrize("framing", ["length", "chunks"])

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import pytest
+
+from qqvl_server.api.desk import Caller
+from qqvl_server.api.guard import bucket
+from qqvl_server.api.rate import RateLimit
+from qqvl_server.errors import RateLimited
 from tests.running import RunningServer, private_body
 
 ASK = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 1}
@@ -26,3 +33,28 @@ def test_each_key_has_its_own_allowance(tmp_path: Path) -> None:
         # Looking after the server is never limited.
         assert server.http.get("/health").status_code == 200
         assert server.http.get("/v1/models", headers={"x-api-key": "sk-one"}).status_code == 200
+
+
+def test_a_clock_set_back_refuses_nobody_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = RateLimit("1/minute")
+    limit.count("somebody")
+    with pytest.raises(RateLimited):
+        limit.count("somebody")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 30 * 86400)
+    limit.count("somebody")
+    with pytest.raises(RateLimited) as refused:
+        limit.count("somebody")
+    assert refused.value.retry_after <= 120
+
+
+def test_one_who_has_many_addresses_is_still_one() -> None:
+    """Of IPv6 everybody has a /64 at the least; the same IPv4 address may come in two spellings."""
+
+    def of(address: str, name: str = "open") -> str:
+        return bucket({"qqvl.caller": Caller(name), "client": (address, 1)})
+
+    assert of("2001:db8::1") == of("2001:db8::ffff:1") != of("2001:db8:0:1::1")
+    assert of("::ffff:192.0.2.1") == of("192.0.2.1") != of("192.0.2.2")
+    assert of("fe80::1%eth0") == of("fe80::2%eth0")
+    assert of("192.0.2.1", "key") == of("192.0.2.2", "key") == "key"

@@ -61,6 +61,12 @@ def post_raw(server: RunningServer, body: bytes, kind: str = "private", **header
     return server.http.post(f"/api/chat/{kind}", content=body, headers={"Content-Type": "application/json"} | headers)
 
 
+def padded(body: dict[str, Any], size: int) -> bytes:
+    """The body with blanks in it, so long that it takes ``size`` bytes."""
+    text = json.dumps(body).encode()
+    return text[:-1] + b" " * (size - len(text)) + b"}"
+
+
 def check_error(answer: httpx.Response, *statuses: int, hidden: tuple[str, ...] = ()) -> dict[str, Any]:
     """The door's own error, small, in fixed words: nothing of the input (``hidden``) and nothing of ours."""
     assert answer.status_code in statuses, (answer.status_code, answer.text[:500])

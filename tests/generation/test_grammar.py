@@ -34,11 +34,11 @@ CLOCK = Tool("clock", None, '{"type": "object", "properties": {}, "additionalPro
 class Compiler:
     """The compiler under test and its tokenizer."""
 
-    def __init__(self, folder: Path, vocab_size: int | None = None) -> None:
+    def __init__(self, folder: Path, vocab_size: int | None = None, *, is_loose: bool = False) -> None:
         self.tokenizer = load_processor(str(folder)).tokenizer
         self.ends = tuple(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
         self.vocab_size = vocab_size or len(self.tokenizer) + 300
-        self.compiler = GrammarCompiler(self.tokenizer, self.ends, self.vocab_size)
+        self.compiler = GrammarCompiler(self.tokenizer, self.ends, self.vocab_size, is_loose=is_loose)
 
     async def mask(self, kind: GrammarKind, text: str, budget: int = 1000) -> TokenMask:
         return (await self.compiler.compile(Grammar(kind, text)))(budget)
@@ -308,7 +308,7 @@ REFUSED = [
     (K.JSON_SCHEMA, "[]", "对象"),
     (K.JSON_SCHEMA, '{"type": "SECRET"}', "不对"),
     (K.JSON_SCHEMA, '{"not": {"type": "string"}}', "not"),
-    (K.JSON_SCHEMA, '{"type": "array", "uniqueItems": true}', "uniqueItems"),
+    (K.JSON_SCHEMA, '{"contains": {"type": "string"}}', "$.contains"),
     (K.JSON_SCHEMA, '{"$ref": "http://127.0.0.1:1/SECRET"}', "$ref"),
     (K.JSON_SCHEMA, '{"$ref": "file:///etc/passwd"}', "$ref"),
     (K.JSON_SCHEMA, '{"$ref": "#"}', "满足"),

@@ -128,7 +128,7 @@ class Guard:
         if scope["method"] != "POST" or scope["path"] not in self._posts:
             await self._app(scope, receive, send)
             return
-        who = _bucket(scope)
+        who = bucket(scope)
         self._rate.count(who)
         self._check_content(headers)
         length = headers.get("content-length", "")
@@ -239,7 +239,7 @@ def _is_forwarded(scope: AsgiScope) -> bool:
     return scope.get("http_version") == "1.0" or any(_PROXY_HEADERS.fullmatch(name) for name, _ in scope["headers"])
 
 
-def _bucket(scope: AsgiScope) -> str:
+def bucket(scope: AsgiScope) -> str:
     """To whom limits count a request: the key, or the address; of IPv6 the /64, which one caller has all of."""
     caller, address = scope["qqvl.caller"], _address(scope)
     if caller.name != "open":

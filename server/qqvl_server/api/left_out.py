@@ -9,7 +9,7 @@ from __future__ import annotations
 import urllib.parse
 from typing import Final
 
-from qqvl_server.generation.port import Role, TextPart
+from qqvl_server.generation.port import Grammar, Role, TextPart, Voice
 
 HEADER: Final = "X-Qqvl-Warning"
 _LOST: Final = TextPart("[附件无法打开]")
@@ -38,6 +38,11 @@ class LeftOut:
         """
         self.add(where)
         return (_LOST,) if role in ("user", "tool") else ()
+
+    def not_enforced(self, voice: Voice, grammar: Grammar | None) -> None:
+        """Adds what of its schemas an answer in this grammar, which has begun, need not keep to."""
+        for where in voice.given_up(grammar) if grammar is not None else ():
+            self.add(where, "not enforced")
 
     def headers(self) -> dict[str, str]:
         """``left out: tools[1], input[3]; ignored: store``; nothing where nothing was left out."""

@@ -93,7 +93,8 @@ def function(fields: dict[str, Any], where: str) -> Tool:
         raise bad(f"{where}.description", "应是字符串（must be a string）")
     if not isinstance(parameters, dict | None):
         raise bad(f"{where}.parameters", "应是对象（must be an object）")
-    return Tool(name, description, json.dumps(_NO_PARAMETERS if parameters is None else parameters, ensure_ascii=False))
+    schema = json.dumps(_NO_PARAMETERS if parameters is None else parameters, ensure_ascii=False)
+    return Tool(name, description, schema, f"{where}.parameters")
 
 
 def chosen(known: Sequence[Tool], choice: Any, named: str | None, parallel: bool | None) -> Toolset:

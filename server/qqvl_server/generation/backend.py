@@ -78,6 +78,10 @@ class GrammarCompiler(Protocol):
         """Makes a fresh mask on each call, one per choice. Raises InvalidRequest: the grammar cannot be compiled."""
         ...
 
+    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
+        """Places in the request that its replies need not keep to; known once it is compiled."""
+        ...
+
     async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
         """Masks for replies that may call these tools; None where there are none."""
         ...

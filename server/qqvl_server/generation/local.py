@@ -25,6 +25,7 @@ from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
     GenerationRequest,
+    Grammar,
     ImagePart,
     TextEvent,
     VoiceStatus,
@@ -105,6 +106,9 @@ class LocalVoice(Generic[P]):
                     if prompt.unseen and isinstance(event, Finished):
                         event = replace(event, unseen=prompt.unseen)
                     yield event
+
+    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
+        return self._grammars.given_up(grammar) if self._grammars else ()
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         if not candidates or not all(candidates):

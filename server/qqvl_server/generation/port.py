@@ -47,11 +47,15 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call. ``parameters`` is a JSON schema as JSON text, so that the value stays frozen."""
+    """A function the model may call. ``parameters`` is a JSON schema as JSON text, so that the value stays frozen.
+
+    ``where`` is the field of the request that the schema stands in, for those who refuse it.
+    """
 
     name: str
     description: str | None
     parameters: str
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +89,16 @@ class GrammarKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The only texts a reply may be."""
+    """The only texts a reply may be.
+
+    ``params`` are the fields of the request that its schemas come from, in order; ``given_up`` are places in them that
+    a reply need not keep to.
+    """
 
     kind: GrammarKind
     text: str
+    params: tuple[str, ...] = field(default=(), compare=False)
+    given_up: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +249,10 @@ class Voice(Protocol):
                 engine cannot do.
             PromptTooLong, Busy, DeadlineExceeded, GenerationFailed, EngineDead
         """
+        ...
+
+    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
+        """Places in the request that replies in this grammar need not keep to; known once one of them has begun."""
         ...
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:

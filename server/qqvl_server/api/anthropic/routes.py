@@ -51,9 +51,10 @@ async def _message(desk: Desk, body: MessagesBody, caller: Caller, request_id: s
     model = served_name(desk, body.model)
     voice = desk.voice()
     asked, tools = await translate.message(body, desk, caller, request_id, left_out)
-    headers = {"request-id": request_id, **left_out.headers()}
     if body.stream:
         chunks = await sse.begun(_stream(voice, asked, tools, model))
+        left_out.not_enforced(voice, asked.grammar)
+        headers = {"request-id": request_id, **left_out.headers()}
         return sse.EventStream(chunks, functools.partial(render.failure, request_id=request_id), headers=headers)
     fold = MessageFold(model)
     reply = _reply(tools)
@@ -61,7 +62,8 @@ async def _message(desk: Desk, body: MessagesBody, caller: Caller, request_id: s
         async for event in events:
             for told in _told(reply, event):
                 fold.add(told)
-    return JSONResponse(fold.whole(), headers=headers)
+    left_out.not_enforced(voice, asked.grammar)
+    return JSONResponse(fold.whole(), headers={"request-id": request_id, **left_out.headers()})
 
 
 async def _stream(voice: Voice, asked: GenerationRequest, tools: Toolset, model: str) -> AsyncGenerator[str, None]:

@@ -102,7 +102,7 @@ def _tool(item: dict[str, Any], where: str) -> Tool:
         raise bad(f"{where}.description", "应是字符串（must be a string）")
     if not isinstance(schema, dict):
         raise bad(f"{where}.input_schema", "应是 JSON schema 对象（must be an object）")
-    return Tool(name, description, json.dumps(schema, ensure_ascii=False))
+    return Tool(name, description, json.dumps(schema, ensure_ascii=False), f"{where}.input_schema")
 
 
 def _grammar(body: PromptBody, tools: Toolset) -> Grammar | None:
@@ -114,4 +114,5 @@ def _grammar(body: PromptBody, tools: Toolset) -> Grammar | None:
         raise bad("output_config.format", '应是 {"type": "json_schema", "schema": {…}}（must be a JSON schema）')
     if tools.must_call:
         raise bad("tool_choice", "要求调用工具时不能再约束回复（cannot be combined with output_config.format）")
-    return tools.grammar(Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False)))
+    text = json.dumps(schema, ensure_ascii=False)
+    return tools.grammar(Grammar(GrammarKind.JSON_SCHEMA, text, ("output_config.format.schema",)))

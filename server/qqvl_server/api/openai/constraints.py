@@ -80,16 +80,16 @@ def _schema(value: Any, where: str) -> Grammar:
             raise bad(where, "应是 JSON schema（must be a JSON schema）") from None
     if not isinstance(value, dict):
         raise bad(where, "应是对象（must be an object）")
-    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(value, ensure_ascii=False))
+    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(value, ensure_ascii=False), (where,))
 
 
 def _text(kind: GrammarKind, value: Any, where: str) -> Grammar:
     if not isinstance(value, str) or not value:
         raise bad(where, "应是字符串，不能为空（must be a non-empty string）")
-    return Grammar(kind, value)
+    return Grammar(kind, value, (where,))
 
 
 def _choice(value: Any, where: str) -> Grammar:
     if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
         raise bad(where, "应是非空字符串的列表（must be an array of non-empty strings）")
-    return Grammar(GrammarKind.CHOICE, json.dumps(value, ensure_ascii=False))
+    return Grammar(GrammarKind.CHOICE, json.dumps(value, ensure_ascii=False), (where,))

@@ -67,19 +67,26 @@ async def _chat(desk: Desk, body: ChatBody, who: Asker, left_out: LeftOut) -> Re
     asked, tools = await translate.chat(body, desk, who, voice.context_tokens, left_out)
     envelope = render.chat_envelope(name)
     if not body.stream:
-        return JSONResponse(await chat.whole(voice, asked, tools, envelope), headers=left_out.headers())
-    chunks = chat.stream(voice, asked, tools, envelope, tell_usage=_tells_usage(body))
-    return sse.EventStream(await sse.begun(chunks), render.failure, headers=left_out.headers())
+        told = await chat.whole(voice, asked, tools, envelope)
+        left_out.not_enforced(voice, asked.grammar)
+        return JSONResponse(told, headers=left_out.headers())
+    begun = await sse.begun(chat.stream(voice, asked, tools, envelope, tell_usage=_tells_usage(body)))
+    left_out.not_enforced(voice, asked.grammar)
+    return sse.EventStream(begun, render.failure, headers=left_out.headers())
 
 
 async def _complete(desk: Desk, body: CompletionBody, who: Asker, left_out: LeftOut) -> Response:
     name = served_name(desk, body.model)
-    completion = Completion(desk.voice(), completions.read(body, who), echo=bool(body.echo))
+    voice, asked = desk.voice(), completions.read(body, who)
+    completion = Completion(voice, asked, echo=bool(body.echo))
     envelope = render.text_envelope(name)
     if not body.stream:
-        return JSONResponse(await completions.whole(completion, envelope), headers=left_out.headers())
-    chunks = completions.stream(completion, envelope, tell_usage=_tells_usage(body))
-    return sse.EventStream(await sse.begun(chunks), render.failure, headers=left_out.headers())
+        told = await completions.whole(completion, envelope)
+        left_out.not_enforced(voice, asked[0].grammar)
+        return JSONResponse(told, headers=left_out.headers())
+    begun = await sse.begun(completions.stream(completion, envelope, tell_usage=_tells_usage(body)))
+    left_out.not_enforced(voice, asked[0].grammar)
+    return sse.EventStream(begun, render.failure, headers=left_out.headers())
 
 
 def _unheeded(raw: Mapping[str, Any]) -> LeftOut:

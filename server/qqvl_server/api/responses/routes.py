@@ -46,10 +46,13 @@ async def _respond(desk: Desk, body: ResponseBody, caller: Caller, request_id: s
     reply = ResponseReply(render.frame(body, model), tools.parser(), parallel=tools.parallel)
     events = _events(voice, asked, reply)
     if body.stream:
-        return sse.EventStream(await sse.begun(_written(events)), reply.failure, headers=left_out.headers())
+        begun = await sse.begun(_written(events))
+        left_out.not_enforced(voice, asked.grammar)
+        return sse.EventStream(begun, reply.failure, headers=left_out.headers())
     async with aclosing(events):
         async for _ in events:
             pass
+    left_out.not_enforced(voice, asked.grammar)
     return JSONResponse(reply.response, headers=left_out.headers())
 
 

@@ -55,7 +55,7 @@ def _format(body: ResponseBody) -> Grammar | None:
             schema = value.get("schema")
             if not isinstance(schema, dict):
                 raise bad("text.format.schema", "应是对象（must be an object）")
-            return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False))
+            return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False), ("text.format.schema",))
     raise bad("text.format.type", "应是 text、json_object 或 json_schema（is not a known type）")
 
 

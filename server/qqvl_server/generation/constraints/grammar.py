@@ -20,8 +20,8 @@ from llguidance import LLMatcher, LLParserLimits
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import Busy, InvalidRequest
 from qqvl_server.generation.constraints.calling import WhileCalling
-from qqvl_server.generation.constraints.json_schema import tightened
-from qqvl_server.generation.constraints.sources import TOO_COMPLEX, is_too_complex, reason, source_of
+from qqvl_server.generation.constraints.json_schema import Tight, tightened
+from qqvl_server.generation.constraints.sources import TOO_COMPLEX, Compiled, Refused, compiled, is_too_complex
 from qqvl_server.generation.constraints.wrapup import WrappingUp, closing_tokens, margin
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
 from qqvl_server.generation.replies.tool_frames import CLOSING, OPENING
@@ -99,12 +99,20 @@ class GrammarCompiler:
         end_tokens: what may come once the grammar is satisfied.
         vocab_size: how many logits the model has, more or fewer than the tokenizer's tokens; the tokenizer's own by
             default. What only one of the two knows is never allowed.
+        is_loose: what of a schema cannot be compiled is given up instead of refused.
 
     Raises:
         ValueError: not a fast tokenizer.
     """
 
-    def __init__(self, tokenizer: FastTokenizer, end_tokens: Collection[int], vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: FastTokenizer,
+        end_tokens: Collection[int],
+        vocab_size: int | None = None,
+        *,
+        is_loose: bool = False,
+    ) -> None:
         # Brings Transformers with it, which whoever only writes a grammar need not wait for.
         from llguidance import hf
 
@@ -121,7 +129,8 @@ class GrammarCompiler:
         self._frame = (vocabulary[OPENING], vocabulary[CLOSING]) if marked else None
         self._limits = LLParserLimits(**_LIMITS)
         self._pool = _deep_threads()
-        self._compiled: OrderedDict[Grammar, Future[LLMatcher | InvalidRequest]] = OrderedDict()
+        self._compiled: OrderedDict[Grammar, Future[Compiled | Refused]] = OrderedDict()
+        self._is_loose = is_loose
 
     async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
         """A maker of fresh masks, one per reply, that takes the most tokens the reply may have.
@@ -131,6 +140,12 @@ class GrammarCompiler:
             Busy: others' grammars hold the compiler.
         """
         return functools.partial(self._mask, await self._matcher(grammar, COMPILE_S), grammar)
+
+    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
+        future = self._compiled.get(grammar)
+        outcome = future.result() if future is not None and future.done() and not future.cancelled() else None
+        found = outcome.given_up if isinstance(outcome, Compiled) else ()
+        return (*grammar.given_up, *(_field(grammar, number) + place.removeprefix("$") for number, place in found))
 
     async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
         """The same for replies that may call these tools.
@@ -153,7 +168,7 @@ class GrammarCompiler:
         try:
             return await self._matcher(tool_grammar(tools, None, parallel=False), _FAVOUR_S)
         except (InvalidRequest, Busy) as error:
-            logger().debug("工具调用不受约束", reason=error.message)
+            logger().debug("工具调用不受约束", code=error.code, param=error.param)
             return None
 
     async def _matcher(self, grammar: Grammar, patience_s: float) -> LLMatcher:
@@ -167,10 +182,10 @@ class GrammarCompiler:
                 raise InvalidRequest(f"约束输出的 schema 或文法太复杂，{patience_s:g} 秒内没有编译完")
             raise Busy("正在编译的约束太多，请稍后再试", retry_after=5)
         outcome = waiting.result()
-        if isinstance(outcome, InvalidRequest):
+        if isinstance(outcome, Refused):
             # A new one each time: a remembered exception would gather every caller's traceback.
-            raise InvalidRequest(outcome.message)
-        return outcome
+            raise _refusal(outcome.message, _field(grammar, outcome.number))
+        return outcome.matcher
 
     def _mask(self, matcher: LLMatcher, grammar: Grammar, budget: int) -> TokenMask:
         mask = MatcherMask(matcher.deep_copy(), self._width)
@@ -180,7 +195,7 @@ class GrammarCompiler:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _future(self, grammar: Grammar) -> Future[LLMatcher | InvalidRequest]:
+    def _future(self, grammar: Grammar) -> Future[Compiled | Refused]:
         future = self._compiled.get(grammar)
         if future is None or future.cancelled():
             future = self._compiled[grammar] = self._pool.submit(self._compile, grammar)
@@ -189,24 +204,26 @@ class GrammarCompiler:
         self._compiled.move_to_end(grammar)
         return future
 
-    def _compile(self, grammar: Grammar) -> LLMatcher | InvalidRequest:
-        try:
-            source = source_of(grammar)
-            matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
-        except InvalidRequest as error:
-            return error
-        except ValueError:
-            return InvalidRequest(reason(grammar.kind, ""))
-        if matcher.is_error():
-            return InvalidRequest(reason(grammar.kind, matcher.get_error()))
-        trial = matcher.deep_copy()
+    def _compile(self, grammar: Grammar) -> Compiled | Refused:
+        outcome = compiled(grammar, self._matched, is_loose=self._is_loose)
+        if isinstance(outcome, Refused):
+            return outcome
+        trial = outcome.matcher.deep_copy()
         started = time.thread_time()
         first = cut(memoryview(bytearray(trial.compute_bitmask())).cast("i"), self._width)
         if time.thread_time() - started > _MASK_S:
-            return InvalidRequest(TOO_COMPLEX)
+            return Refused(TOO_COMPLEX)
         if trial.is_error() or not any(first):
-            return InvalidRequest("没有任何文字能满足这个 schema 或文法（例如只引用自己的规则）")
-        return matcher
+            return Refused("没有任何文字能满足这个 schema 或文法（例如只引用自己的规则）")
+        return outcome
+
+    def _matched(self, grammar: str) -> LLMatcher:
+        return LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
+
+
+def _field(grammar: Grammar, number: int) -> str:
+    """The request's field that a grammar's schema of that number comes from."""
+    return grammar.params[number] if number < len(grammar.params) else ""
 
 
 def cut(words: memoryview[int], width: int) -> memoryview[int]:
@@ -241,7 +258,7 @@ def tool_grammar(tools: Sequence[Tool], forced: str | None, parallel: bool, answ
 
     Raises:
         InvalidRequest: no tool, no tool of that name, parameters that are not an object's schema, or an answer that
-            is not a JSON schema.
+            is not a JSON schema. ``param`` is where the tool says it stands.
     """
     offered = [tool for tool in tools if forced in (None, tool.name)]
     if not offered:
@@ -251,16 +268,32 @@ def tool_grammar(tools: Sequence[Tool], forced: str | None, parallel: bool, answ
         'start: call ("\\n" call)*' if several else "start: call",
         "call: " + " | ".join(f"call_{number}" for number in range(len(offered))),
     ]
+    schemas = [_tightened(tool.parameters, tool.where, arguments=True) for tool in offered]
+    params = [tool.where for tool in offered]
     for number, tool in enumerate(offered):
         head = _quoted('\n{"name": ' + _quoted(tool.name) + ', "arguments": ')
         rules.append(f'call_{number}: <tool_call> {head} arguments_{number} "}}\\n" </tool_call>')
-        rules.append(f"arguments_{number}: %json {tightened(tool.parameters, arguments=True)}")
+        rules.append(f"arguments_{number}: %json {schemas[number].text}")
     if answer is not None:
         if answer.kind is not GrammarKind.JSON_SCHEMA:
             raise InvalidRequest("有 tools 时，回复只能约束成 JSON（json_object 或 json_schema）")
         rules[0] += " | answer"
-        rules.append(f"answer: %json {tightened(answer.text)}")
-    return Grammar(GrammarKind.LARK, "\n".join(rules))
+        params.append(answer.params[0] if answer.params else "")
+        schemas.append(_tightened(answer.text, params[-1]))
+        rules.append(f"answer: %json {schemas[-1].text}")
+    given_up = [f"{param}{place[1:]}" for param, tight in zip(params, schemas, strict=True) for place in tight.given_up]
+    return Grammar(GrammarKind.LARK, "\n".join(rules), tuple(params), tuple(given_up))
+
+
+def _refusal(message: str, param: str) -> InvalidRequest:
+    return InvalidRequest(f"参数 {param}：{message}" if param else message, param=param or None)
+
+
+def _tightened(text: str, param: str, *, arguments: bool = False) -> Tight:
+    try:
+        return tightened(text, arguments=arguments)
+    except InvalidRequest as error:
+        raise _refusal(error.message, param) from None
 
 
 def _quoted(text: str) -> str:
