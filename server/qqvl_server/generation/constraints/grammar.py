@@ -168,7 +168,7 @@ class GrammarCompiler:
         try:
             return await self._matcher(tool_grammar(tools, None, parallel=False), _FAVOUR_S)
         except (InvalidRequest, Busy) as error:
-            logger().debug("工具调用不受约束", code=error.code, param=error.param)
+            logger().debug("工具调用不受约束", code=error.code)
             return None
 
     async def _matcher(self, grammar: Grammar, patience_s: float) -> LLMatcher:
