@@ -45,16 +45,19 @@ def post(server: RunningServer, body: bytes, path: str = "/api/chat/private") ->
 
 
 def test_what_was_read_gives_its_room_back_while_it_is_answered(tight: RunningServer) -> None:
-    asked = {"messages": [{"role": "user", "content": "你好"}], "stream": True, "ignore_eos": True, "max_tokens": 400}
+    asked = {"messages": [{"role": "user", "content": "你好"}], "stream": True, "ignore_eos": True, "max_tokens": 3000}
     body = padded(asked, LARGE)
     headers = {"Content-Type": "application/json"}
     with ExitStack() as held:
+        # Let go, one would end its stream.
+        streams = []
         for _ in range(3):
             answer = held.enter_context(
                 tight.http.stream("POST", "/v1/chat/completions", content=body, headers=headers)
             )
             assert answer.status_code == 200
-            assert next(answer.iter_lines()).startswith("data: ")
+            streams.append(answer.iter_lines())
+            assert next(streams[-1]).startswith("data: ")
 
 
 def test_a_body_may_take_its_time_but_not_crawl(tight: RunningServer) -> None:

@@ -54,6 +54,20 @@ def test_the_cache_is_as_large_as_was_granted_and_holds_at_least_one_chat(twins:
     assert build.build(model, wanted, CONTEXT).scheduler.capacity_tokens == blocks * BLOCK_SIZE
 
 
+def test_what_no_reply_may_hold_and_who_hears_of_pictures_get_where_they_belong(twins: Twins) -> None:
+    first = twins.expected[1][0]
+    looked: list[bool] = []
+    wanted = GenerationSettings(kv_cache_gb=0.02, cpu_kernels="off")
+    core = build.build(twins.paged.model, wanted, CONTEXT, never=[first], on_picture=looked.append)
+    for name in "ab":
+        request, patches = twins.request(name, twins.inputs[1])
+        request.salt = name.encode()
+        core.add(request, patches)
+        (output,) = twins.run(core, [request])
+        assert first not in output
+    assert (looked[0], looked[-1]) == (False, True)
+
+
 def test_left_to_itself_the_cache_holds_several_chats(twins: Twins) -> None:
     core = build.build(twins.paged.model, GenerationSettings(cpu_kernels="off"), CONTEXT)
     assert CONTEXT <= core.scheduler.capacity_tokens <= 64 * CONTEXT

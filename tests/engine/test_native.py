@@ -13,12 +13,17 @@ import torch
 from torch import nn
 
 from qqvl_server.engine.cache.kv_cache import KVCache, kv_shape
-from qqvl_server.engine.cpu import checking, compiling
+from qqvl_server.engine.cpu import checking, compiling, packing
 from qqvl_server.engine.cpu.backend import CpuBackend
 from qqvl_server.engine.cpu.kernels import Kernels, TextShape, text_shape
 from qqvl_server.engine.cpu.layers import text_of
+from qqvl_server.engine.forward.runner import ModelRunner
+from qqvl_server.settings import WeightsSettings
+from qqvl_server.weights.load import load
+from qqvl_server.weights.locate import locate
 from tests.engine.twins import Twins
 from tests.engine.wide import model, paged_logits, plain_logits
+from tests.resident import resident
 
 CPU = torch.device("cpu")
 SMALL = TextShape(hidden=64, inner=128, heads=4, kv_heads=2, head_dim=32)
@@ -187,6 +192,33 @@ def test_the_tokens_are_those_of_generate(own: NativeTwins, shape: dict[str, int
     engine = own.engine(**shape)
     assert own.run(engine, own.add_all(engine, "a")) == own.expected
     assert own.run(engine, own.add_all(engine, "b")) == own.expected
+
+
+def test_the_workspace_is_given_back_with_other_memory(own: NativeTwins) -> None:
+    backend = own.backend(16)
+    engine = own.engine(backend=backend)
+    if backend.workspace is None:
+        pytest.skip("no products of our own for this type on this processor")
+    for name in "ab":
+        assert own.run(engine, own.add_all(engine, name)) == own.expected
+        assert backend.workspace.size > 0
+        own.runner.release_memory()
+        assert backend.workspace.size == 0
+
+
+def test_weights_read_anew_are_packed_and_their_files_pages_given_back(demo: Path) -> None:
+    """The text's by our kernels, the eye's by torch's; the two layouts never stand in memory together."""
+    if not packing.pays(torch.zeros(4, 32, dtype=torch.bfloat16)):
+        pytest.skip("this processor has no packed bf16 kernels")
+    file = demo / "model.safetensors"
+    before = resident(file)
+    made = load(locate(str(demo), demo.parents[1]), WeightsSettings(device="cpu", dtype="bfloat16")).model
+    shape = text_shape(made.config, kv_shape(made.config))
+    runner = ModelRunner(made, CpuBackend(kernels(torch.bfloat16, shape)), blocks=4, feature_bytes=0)
+    # Of a tied head the plain weight stays: it is the embedding, and nobody has read it yet.
+    assert resident(file) - before < file.stat().st_size / 4
+    assert any(isinstance(module, packing.PackedLinear) for module in made.model.visual.modules())
+    assert runner is not None
 
 
 def test_all_layers_of_the_demo_are_fused(own: NativeTwins) -> None:

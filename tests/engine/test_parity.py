@@ -108,6 +108,19 @@ def test_preemption_after_the_features_are_gone_changes_nothing(twins: Twins) ->
     assert twins.runner.pictures.encoder_runs == 1
 
 
+def test_memory_given_back_is_had_again(twins: Twins) -> None:
+    engine = twins.engine(tokens=2048)
+    for name in "ab":
+        request, patches = twins.request(name, twins.inputs[1])
+        request.salt = name.encode()
+        engine.add(request, patches)
+        assert twins.run(engine, [request]) == [twins.expected[1]]
+        assert request.images[0].digest in twins.runner.features
+        twins.runner.release_memory()
+        assert request.images[0].digest not in twins.runner.features
+    assert twins.runner.pictures.encoder_runs == 2
+
+
 def test_a_seed_goes_on_after_preemption(twins: Twins) -> None:
     wishes = {"temperature": 1.5, "seed": 11}
     outputs = []

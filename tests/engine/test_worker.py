@@ -67,6 +67,9 @@ class CountingRunner:
         self.refused: Exception | None = None
         self.known: set[str] = set()
         self.never_forgets = False
+        # A request with pictures is being taken in, and may be.
+        self.placing, self.placed = threading.Event(), threading.Event()
+        self.step_s = 0.0
         self.batches: list[ScheduledBatch] = []
         self.go = threading.Semaphore(10_000)
         self.released = 0
@@ -78,6 +81,9 @@ class CountingRunner:
     def add(self, request: Request, patches: dict[bytes, Any]) -> None:
         if self.refused is not None:
             raise self.refused
+        if patches:
+            self.placing.set()
+            self.placed.wait(5)
         self.known.add(request.id)
 
     def forget(self, request: Request) -> None:
@@ -104,6 +110,7 @@ class Counted:
 
     def compute(self) -> list[int]:
         self.runner.go.acquire(timeout=5)
+        time.sleep(self.runner.step_s)
         self.runner.batches.append(self.batch)
         if self.runner.error is not None:
             raise self.runner.error
@@ -203,6 +210,23 @@ def test_a_long_step_does_not_keep_back_what_the_one_before_it_gave() -> None:
     assert first.token == 2
     bench.runner.go.release(10)
     assert inbox.tokens() == [3, 4, FinishReason.LENGTH]
+
+
+def test_pictures_that_take_long_to_place_keep_nothing_back(bench: Bench) -> None:
+    bench.runner.go = threading.Semaphore(0)
+    inbox = bench.ask()
+    while not bench.worker.running:
+        time.sleep(0.001)
+    job, other = bench.job("pictured")
+    bench.worker.submit(Job(job.request, {b"digest": "patches"}, job.sink, job.deadline))
+    bench.runner.go.release(2)
+    assert bench.runner.placing.wait(5)
+    first = inbox.items.get(timeout=2)
+    assert isinstance(first, Chosen)
+    bench.runner.placed.set()
+    bench.runner.go.release(100)
+    assert inbox.tokens() == [3, 4, FinishReason.LENGTH]
+    assert other.tokens() == [2, 3, 4, FinishReason.LENGTH]
 
 
 def test_a_stop_token_is_named_only_when_the_caller_asked_for_it(bench: Bench) -> None:
@@ -442,6 +466,38 @@ def test_an_end_tells_how_long_was_waited(bench: Bench) -> None:
     assert 0.05 <= told.queued_s <= told.answer_s
     assert nothing.queued_s is not None
     assert nothing.answer_s is None
+
+
+def test_the_wait_for_an_answer_ends_with_its_first_token(bench: Bench) -> None:
+    bench.runner.go = threading.Semaphore(3)
+    asked = time.monotonic()
+    inbox = bench.ask(new=8)
+    assert isinstance(inbox.items.get(timeout=5), Chosen)
+    waited = time.monotonic() - asked
+    time.sleep(0.01)
+    bench.runner.go.release(100)
+    end = inbox.all()[-1]
+    assert isinstance(end, Ended)
+    assert end.answer_s is not None
+    assert end.answer_s <= waited
+
+
+def test_the_more_waits_and_the_slower_the_engine_the_later_is_one_told_to_come_back() -> None:
+    bench = Bench(max_waiting=6)
+    bench.runner.step_s = 0.05
+    inboxes = [bench.ask(f"runs{n}", new=30) for n in range(4)]
+    while bench.worker.running < 4:
+        time.sleep(0.001)
+    inboxes += [bench.ask(f"waits{n}", prompt=40, new=40) for n in range(6)]
+    while bench.core.scheduler.waiting.urgent < 6:
+        time.sleep(0.001)
+    with pytest.raises(Busy) as refused:
+        bench.ask("one too many")
+    # 360 tokens, of which a step of 50 ms does four.
+    assert refused.value.retry_after >= 3
+    for inbox in inboxes:
+        inbox.gone.set()
+    assert settled(bench)
 
 
 def test_a_planted_step_fails_once() -> None:

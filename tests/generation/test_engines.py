@@ -115,7 +115,7 @@ class OneText:
         ids = [*self._encode(grammar.text), self._end]
         return lambda _budget: Only(ids, self._size)
 
-    async def while_calling(self, tools: Sequence[Tool]) -> None:
+    async def while_calling(self, tools: Sequence[Tool], *, strict: bool) -> None:
         return None
 
 

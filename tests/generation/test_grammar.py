@@ -34,9 +34,9 @@ CLOCK = Tool("clock", None, '{"type": "object", "properties": {}, "additionalPro
 class Compiler:
     """The compiler under test and its tokenizer."""
 
-    def __init__(self, folder: Path, vocab_size: int | None = None, *, is_loose: bool = False) -> None:
+    def __init__(self, folder: Path, vocab_size: int | None = None, ends: int = 2, *, is_loose: bool = False) -> None:
         self.tokenizer = load_processor(str(folder)).tokenizer
-        self.ends = tuple(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+        self.ends = tuple(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"][:ends]))
         self.vocab_size = vocab_size or len(self.tokenizer) + 300
         self.compiler = GrammarCompiler(self.tokenizer, self.ends, self.vocab_size, is_loose=is_loose)
 
@@ -155,10 +155,35 @@ async def test_json_comes_to_its_end_whatever_the_number_of_logits(demo: Path, v
     made.compiler.close()
 
 
+NAMED_LIKE_CONTROLS = [
+    (K.REGEX, r"[a-z]{3,8}</think>\n\n[a-z]{2,5}", "</think>"),
+    (K.CHOICE, '["<think>", "<tool_call>x"]', "<t"),
+    (K.JSON_SCHEMA, '{"enum": ["</tool_call>", "<|im_end|>"]}', "<"),
+    (K.LARK, 'start: <think> "a</think>" </think>', "<think>a</think></think>"),
+]
+
+
+@pytest.mark.parametrize(("tools", "ends"), [("demo", 1), ("demo", 2), ("assets", 1)])
+async def test_a_text_that_reads_like_a_control_token_is_spelt_in_letters(
+    tools: str, ends: int, request: pytest.FixtureRequest
+) -> None:
+    made = Compiler(request.getfixturevalue(tools), ends=ends)
+    for kind, text, written in NAMED_LIKE_CONTROLS:
+        for seed in range(5):
+            mask, draw = await made.mask(kind, text), random.Random(seed)
+            said: list[int] = []
+            while said[-1:] != [made.ends[0]]:
+                allowed = made.ids(mask)
+                said.append(made.ends[0] if made.ends[0] in allowed else draw.choice(allowed))
+                mask.accept(said[-1])
+            assert written in made.tokenizer.decode(said[:-1]), (kind, said)
+    made.compiler.close()
+
+
 @pytest.mark.parametrize("tools", ["demo", "assets"])
 async def test_who_may_call_is_free_until_a_call_begins(tools: str, request: pytest.FixtureRequest) -> None:
     made = Compiler(request.getfixturevalue(tools))
-    fresh = await made.compiler.while_calling([WEATHER, CLOCK])
+    fresh = await made.compiler.while_calling([WEATHER, CLOCK], strict=False)
     assert fresh is not None
     mask = fresh(1000)
     opening, closing = made.tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
@@ -167,21 +192,35 @@ async def test_who_may_call_is_free_until_a_call_begins(tools: str, request: pyt
             assert mask.allowed() is None
             mask.accept(token)
         mask.accept(opening)
+        free = 0
         for token in made.tokenizer.encode('\n{"name": "get_weather", "arguments": {"city": "北京", "unit": "c"}}\n'):
-            assert token in made.ids(mask)
-            assert closing not in made.ids(mask)
+            if mask.allowed() is None:
+                free += 1
+            else:
+                assert token in made.ids(mask)
+                assert closing not in made.ids(mask)
             mask.accept(token)
+        # The first letters of the name.
+        assert 1 <= free <= 4
         assert made.ids(mask) == [closing]
         mask.accept(closing)
     made.compiler.close()
 
 
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("tools", ["demo", "assets"])
-async def test_no_name_comes_about_that_is_not_on_offer(tools: str, request: pytest.FixtureRequest) -> None:
-    """Drawn at random among all that may come: half of one name never goes on with half of another."""
+async def test_half_of_one_name_does_not_go_on_with_half_of_another(
+    tools: str, strict: bool, request: pytest.FixtureRequest
+) -> None:
+    """Drawn at random among all that may come, where the model's own letters are those of "get_"."""
     made = Compiler(request.getfixturevalue(tools))
-    offered = [WEATHER, CLOCK, Tool("get_time", None, CLOCK.parameters), Tool("get_weather_alerts", None, "{}")]
-    fresh = await made.compiler.while_calling(offered)
+    offered = [
+        WEATHER,
+        Tool("get_clock", None, CLOCK.parameters),
+        Tool("get_time", None, CLOCK.parameters),
+        Tool("get_weather_alerts", None, "{}"),
+    ]
+    fresh = await made.compiler.while_calling(offered, strict=strict)
     assert fresh is not None
     opening = made.tokenizer.convert_tokens_to_ids("<tool_call>")
     named = set()
@@ -189,8 +228,9 @@ async def test_no_name_comes_about_that_is_not_on_offer(tools: str, request: pyt
         mask, draw = fresh(1000), random.Random(seed)
         mask.accept(opening)
         said: list[int] = []
+        own = made.tokenizer.encode("get_")
         while '"arguments"' not in made.tokenizer.decode(said):
-            said.append(draw.choice(made.ids(mask)))
+            said.append(own.pop(0) if mask.allowed() is None else draw.choice(made.ids(mask)))
             mask.accept(said[-1])
         named.add(re.findall(r'"name": "(.*)", "arguments"', made.tokenizer.decode(said))[0])
     assert named <= {tool.name for tool in offered}
@@ -202,7 +242,7 @@ async def test_tools_that_cannot_be_compiled_leave_the_arguments_free_but_not_th
     endless = Tool("f", None, json.dumps({"type": "object", "properties": {"a": {"multipleOf": 1e-9}}}))
     long = Tool("g", None, json.dumps({"type": "object", "description": "x" * 300_000}))
     for tool in (endless, long):
-        fresh = await demo_compiler.compiler.while_calling([tool])
+        fresh = await demo_compiler.compiler.while_calling([tool], strict=False)
         assert fresh is not None
         mask = fresh(1000)
         for text in (f'<tool_call>\n{{"name": "{tool.name}", "arguments": {{"a": 1.5, "b": []}}}}\n</tool_call>', "好"):
@@ -210,17 +250,30 @@ async def test_tools_that_cannot_be_compiled_leave_the_arguments_free_but_not_th
                 if mask.allowed() is not None:
                     assert token in demo_compiler.ids(mask)
                 mask.accept(token)
-        mask.accept(demo_compiler.tokenizer.convert_tokens_to_ids("<tool_call>"))
-        for token in demo_compiler.tokenizer.encode('\n{"name": "'):
+        strict = await demo_compiler.compiler.while_calling([tool], strict=True)
+        assert strict is not None
+        mask = strict(1000)
+        for token in demo_compiler.tokenizer.encode('<tool_call>\n{"name": "'):
             mask.accept(token)
         assert demo_compiler.tokenizer.encode("clock")[0] not in demo_compiler.ids(mask)
+
+
+async def test_a_name_made_up_is_the_models_own_affair(demo_compiler: Compiler) -> None:
+    fresh = await demo_compiler.compiler.while_calling([WEATHER, CLOCK], strict=False)
+    assert fresh is not None
+    mask = fresh(1000)
+    tokens = demo_compiler.tokenizer.encode('<tool_call>\n{"name": "search", "arguments": {"x": 1}}\n</tool_call>')
+    for token in tokens:
+        assert mask.allowed() is None or token in demo_compiler.ids(mask)
+        mask.accept(token)
+    assert mask.allowed() is None
 
 
 async def test_a_call_too_complex_on_the_way_goes_on_without_a_mask(demo_compiler: Compiler) -> None:
     wide = {"type": "object", "properties": {str(key): {"type": "string"} for key in range(1300)}}
     tool = Tool("f", None, json.dumps(wide))
     await demo_compiler.compiler.compile(tool_grammar([tool], None, parallel=False))
-    fresh = await demo_compiler.compiler.while_calling([tool])
+    fresh = await demo_compiler.compiler.while_calling([tool], strict=False)
     assert fresh is not None
     mask = fresh(1000)
     spelt = '<tool_call>\n{"name": "f", "arguments": {"1": "a", "5": "b"}}\n</tool_call>'

@@ -141,7 +141,7 @@ class Grammars:
             raise InvalidRequest("正则表达式写错了")
         return lambda _budget: AnyToken()
 
-    async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
+    async def while_calling(self, tools: Sequence[Tool], *, strict: bool) -> Callable[[int], TokenMask] | None:
         return lambda _budget: AnyToken()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ async def test_forced_formats_come_to_their_end(voice: LocalVoice[Prompt]) -> No
         assert said == "红色"
 
 
-async def test_a_call_that_need_not_come_has_a_name_on_offer(voice: LocalVoice[Prompt]) -> None:
+async def test_only_tools_that_may_be_called_are(voice: LocalVoice[Prompt]) -> None:
     begun = {"sampling": {"logit_bias": ((CALL_TOKEN, 100.0),)}, "tools": TOOLS}
     for said, _ in await replies(voice, **begun, may_call=("get_time",)):
         content, calls = read_reply(said)
@@ -101,6 +102,40 @@ async def test_ids_beyond_the_model_are_the_callers_fault(voice: LocalVoice[Prom
             await replies(voice, sampling=sampling)
 
 
+@asynccontextmanager
+async def reciter(folder: Path, engine: str, library: ImageLibrary) -> AsyncIterator[LocalVoice[Prompt]]:
+    loaded = exact(folder)
+    compiler = GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary)
+    settings = GenerationSettings(engine=engine, kv_cache_gb=0.05)
+    made = LocalVoice(
+        Preprocessor(loaded.processor, library, 64), choosing.build(loaded, settings, 4096, Metrics()),
+        device="cpu", context_tokens=4096, metrics=Metrics(), grammars=compiler,
+    )  # fmt: skip
+    yield made
+    await made.aclose()
+    compiler.close()
+
+
+@pytest.mark.parametrize("engine", ["generate", "paged"])
+async def test_a_name_half_of_two_tools_becomes_one_of_them(engine: str, tmp_path: Path, library: ImageLibrary) -> None:
+    tokenizer = demo_files(tmp_path / "m")
+    begun = '<tool_call>\n{"name": "get_weazone'
+    # Every token has one that follows it, and the frame has a line break of its own.
+    template = tmp_path / "m" / "chat_template.jinja"
+    template.write_text(
+        template.read_text("utf-8").replace("assistant\\n' }}\n{%- endif %}", "assistant' }}\n{%- endif %}")
+    )
+    reciting(tmp_path / "m", tokenizer, tokenizer.encode(begun), tokenizer.encode("assistant")[-1])
+    nothing = '{"type": "object", "properties": {}, "additionalProperties": false}'
+    tools = tuple(Tool(name, None, nothing) for name in ("get_weather", "get_zone"))
+    async with reciter(tmp_path / "m", engine, library) as made:
+        assert [said for said, _ in await replies(made)] == [begun, begun]
+        for said, _ in await replies(made, tools=tools):
+            assert [(call.name, call.arguments) for call in read_reply(said, ["get_weather", "get_zone"])[1]] == [
+                ("get_weather", "{}")
+            ]
+
+
 @pytest.mark.parametrize("engine", ["generate", "paged"])
 async def test_a_model_with_fewer_logits_than_the_tokenizer_has_tokens(
     engine: str, tmp_path: Path, library: ImageLibrary
@@ -109,20 +144,12 @@ async def test_a_model_with_fewer_logits_than_the_tokenizer_has_tokens(
     tokenizer = demo_files(folder)
     logits = 2150
     reciting(folder, tokenizer, tokenizer.encode("你好"), tokenizer.encode("\n")[0], logits)
-    loaded = exact(folder)
-    compiler = GrammarCompiler(tokenizer, loaded.end_tokens, loaded.vocabulary)
-    made = LocalVoice(
-        Preprocessor(loaded.processor, library, 64),
-        choosing.build(loaded, GenerationSettings(engine=engine, kv_cache_gb=0.05), 4096, Metrics()),
-        device="cpu", context_tokens=4096, metrics=Metrics(), grammars=compiler,
-    )  # fmt: skip
-    assert [said for said, _ in await replies(made)] == ["你好", "你好"]
-    for said, _ in await replies(made, grammar=Grammar(GrammarKind.JSON_SCHEMA, TITLE)):
-        assert set(json.loads(said)) == {"title"}
-    unknown = tokenizer.convert_tokens_to_ids("<tool_call>")
-    assert unknown >= logits
-    for fields in ({"sampling": {"logit_bias": ((unknown, 5.0),)}}, {"raw": (1, unknown)}):
-        with pytest.raises(InvalidRequest):
-            await replies(made, **fields)
-    await made.aclose()
-    compiler.close()
+    async with reciter(folder, engine, library) as made:
+        assert [said for said, _ in await replies(made)] == ["你好", "你好"]
+        for said, _ in await replies(made, grammar=Grammar(GrammarKind.JSON_SCHEMA, TITLE)):
+            assert set(json.loads(said)) == {"title"}
+        unknown = tokenizer.convert_tokens_to_ids("<tool_call>")
+        assert unknown >= logits
+        for fields in ({"sampling": {"logit_bias": ((unknown, 5.0),)}}, {"raw": (1, unknown)}):
+            with pytest.raises(InvalidRequest):
+                await replies(made, **fields)

@@ -82,6 +82,6 @@ class GrammarCompiler(Protocol):
         """Places in the request that its replies need not keep to; known once it is compiled."""
         ...
 
-    async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
-        """Masks for replies that may call these tools; None where there are none."""
+    async def while_calling(self, tools: Sequence[Tool], *, strict: bool) -> Callable[[int], TokenMask] | None:
+        """Masks for replies that may call these tools, ``strict`` for no others at all; None where there are none."""
         ...

@@ -212,7 +212,9 @@ class LocalVoice(Generic[P]):
         if request.grammar is None:
             names = request.may_call
             tools = [tool for tool in request.tools if names is None or tool.name in names]
-            return await self._grammars.while_calling(tools) if tools and self._grammars else None
+            if not tools or self._grammars is None:
+                return None
+            return await self._grammars.while_calling(tools, strict=names is not None)
         if self._grammars is None:
             raise InvalidRequest("这个模型不支持规定回答的格式")
         return await self._grammars.compile(request.grammar)

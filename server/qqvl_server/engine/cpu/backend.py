@@ -21,7 +21,7 @@ class CpuBackend:
         self.block_size = block_size
         self._kernels = kernels
         self._text: FusedText | None = None
-        self._workspace: Workspace | None = None
+        self.workspace: Workspace | None = None
 
     def adopt(self, model: Any, cache: KVCache) -> None:
         plug_in(model, self._swap)
@@ -29,7 +29,7 @@ class CpuBackend:
         shape = text_shape(model.config, kv_shape(model.config))
         self._heads = shape.heads
         self._text = text_of(model, self._kernels, cache)
-        self._workspace = Workspace(shape, model.dtype) if natives(model) else None
+        self.workspace = Workspace(shape, model.dtype) if natives(model) else None
 
     def _swap(self, model: Any) -> None:
         fuse(model, self._kernels)
@@ -38,8 +38,8 @@ class CpuBackend:
     def lay_out(self, chunks: Sequence[ScheduledChunk]) -> NativeRows:
         spans = [(chunk.request.blocks, chunk.start, chunk.count) for chunk in chunks]
         workspace = None
-        if self._workspace is not None:
-            workspace = self._workspace.rows(sum(chunk.count for chunk in chunks))
+        if self.workspace is not None:
+            workspace = self.workspace.rows(sum(chunk.count for chunk in chunks))
         return lay_out(self._kernels, spans, self._cache, self._heads, workspace)
 
     def prepare(self, step: Step) -> Prepared:
@@ -49,5 +49,5 @@ class CpuBackend:
         return ModelForward(self._model, rows, step.pictures)
 
     def release(self) -> None:
-        if self._workspace is not None:
-            self._workspace.clear()
+        if self.workspace is not None:
+            self.workspace.clear()

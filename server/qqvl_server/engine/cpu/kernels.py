@@ -208,6 +208,11 @@ class Workspace:
         self._shape = shape
         self._room = torch.empty(0, dtype=dtype)
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._room.nbytes
+
     def rows(self, count: int) -> torch.Tensor:
         needed = count * self._shape.workspace
         if len(self._room) < needed:

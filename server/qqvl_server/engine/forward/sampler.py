@@ -73,7 +73,7 @@ class Sampler:
         """(requests,), on the device; ``scores`` is changed in place, ``failed`` gets those whose grammar broke."""
         scores[:, self._never] = -torch.inf
         if any(_wishes(request) for request in requests):
-            scores = self._shaped(scores.float(), requests, failed)
+            scores = self._shaped(scores, requests, failed)
         # Six times as fast as argmax in bf16 on a CPU.
         tokens = scores.max(-1).indices
         drawing = [n for n, request in enumerate(requests) if request.sampling.temperature >= _COLDEST]
@@ -89,7 +89,10 @@ class Sampler:
 
     def _shaped(self, scores: torch.Tensor, requests: Sequence[Request], failed: dict[int, QqvlError]) -> torch.Tensor:
         scores, masked = self._masked(scores, requests, failed)
-        scores = self._penalised(scores, requests)
+        if not any(_shapes(request) for request in requests):
+            # Masks alone, most of them silent: tools that nobody has begun to call.
+            return scores
+        scores = self._penalised(scores.float(), requests)
         places, biases = [], []
         for n, request in enumerate(requests):
             wanted = request.sampling
@@ -217,10 +220,12 @@ class Sampler:
 
 
 def _wishes(request: Request) -> bool:
+    return request.mask is not None or _shapes(request)
+
+
+def _shapes(request: Request) -> bool:
     wanted = request.sampling
-    return (
-        request.mask is not None or bool(wanted.logit_bias) or request.made < wanted.min_new_tokens or wanted.penalises
-    )
+    return bool(wanted.logit_bias) or request.made < wanted.min_new_tokens or wanted.penalises
 
 
 def _accepted(request: Request, chosen: Chosen) -> Chosen | QqvlError:

@@ -21,7 +21,8 @@ from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import Busy, InvalidRequest
 from qqvl_server.generation.constraints.calling import WhileCalling
 from qqvl_server.generation.constraints.json_schema import Tight, tightened
-from qqvl_server.generation.constraints.sources import TOO_COMPLEX, Compiled, Refused, compiled, is_too_complex
+from qqvl_server.generation.constraints.masks import MatcherMask, cut
+from qqvl_server.generation.constraints.sources import TOO_COMPLEX, Compiled, Refused, compiled
 from qqvl_server.generation.constraints.wrapup import WrappingUp, closing_tokens, margin
 from qqvl_server.generation.port import Grammar, GrammarKind, Tool
 from qqvl_server.generation.replies.tool_frames import CLOSING, OPENING
@@ -29,8 +30,11 @@ from qqvl_server.observe.logs import logger
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
+    from tokenizers import AddedToken
 
 MAX_CHARACTERS: Final = 256_000
+# What Qwen's frame spells between a call's opening token and the function's name.
+_HEAD: Final = '\n{"name": "'
 _ANY_ARGUMENTS: Final = '{"type":"object"}'
 COMPILE_S: Final = 5.0
 # Tools that need not be called are not worth more of a wait; the compile goes on, and the next request finds it done.
@@ -54,40 +58,11 @@ _LIMITS: Final[dict[str, Any]] = {
 }
 
 
-class MatcherMask:
-    """One reply's way through a grammar; see ``TokenMask``. Masks are over the model's ``width`` logits.
-
-    Raises:
-        InvalidRequest: the grammar was found too complex only on the way.
-        ValueError: a token was accepted that may not come.
-    """
-
-    def __init__(self, matcher: LLMatcher, width: int) -> None:
-        self._matcher = matcher
-        self._width = width
-
-    def allowed(self) -> Sequence[int]:
-        self._check()
-        # Of a bytearray, because tensors refuse to be views of memory that cannot be written.
-        words = memoryview(bytearray(self._matcher.compute_bitmask())).cast("i")
-        if self._matcher.is_error():
-            raise InvalidRequest(TOO_COMPLEX)
-        return cut(words, self._width)
-
-    def accept(self, token: int) -> None:
-        self._matcher.consume_token(token)
-        self._check()
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            if is_too_complex(self._matcher.get_error()):
-                raise InvalidRequest(TOO_COMPLEX)
-            raise ValueError("the grammar cannot go on")
-
-
 class FastTokenizer(Protocol):
     """Transformers' `PreTrainedTokenizerFast`, as far as it is read here."""
 
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]: ...
     def get_vocab(self) -> dict[str, int]: ...
 
 
@@ -125,6 +100,8 @@ class GrammarCompiler:
         )
         vocabulary = {piece: token for piece, token in vocabulary.items() if token < self._width}
         self._closing = closing_tokens(vocabulary, end_tokens, self._width)
+        added = tokenizer.added_tokens_decoder.items()
+        self._spelt = {token: self._tokenizer.greedy_tokenize(one.content)[0] for token, one in added if one.content}
         marked = OPENING in vocabulary and CLOSING in vocabulary
         self._frame = (vocabulary[OPENING], vocabulary[CLOSING]) if marked else None
         self._limits = LLParserLimits(**_LIMITS)
@@ -147,13 +124,14 @@ class GrammarCompiler:
         found = outcome.given_up if isinstance(outcome, Compiled) else ()
         return (*grammar.given_up, *(_field(grammar, number) + place.removeprefix("$") for number, place in found))
 
-    async def while_calling(self, tools: Sequence[Tool]) -> Callable[[int], TokenMask] | None:
-        """The same for replies that may call these tools.
+    async def while_calling(self, tools: Sequence[Tool], *, strict: bool) -> Callable[[int], TokenMask] | None:
+        """The same for replies that may call these tools; ``strict`` lets no other name be as much as written.
 
         Schemas that cannot be compiled, or not at once, leave the arguments free but not the name; None where not
         even that can be had.
         """
-        if self._frame is None:
+        frame = self._frame
+        if frame is None:
             return None
         # Looked at before the schemas are read: that happens on the event loop.
         short = sum(len(tool.parameters) for tool in tools) <= MAX_CHARACTERS
@@ -161,8 +139,13 @@ class GrammarCompiler:
         matcher = matcher or await self._favoured([Tool(tool.name, None, _ANY_ARGUMENTS) for tool in tools])
         if matcher is None:
             return None
-        opening, closing = self._frame
-        return lambda _budget: WhileCalling(lambda: MatcherMask(matcher.deep_copy(), self._width), opening, closing)
+        head = None if strict else _HEAD.encode()
+        spell = self._tokenizer.decode_bytes
+
+        def fresh() -> TokenMask:
+            return MatcherMask(matcher.deep_copy(), self._width, self._spelt)
+
+        return lambda _budget: WhileCalling(fresh, spell, *frame, head)
 
     async def _favoured(self, tools: Sequence[Tool]) -> LLMatcher | None:
         try:
@@ -188,7 +171,7 @@ class GrammarCompiler:
         return outcome.matcher
 
     def _mask(self, matcher: LLMatcher, grammar: Grammar, budget: int) -> TokenMask:
-        mask = MatcherMask(matcher.deep_copy(), self._width)
+        mask = MatcherMask(matcher.deep_copy(), self._width, self._spelt)
         holds_json = grammar.kind is GrammarKind.JSON_SCHEMA or "%json" in grammar.text
         return WrappingUp(mask, self._closing, budget, margin(grammar.text)) if holds_json else mask
 
@@ -224,15 +207,6 @@ class GrammarCompiler:
 def _field(grammar: Grammar, number: int) -> str:
     """The request's field that a grammar's schema of that number comes from."""
     return grammar.params[number] if number < len(grammar.params) else ""
-
-
-def cut(words: memoryview[int], width: int) -> memoryview[int]:
-    """``words`` (int32) over the tokens below ``width`` alone: llguidance writes a word more than they take, and tokens
-    that the model has no logit for."""
-    kept = words[: -(-width // 32)]
-    if rest := width % 32:
-        kept[-1] &= (1 << rest) - 1
-    return kept
 
 
 def _deep_threads() -> ThreadPoolExecutor:
@@ -271,7 +245,7 @@ def tool_grammar(tools: Sequence[Tool], forced: str | None, parallel: bool, answ
     schemas = [_tightened(tool.parameters, tool.where, arguments=True) for tool in offered]
     params = [tool.where for tool in offered]
     for number, tool in enumerate(offered):
-        head = _quoted('\n{"name": ' + _quoted(tool.name) + ', "arguments": ')
+        head = _quoted(_HEAD + _quoted(tool.name)[1:] + ', "arguments": ')
         rules.append(f'call_{number}: <tool_call> {head} arguments_{number} "}}\\n" </tool_call>')
         rules.append(f"arguments_{number}: %json {schemas[number].text}")
     if answer is not None:
