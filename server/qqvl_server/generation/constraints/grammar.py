@@ -190,7 +190,7 @@ class GrammarCompiler:
         return future
 
     def _compile(self, grammar: Grammar) -> Compiled | Refused:
-        outcome = compiled(grammar, self._matched, is_loose=self._is_loose)
+        outcome = compiled(grammar, self._matched, self._limits, is_loose=self._is_loose)
         if isinstance(outcome, Refused):
             return outcome
         trial = outcome.matcher.deep_copy()
