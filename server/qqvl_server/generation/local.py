@@ -36,7 +36,7 @@ from qqvl_server.generation.replies.channel import Inbox, Scores, TokenChannel
 from qqvl_server.generation.replies.pulse import Pulse
 from qqvl_server.generation.replies.reply import Choices, Reply
 from qqvl_server.generation.replies.speech import Speech
-from qqvl_server.generation.replies.thoughts import FORCED_CLOSING
+from qqvl_server.generation.replies.thoughts import FORCED_CLOSING, NO_THOUGHT
 from qqvl_server.observe.metrics import Metrics
 
 _RETRY_AFTER_S = 5
@@ -224,7 +224,8 @@ class LocalVoice(Generic[P]):
         budget = budget_of(request.thinking, opened=opened, thinks=prompt.thinks)
         if request.raw is not None or (budget is None and not (opened and speaking)):
             return speaking
-        closing = await self._aside(self._texts, lambda: self._prompts.encode(FORCED_CLOSING))
+        written = NO_THOUGHT if budget == 0 else FORCED_CLOSING
+        closing = await self._aside(self._texts, lambda: self._prompts.encode(written))
         unended = self._grammars.unended if self._grammars and wanted else None
         spell = self._prompts.spell
         return lambda most: WhileThinking(

@@ -1,8 +1,7 @@
 """What the doors and the chat may ask of any voice. Values only: no torch, no HTTP, no chats.
 
-A voice takes chat messages and yields what a model thinks, says and calls, as events; no marks of any model's own
-frames are left in them. ``local.py`` speaks with a model in this process;
-others (the paged engine, an upstream cluster) fit behind the same protocol.
+A voice takes chat messages and yields what a model thinks, says and calls, without the marks of its own frames.
+``local.py`` speaks with a model in this process; an upstream cluster fits behind the same protocol.
 """
 
 from __future__ import annotations
@@ -269,10 +268,7 @@ class Voice(Protocol):
         ...
 
     async def warm(self, request: GenerationRequest) -> None:
-        """Read a prompt into the cache when nothing else is to do, so that a later turn starts sooner. May do nothing.
-
-        Never raises: what cannot be warmed now is simply read later.
-        """
+        """Read a prompt into the cache when nothing else is to do, so that a later turn starts sooner. Never raises."""
         ...
 
     async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from qqvl_server.errors import ImageRejected, InvalidRequest
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, Urgency
 from qqvl_server.generation.prompts.conversation import Entry, mended, template_message, template_tool
 from qqvl_server.generation.prompts.length import LengthGuard, texts_of
-from qqvl_server.generation.prompts.pictures import Patches, PictureMaker
+from qqvl_server.generation.prompts.pictures import Patches, PictureMaker, expanded
 from qqvl_server.generation.prompts.switches import Switches
 from qqvl_server.generation.replies.detokenize import TokenDecoder, Vocabulary
 from qqvl_server.generation.replies.thoughts import opens_thought
@@ -186,7 +186,7 @@ class Preprocessor:
         extras = self._extras(request)
         ids = self._template(self._tokenizer, messages, return_dict=False, add_generation_prompt=True, **extras)
         runs = [self._pictures.tokens(ref) for ref in _images(request.messages) if ref not in lost for _ in ref.frames]
-        return _expanded(ids, self._pads[0], runs)
+        return expanded(ids, self._pads[0], runs)
 
     def _by_processor(self, request: GenerationRequest) -> Prompt:
         """For families whose picture arithmetic only their processor knows."""
@@ -288,15 +288,3 @@ def _image_parts(messages: Sequence[ChatMessage]) -> list[ImagePart]:
 def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """One alone is handed on as it is: a picture's patches are megabytes."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
-def _expanded(ids: Sequence[int], pad: int | None, runs: Sequence[int]) -> list[int]:
-    """Each image token becomes its picture's run of them.
-
-    Raises:
-        InvalidRequest: the template shows another number of pictures than the messages have.
-    """
-    if ids.count(pad) != len(runs):
-        raise InvalidRequest("模型的对话模板不接受这些消息里的图片")
-    lengths = iter(runs)
-    return [token for one in ids for token in ([one] * next(lengths) if one == pad else [one])]

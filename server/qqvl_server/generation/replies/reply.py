@@ -103,7 +103,9 @@ class Reply:
             yield from speech.push(text, tokens)
         if ended or whole:
             yield from speech.finish()
-        elif speech.plain:
+        if not speech.has_thought and not speech.thinking:
+            self._reasoned = 0
+        if speech.plain:
             self._speech = None
 
     def _finish(self, reason: FinishReason, stopped_by: str | int | None) -> Finished:

@@ -26,12 +26,17 @@ class Speech:
         self._calls = ToolCallParser(names, parallel=parallel) if request.shown_tools else None
         # Tokens whose text has made no event yet.
         self._tokens: list[TokenLogprob] = []
+        self._thought = False
         if request.opening:
             self._thoughts.skip(request.opening)
 
     @property
     def thinking(self) -> bool:
         return self._thoughts is not None and self._thoughts.inside
+
+    @property
+    def has_thought(self) -> bool:
+        return self._thought if self._thoughts is None else self._thoughts.any
 
     @property
     def plain(self) -> bool:
@@ -48,7 +53,7 @@ class Speech:
             # The tokens of marks, and of the white space around them, are the thought's.
             pieces = [Reasoning("")]
         if self._thoughts.settled:
-            self._thoughts = None
+            self._thought, self._thoughts = self._thoughts.any, None
         return self._told(pieces)
 
     def finish(self) -> Iterator[SpeechEvent]:

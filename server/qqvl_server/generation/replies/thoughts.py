@@ -13,8 +13,9 @@ from qqvl_server.generation.port import Reasoning, TextDelta
 
 OPENING: Final = "<think>"
 CLOSING: Final = "</think>"
-# What closes a thought that has grown too long, as Qwen's models write it themselves.
-FORCED_CLOSING: Final = f"\n{CLOSING}\n\n"
+# What closes a thought that has grown too long, and one that shall not be at all, as Qwen's templates write it.
+FORCED_CLOSING: Final = f"{CLOSING}\n\n"
+NO_THOUGHT: Final = f"\n{FORCED_CLOSING}"
 
 Piece = TextDelta | Reasoning
 
@@ -39,6 +40,8 @@ class Thoughts:
         self._held = ""
         self._parting = False
         self._pieces: list[Piece] = []
+        # Whether anything was thought but white space.
+        self.any = False
 
     @property
     def inside(self) -> bool:
@@ -154,6 +157,7 @@ class Thoughts:
 
     def _thought(self, text: str) -> None:
         if text:
+            self.any = True
             self._pieces.append(Reasoning(text))
 
 
