@@ -11,16 +11,14 @@ from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import httpx
-from fastapi import FastAPI
 from openai.types.responses import Response as SdkResponse
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
-from starlette.exceptions import HTTPException
 
-from qqvl_server import errors
-from qqvl_server.api import faults
+from qqvl_server.api import server
 from qqvl_server.api.anthropic import routes as anthropic
-from qqvl_server.api.desk import Desk
+from qqvl_server.api.guard import Guard
+from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.responses import routes as responses
 from qqvl_server.errors import ImageRejected, QqvlError
@@ -37,6 +35,8 @@ from qqvl_server.generation.port import (
 )
 from qqvl_server.generation.replies.speech import Speech
 from qqvl_server.media.image import ImageRef
+from qqvl_server.observe.metrics import Metrics
+from qqvl_server.settings import ServerSettings
 
 Said = Iterable[TextEvent | QqvlError | asyncio.Event]
 Script = Callable[[GenerationRequest], str | Said]
@@ -164,13 +164,10 @@ class Stage:
             yield cls(voice, shelf, http)
 
     @classmethod
-    def app(cls, voice: EventVoice, shelf: Shelf, *, any_name: bool = False) -> FastAPI:
-        app = FastAPI()
-        desk = Desk(lambda: voice, shelf, (MODEL, "second"), 1_700_000_000, 30, 4, any_name)
-        app.include_router(cls.routes.build(desk))
-        app.add_exception_handler(errors.QqvlError, faults.on_error)
-        app.add_exception_handler(HTTPException, faults.on_router_error)
-        return app
+    def app(cls, voice: EventVoice, shelf: Shelf, *, any_name: bool = False) -> Guard:
+        """The one door in a house of its own, behind its guard."""
+        access = ModelAccess(lambda: voice, shelf, (MODEL, "second"), 1_700_000_000, 30, 4, any_name)
+        return server.build((cls.routes.build(access),), ServerSettings(), Metrics())
 
     async def post(self, path: str = "", /, **fields: Any) -> httpx.Response:
         """``...`` leaves a field out."""

@@ -16,7 +16,7 @@ NAMES = ("get_weather", "get_time", "get_news")
 
 
 def tools(door: type[Stage]) -> list[dict[str, Any]]:
-    functions = [WEATHER, {"name": "get_time"}, {"name": "get_news"}]
+    functions: list[dict[str, Any]] = [WEATHER, {"name": "get_time"}, {"name": "get_news"}]
     return [
         {"type": "function", "function": function} if door is Chat else {"type": "function", **function}
         for function in functions

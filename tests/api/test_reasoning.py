@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from anthropic import Anthropic
+from anthropic.types import ThinkingBlock
 from openai import OpenAI
 
 from qqvl_server.generation.port import FinishReason, GenerationRequest, Thinking
@@ -20,7 +21,10 @@ OPEN = "<think>想了又想"
 
 
 def body_of(path: str, **fields: Any) -> dict[str, Any]:
-    least = {"/v1/responses": {"input": "你好"}, "/v1/messages": {"model": "m", "max_tokens": 60, "messages": ASK}}
+    least: dict[str, dict[str, Any]] = {
+        "/v1/responses": {"input": "你好"},
+        "/v1/messages": {"model": "m", "max_tokens": 60, "messages": ASK},
+    }
     return least.get(path, {"messages": ASK}) | fields
 
 
@@ -51,7 +55,7 @@ def test_a_thought_is_told_apart_and_its_tokens_are_counted(thinking: RunningSer
 
 
 # What switches thoughts off, by door, and what bounds them to one token.
-OFF = {
+OFF: dict[str, tuple[dict[str, Any], ...]] = {
     "/v1/chat/completions": (
         {"enable_thinking": False},
         {"chat_template_kwargs": {"enable_thinking": False}},
@@ -61,7 +65,7 @@ OFF = {
     "/v1/responses": ({"reasoning": {"effort": "none"}}, {"enable_thinking": False}),
     "/v1/messages": ({"thinking": {"type": "disabled"}},),
 }
-SHORT = {
+SHORT: dict[str, tuple[dict[str, Any], ...]] = {
     "/v1/chat/completions": (
         {"thinking_budget": 1},
         {"thinking_token_budget": 1},
@@ -159,7 +163,8 @@ def test_anthropics_client_reads_the_blocks(thinking: RunningServer) -> None:
             final = stream.get_final_message()
         assert kinds.count("thinking") == 2
         thought, said = final.content
-        assert (thought.type, said.type) == ("thinking", "text")
+        assert isinstance(thought, ThinkingBlock)
+        assert said.type == "text"
         assert thought.thinking == "hmm"
         assert thought.signature
         again: Any = [*ASK, {"role": "assistant", "content": final.content}, *ASK]

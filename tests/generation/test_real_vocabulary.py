@@ -34,7 +34,7 @@ from qqvl_server.generation.port import (
 from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import GenerationSettings
+from qqvl_server.settings import EngineSettings
 from qqvl_server.weights.load import LoadedModel
 from tests.calls import collected
 from tests.checkpoints import demo_files, reciting
@@ -61,7 +61,7 @@ async def voice(
     loaded, compiler = babbler
     made = LocalVoice(
         Preprocessor(loaded.processor, library, 64),
-        choosing.build(loaded, GenerationSettings(engine="generate"), loaded.context_tokens, Metrics()),
+        choosing.build(loaded, EngineSettings(engine="generate"), loaded.context_tokens, Metrics()),
         device="cpu", context_tokens=loaded.context_tokens, metrics=Metrics(), grammars=compiler,
     )  # fmt: skip
     yield made
@@ -100,13 +100,13 @@ async def test_forced_formats_come_to_their_end(voice: LocalVoice[Prompt]) -> No
         for said, calls in await called(voice, tokens=60, tools=TOOLS, tool_choice=choice):
             assert not said
             assert calls[0].name in ("set_title", "get_time")
-    hurried = {"sampling": {"min_new_tokens": 20, "temperature": 1.0, "seed": 1}}
+    hurried: dict[str, Any] = {"sampling": {"min_new_tokens": 20, "temperature": 1.0, "seed": 1}}
     for said, _ in await replies(voice, grammar=Grammar(GrammarKind.CHOICE, '["红色"]'), **hurried):
         assert said == "红色"
 
 
 async def test_only_tools_that_may_be_called_are(voice: LocalVoice[Prompt]) -> None:
-    begun = {"sampling": {"logit_bias": ((CALL_TOKEN, 100.0),)}, "tools": TOOLS}
+    begun: dict[str, Any] = {"sampling": {"logit_bias": ((CALL_TOKEN, 100.0),)}, "tools": TOOLS}
     for content, calls in await called(voice, **begun, tool_choice=ToolChoice(allowed=("get_time",))):
         assert {call.name for call in calls} == {"get_time"}
         assert not content or content.startswith("<tool_call>")
@@ -122,7 +122,7 @@ async def test_ids_beyond_the_model_are_the_callers_fault(voice: LocalVoice[Prom
 async def reciter(folder: Path, engine: str, library: ImageLibrary) -> AsyncIterator[LocalVoice[Prompt]]:
     loaded = exact(folder)
     compiler = GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary)
-    settings = GenerationSettings(engine=engine, kv_cache_gb=0.05)
+    settings = EngineSettings(engine=engine, kv_cache_gb=0.05)
     made = LocalVoice(
         Preprocessor(loaded.processor, library, 64), choosing.build(loaded, settings, 4096, Metrics()),
         device="cpu", context_tokens=4096, metrics=Metrics(), grammars=compiler,

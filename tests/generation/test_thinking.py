@@ -31,7 +31,7 @@ from qqvl_server.generation.port import (
 from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import GenerationSettings
+from qqvl_server.settings import EngineSettings
 from tests.checkpoints import demo_files, open_thought, reciting
 from tests.generation.conftest import exact
 
@@ -52,7 +52,7 @@ async def reciter(
     compiler = GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary)
     voice = LocalVoice(
         Preprocessor(loaded.processor, library, 64),
-        choosing.build(loaded, GenerationSettings(engine=engine, kv_cache_gb=0.05), 4096, Metrics()),
+        choosing.build(loaded, EngineSettings(engine=engine, kv_cache_gb=0.05), 4096, Metrics()),
         device="cpu", context_tokens=4096, metrics=Metrics(), grammars=compiler,
     )  # fmt: skip
     yield voice

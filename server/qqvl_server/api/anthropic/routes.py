@@ -15,40 +15,44 @@ from qqvl_server.api.anthropic import render, translate
 from qqvl_server.api.anthropic.reply import MessageFold, MessageReply, Thoughts
 from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody, unsupported
 from qqvl_server.api.body import read_object
-from qqvl_server.api.desk import Caller, Desk, served_name
 from qqvl_server.api.document import request_body
+from qqvl_server.api.door import Door
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.left_out import LeftOut
+from qqvl_server.api.model_access import Caller, ModelAccess, served_name
 from qqvl_server.api.validation import validated
 from qqvl_server.generation.port import GenerationRequest, Voice
+from qqvl_server.keys import Scope
 
 
-def build(desk: Desk) -> APIRouter:
+def build(access: ModelAccess) -> Door:
     router = APIRouter(prefix="/v1/messages", tags=["anthropic"])
 
     @router.post("", openapi_extra=request_body(MessagesBody))
     async def messages(request: Request) -> Response:
         raw = await read_object(request)
         body, left_out = validated(MessagesBody, raw), unsupported(raw)
-        answer = _message(desk, body, _caller(request), request_id_of(request), left_out)
+        answer = _message(access, body, _caller(request), request_id_of(request), left_out)
         return await sse.while_connected(request, answer)
 
     @router.post("/count_tokens", openapi_extra=request_body(PromptBody))
     async def count_tokens(request: Request) -> Response:
         raw = await read_object(request)
         body, left_out = validated(PromptBody, raw), unsupported(raw)
-        served_name(desk, body.model)
-        voice = desk.voice()
-        prompt = await translate.prompt(body, desk, _caller(request), request_id_of(request), left_out)
+        served_name(access, body.model)
+        voice = access.voice()
+        prompt = await translate.prompt(body, access, _caller(request), request_id_of(request), left_out)
         return JSONResponse({"input_tokens": len(await voice.tokenize(prompt))}, headers=left_out.headers())
 
-    return router
+    return Door("anthropic", ("/v1/messages",), Scope.OPENAI, router, render.error_body)
 
 
-async def _message(desk: Desk, body: MessagesBody, caller: Caller, request_id: str, left_out: LeftOut) -> Response:
-    model = served_name(desk, body.model)
-    voice = desk.voice()
-    asked, thoughts = await translate.message(body, desk, caller, request_id, left_out)
+async def _message(
+    access: ModelAccess, body: MessagesBody, caller: Caller, request_id: str, left_out: LeftOut
+) -> Response:
+    model = served_name(access, body.model)
+    voice = access.voice()
+    asked, thoughts = await translate.message(body, access, caller, request_id, left_out)
     if body.stream:
         chunks = await sse.begun(_stream(voice, asked, thoughts, model))
         left_out.not_enforced(voice, asked)

@@ -10,9 +10,9 @@ from typing import Any
 from qqvl_server.api.anthropic import content
 from qqvl_server.api.anthropic.reply import Thoughts
 from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody, ThinkingOptions
-from qqvl_server.api.desk import Caller, Desk
-from qqvl_server.api.drafts import Draft, look
+from qqvl_server.api.drafts import Draft, resolve_pictures
 from qqvl_server.api.left_out import LeftOut
+from qqvl_server.api.model_access import Caller, ModelAccess
 from qqvl_server.api.tools import NAME, functions
 from qqvl_server.api.validation import bad
 from qqvl_server.generation.port import (
@@ -29,7 +29,7 @@ from qqvl_server.generation.port import (
 
 
 async def message(
-    body: MessagesBody, desk: Desk, caller: Caller, request_id: str, left_out: LeftOut
+    body: MessagesBody, access: ModelAccess, caller: Caller, request_id: str, left_out: LeftOut
 ) -> tuple[GenerationRequest, Thoughts]:
     """And how its thoughts are told. Raises InvalidRequest, ImageRejected."""
     sampling = Sampling(
@@ -39,31 +39,33 @@ async def message(
         top_k=body.top_k,
         stop=body.stop_sequences,
     )
-    return await _request(body, sampling, desk, caller, request_id, left_out), _told(body.thinking)
+    return await _request(body, sampling, access, caller, request_id, left_out), _told(body.thinking)
 
 
-async def prompt(body: PromptBody, desk: Desk, caller: Caller, request_id: str, left_out: LeftOut) -> GenerationRequest:
+async def prompt(
+    body: PromptBody, access: ModelAccess, caller: Caller, request_id: str, left_out: LeftOut
+) -> GenerationRequest:
     """What ``/count_tokens`` counts. Raises InvalidRequest, ImageRejected."""
-    return await _request(body, Sampling(1), desk, caller, request_id, left_out)
+    return await _request(body, Sampling(1), access, caller, request_id, left_out)
 
 
 async def _request(
-    body: PromptBody, sampling: Sampling, desk: Desk, caller: Caller, request_id: str, left_out: LeftOut
+    body: PromptBody, sampling: Sampling, access: ModelAccess, caller: Caller, request_id: str, left_out: LeftOut
 ) -> GenerationRequest:
     tools = functions(body.tools, _tool, left_out, "custom")
     choice = _chosen(tools, body.tool_choice)
     grammar = _grammar(body)
     if choice.mode is ToolMode.REQUIRED and grammar is not None:
         raise bad("tool_choice", "要求调用工具时不能再约束回复（cannot be combined with output_config.format）")
-    drafts, opening = _opening(content.read(body.system, body.messages, desk.max_images, left_out))
+    drafts, opening = _opening(content.read(body.system, body.messages, access.max_images, left_out))
     if opening and (grammar is not None or choice.mode is ToolMode.REQUIRED):
         raise bad("messages", "回复有约束时不能续写（must end with a user message when the answer has a format）")
     if not any(draft.role != "system" for draft in drafts):
         raise bad("messages", "里没有 user 消息（must hold a user message）")
-    deadline = time.monotonic() + desk.timeout_s
+    deadline = time.monotonic() + access.timeout_s
     return GenerationRequest(
         request_id,
-        await look(drafts, desk.pictures, left_out),
+        await resolve_pictures(drafts, access.pictures, left_out),
         sampling,
         deadline,
         owner=f"api:{caller.name}",

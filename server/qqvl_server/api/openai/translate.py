@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from qqvl_server.api.desk import Desk
-from qqvl_server.api.drafts import look
+from qqvl_server.api.drafts import resolve_pictures
 from qqvl_server.api.left_out import LeftOut
+from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import constraints, messages, toolset
 from qqvl_server.api.openai.schema import ChatBody, Generate, TokenizeBody
 from qqvl_server.api.thinking import TemplateArguments, wished_by
@@ -24,21 +24,21 @@ class Asker:
     deadline: float
 
 
-def asker(desk: Desk, request_id: str, caller: str) -> Asker:
-    return Asker(request_id, f"api:{caller}", time.monotonic() + desk.timeout_s)
+def asker(access: ModelAccess, request_id: str, caller: str) -> Asker:
+    return Asker(request_id, f"api:{caller}", time.monotonic() + access.timeout_s)
 
 
-async def chat(body: ChatBody, desk: Desk, who: Asker, context: int, left_out: LeftOut) -> GenerationRequest:
+async def chat(body: ChatBody, access: ModelAccess, who: Asker, context: int, left_out: LeftOut) -> GenerationRequest:
     """``context`` bounds a reply whose caller does not. Raises InvalidRequest, ImageRejected."""
     tools, choice = toolset.read(body.tools, body.tool_choice, body.parallel_tool_calls, left_out)
     grammar = constraints.read(body)
     if choice.mode is ToolMode.REQUIRED and grammar is not None:
         raise bad("tool_choice", "要求调用函数时不能再约束回复（cannot be combined with a response format）")
-    drafts = messages.read(body.messages, desk.max_images, left_out)
+    drafts = messages.read(body.messages, access.max_images, left_out)
     wanted = sampling(body, body.max_completion_tokens or body.max_tokens or context, _logprobs(body))
     return GenerationRequest(
         who.request_id,
-        await look(drafts, desk.pictures, left_out),
+        await resolve_pictures(drafts, access.pictures, left_out),
         wanted,
         who.deadline,
         owner=who.owner,
@@ -52,15 +52,15 @@ async def chat(body: ChatBody, desk: Desk, who: Asker, context: int, left_out: L
     )
 
 
-async def prompt_of(body: TokenizeBody, desk: Desk, who: Asker, left_out: LeftOut) -> GenerationRequest:
+async def prompt_of(body: TokenizeBody, access: ModelAccess, who: Asker, left_out: LeftOut) -> GenerationRequest:
     """What ``/tokenize`` counts. Raises InvalidRequest, ImageRejected."""
     if (body.prompt is None) == (not body.messages):
         raise bad("prompt", "和 messages 要给且只能给一个（exactly one of prompt and messages is required）")
-    drafts = messages.read(body.messages, desk.max_images, left_out)
+    drafts = messages.read(body.messages, access.max_images, left_out)
     tools, _ = toolset.read(body.tools, None, None, left_out)
     return GenerationRequest(
         who.request_id,
-        await look(drafts, desk.pictures, left_out),
+        await resolve_pictures(drafts, access.pictures, left_out),
         Sampling(1),
         who.deadline,
         owner=who.owner,

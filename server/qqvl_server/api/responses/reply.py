@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from qqvl_server.api import faults, logprobs
+from qqvl_server.api import error_bodies, logprobs
 from qqvl_server.api.responses import render
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import (
@@ -77,7 +77,7 @@ class ResponseReply:
         self.response |= {"status": "failed", "error": render.error(error)}
         events.append(self._event("response.failed", response=self.response))
         # The reference has the error's fields at the top, OpenAI's servers send them inside ``error`` as well.
-        told = faults.body_of(error, "", "")
+        told = error_bodies.openai(error)
         events.append(self._event("error", **told["error"] | told | {"type": "error"}))
         return "".join(map(render.event, events))
 

@@ -12,19 +12,21 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from qqvl_server.api import sse
+from qqvl_server.api import error_bodies, sse
 from qqvl_server.api.body import read_object
-from qqvl_server.api.desk import Caller, Desk, served_name
 from qqvl_server.api.document import request_body
+from qqvl_server.api.door import Door
 from qqvl_server.api.faults import request_id_of
+from qqvl_server.api.model_access import Caller, ModelAccess, served_name
 from qqvl_server.api.responses import render, translate
 from qqvl_server.api.responses.reply import ResponseReply
 from qqvl_server.api.responses.schema import ResponseBody, refuse_unsupported
 from qqvl_server.api.validation import validated
 from qqvl_server.generation.port import GenerationRequest, Voice
+from qqvl_server.keys import Scope
 
 
-def build(desk: Desk) -> APIRouter:
+def build(access: ModelAccess) -> Door:
     router = APIRouter(tags=["openai"])
 
     @router.post("/v1/responses", openapi_extra=request_body(ResponseBody))
@@ -33,16 +35,16 @@ def build(desk: Desk) -> APIRouter:
         refuse_unsupported(raw)
         body = validated(ResponseBody, raw)
         caller = request.scope.get("qqvl.caller", Caller("open"))
-        return await sse.while_connected(request, _respond(desk, body, caller, request_id_of(request)))
+        return await sse.while_connected(request, _respond(access, body, caller, request_id_of(request)))
 
-    return router
+    return Door("openai", ("/v1/responses",), Scope.OPENAI, router, error_bodies.openai)
 
 
-async def _respond(desk: Desk, body: ResponseBody, caller: Caller, request_id: str) -> Response:
-    model = served_name(desk, body.model)
-    voice = desk.voice()
+async def _respond(access: ModelAccess, body: ResponseBody, caller: Caller, request_id: str) -> Response:
+    model = served_name(access, body.model)
+    voice = access.voice()
     left_out = body.unheeded()
-    asked = await translate.response(body, desk, caller, request_id, voice.context_tokens, left_out)
+    asked = await translate.response(body, access, caller, request_id, voice.context_tokens, left_out)
     reply = ResponseReply(render.frame(body, model))
     events = _events(voice, asked, reply)
     if body.stream:

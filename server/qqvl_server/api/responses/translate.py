@@ -7,8 +7,8 @@ import time
 from typing import Any, Final
 
 from qqvl_server.api import drafts
-from qqvl_server.api.desk import Caller, Desk
 from qqvl_server.api.left_out import LeftOut
+from qqvl_server.api.model_access import Caller, ModelAccess
 from qqvl_server.api.responses import items, toolset
 from qqvl_server.api.responses.schema import LOGPROBS, ResponseBody
 from qqvl_server.api.thinking import wished_by
@@ -19,18 +19,18 @@ _ANY_OBJECT: Final = Grammar(GrammarKind.JSON_SCHEMA, '{"type":"object"}')
 
 
 async def response(
-    body: ResponseBody, desk: Desk, caller: Caller, request_id: str, context: int, left_out: LeftOut
+    body: ResponseBody, access: ModelAccess, caller: Caller, request_id: str, context: int, left_out: LeftOut
 ) -> GenerationRequest:
     """``context`` bounds a reply whose caller does not. Raises InvalidRequest, ImageRejected."""
     tools, choice = toolset.read(body.tools, body.tool_choice, body.parallel_tool_calls, left_out)
     grammar = _format(body)
     if choice.mode is ToolMode.REQUIRED and grammar is not None:
         raise bad("tool_choice", "要求调用函数时不能再约束回复（cannot be combined with text.format）")
-    read = items.read(body.instructions, body.input, desk.max_images, left_out)
-    deadline = time.monotonic() + desk.timeout_s
+    read = items.read(body.instructions, body.input, access.max_images, left_out)
+    deadline = time.monotonic() + access.timeout_s
     return GenerationRequest(
         request_id,
-        await drafts.look(read, desk.pictures, left_out),
+        await drafts.resolve_pictures(read, access.pictures, left_out),
         body.sampling(body.max_output_tokens or context, _logprobs(body)),
         deadline,
         owner=f"api:{caller.name}",
