@@ -139,7 +139,7 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
     logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
     voice = LocalVoice(
         Preprocessor(loaded.processor, library, settings.media.max_image_tokens, context),
-        choosing.build(loaded, settings.engine, context, metrics, max_waiting=settings.generation.max_pending),
+        choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending),
         device=loaded.device,
         context_tokens=context,
         metrics=metrics,
