@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Generic, TypeVar
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import (
-    Busy,
     DeadlineExceeded,
     EngineDead,
     GenerationFailed,
@@ -33,9 +32,9 @@ from qqvl_server.generation.port import (
 from qqvl_server.generation.replies.channel import Inbox, Scores, TokenChannel
 from qqvl_server.generation.replies.reply import Choices, Reply
 from qqvl_server.generation.replies.thoughts import Thoughts
+from qqvl_server.generation.seats import Seat, Seats
 from qqvl_server.observe.metrics import Metrics
 
-_RETRY_AFTER_S = 5
 # Most of the time they wait for the decoder: one slow picture must not hold up what is remembered of others.
 _PICTURE_THREADS = 8
 # Tokens of a prompt that is handed to the engine without leaving the event loop.
@@ -52,7 +51,7 @@ T = TypeVar("T")
 
 
 class LocalVoice(Generic[P]):
-    """``max_pending`` calls at most may wait for their first token at once; the next is refused as busy."""
+    """``max_pending`` replies at most may wait for their first token at once, shared among owners (``Seats``)."""
 
     def __init__(
         self,
@@ -70,9 +69,8 @@ class LocalVoice(Generic[P]):
         self._device = device
         self._context_tokens = context_tokens
         self._metrics = metrics
-        self._max_pending = max_pending
         self._grammars = grammars
-        self._pending: set[object] = set()
+        self._seats = Seats(max_pending)
         self._streams = 0
         self._pulse = _Pulse()
         self._closed = False
@@ -94,18 +92,23 @@ class LocalVoice(Generic[P]):
         return await self._aside(self._texts, count_all)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
-        with self._waiting() as seat:
-            prompt = await self._prepared(request)
-            fresh_mask = await _in_time(self._compiled(request), request.deadline)
-            room = self._context_tokens - prompt.tokens
-            sampling = replace(request.sampling, max_new_tokens=min(request.sampling.max_new_tokens, room))
-            self._metrics.prompt_tokens.inc(prompt.tokens)
-            async with aclosing(self._events(prompt, replace(request, sampling=sampling), fresh_mask)) as events:
-                async for event in events:
-                    self._pending.discard(seat)
-                    if prompt.unseen and isinstance(event, Finished):
-                        event = replace(event, unseen=prompt.unseen)
-                    yield event
+        seat = self._seats.take(request)
+        async with AsyncExitStack() as leaving:
+            leaving.callback(self._seats.leave, seat)
+            async with self._seats.waiting(seat):
+                prompt = await self._prepared(request)
+                fresh_mask = await _in_time(self._compiled(request), request.deadline)
+                room = self._context_tokens - prompt.tokens
+                sampling = replace(request.sampling, max_new_tokens=min(request.sampling.max_new_tokens, room))
+                self._metrics.prompt_tokens.inc(prompt.tokens)
+                fitting = replace(request, sampling=sampling)
+                events = await leaving.enter_async_context(aclosing(self._events(prompt, fitting, fresh_mask, seat)))
+                event = await anext(events, None)
+            while event is not None:
+                if prompt.unseen and isinstance(event, Finished):
+                    event = replace(event, unseen=prompt.unseen)
+                yield event
+                event = await anext(events, None)
 
     def given_up(self, grammar: Grammar) -> tuple[str, ...]:
         return self._grammars.given_up(grammar) if self._grammars else ()
@@ -113,7 +116,10 @@ class LocalVoice(Generic[P]):
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         if not candidates or not all(candidates):
             raise InvalidRequest("要比较的候选不能为空")
-        with self._waiting():
+        seat = self._seats.take(request)
+        async with AsyncExitStack() as leaving:
+            leaving.callback(self._seats.leave, seat)
+            await leaving.enter_async_context(self._seats.waiting(seat))
             prompt = await self._prepared(request)
             encode = self._prompts.encode
             ids = await self._aside(self._texts, lambda: [encode(candidate) for candidate in candidates])
@@ -154,7 +160,7 @@ class LocalVoice(Generic[P]):
         self._engine.close()
 
     async def _events(
-        self, prompt: P, request: GenerationRequest, fresh_mask: Callable[[int], TokenMask] | None
+        self, prompt: P, request: GenerationRequest, fresh_mask: Callable[[int], TokenMask] | None, seat: Seat
     ) -> AsyncGenerator[TextEvent, None]:
         inbox = Inbox()
         channels = [TokenChannel(choice, inbox) for choice in range(request.choices)]
@@ -184,6 +190,9 @@ class LocalVoice(Generic[P]):
                 items = await inbox.all() if crowded else [await inbox.get()]
                 if (0, late) in items:
                     raise late
+                if seat.waiting:
+                    for choice, _ in items:
+                        self._seats.began(seat, choice)
                 if rest := list(later):
                     await self._aside(self._pool(request), lambda rest=rest: submit(rest))  # type: ignore[misc]
                 for event in choices.take(items):
@@ -218,18 +227,6 @@ class LocalVoice(Generic[P]):
         if self._grammars is None:
             raise InvalidRequest("这个模型不支持规定回答的格式")
         return await self._grammars.compile(request.grammar)
-
-    @contextmanager
-    def _waiting(self) -> Iterator[object]:
-        """A seat until the first token has come (or the call is over)."""
-        if len(self._pending) >= self._max_pending:
-            raise Busy("现在太忙了，请稍后再试", retry_after=_RETRY_AFTER_S)
-        seat = object()
-        self._pending.add(seat)
-        try:
-            yield seat
-        finally:
-            self._pending.discard(seat)
 
     def _check_open(self) -> None:
         if self._closed or not self._engine.alive:

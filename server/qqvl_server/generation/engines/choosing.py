@@ -41,7 +41,8 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
         config,
         loaded.model.generation_config,
         metrics,
-        max_waiting=settings.max_pending,
+        # The voice refuses before that, and fairly; what was begun and put back waits here as well.
+        max_waiting=2 * settings.max_pending + settings.max_running + 16,
         stall_s=settings.step_timeout_s,
     )
 
