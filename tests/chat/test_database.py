@@ -167,11 +167,11 @@ async def test_a_folder_that_is_put_back_is_used_again(tmp_path: Path) -> None:
     async with Store.open(sqlite_url(folder)) as store:
         await store.add_message(said("早", "m1"))
         folder.rename(tmp_path / "elsewhere")
-        while store.trouble is None:
+        while not store.trouble:
             await asyncio.sleep(0.01)
         (tmp_path / "elsewhere").rename(folder)
         assert (await store.add_message(said("好", "m2"))).seq == 2
-        assert store.trouble is None
+        assert not store.trouble
     async with Store.open(sqlite_url(folder)) as store:
         assert len(await store.window(CHAT, until=9)) == 2
 

@@ -53,6 +53,10 @@ class Letters:
     def opens_thought(self) -> bool:
         return opens_thought(self.text)
 
+    @property
+    def thinks(self) -> bool:
+        return False
+
 
 class LetterPrompts:
     """One letter is one token, both ways; refuses to be used on the event loop."""
@@ -137,6 +141,8 @@ class AnyToken:
 
 
 class Grammars:
+    unended = (-1,)
+
     async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
         if grammar.text == "(":
             raise InvalidRequest("正则表达式写错了")
@@ -300,7 +306,7 @@ async def test_one_owner_that_floods_keeps_no_other_out() -> None:
     engine = StepEngine()
     engine.step = threading.Semaphore(0)
     voice = voice_of(engine, max_pending=4)
-    api = {"owner": "api:key", "urgency": Urgency.API}
+    api: dict[str, Any] = {"owner": "api:key", "urgency": Urgency.API}
     flood = [asyncio.create_task(said(voice, ask("ab", **api))) for _ in range(4)]
     await asyncio.sleep(0)
     others = [asyncio.create_task(said(voice, ask("cd", owner=f"group:{n}"))) for n in range(2)]

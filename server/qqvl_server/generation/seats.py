@@ -67,6 +67,10 @@ class Seats:
                 yield
         except TimeoutError:
             raise _busy() from None
+        finally:
+            # Nobody is pushed out of what is over: its patience can be cut short no more.
+            if not seat.has_begun:
+                self.leave(seat)
 
     def began(self, seat: Seat, reply: int) -> None:
         seat.waiting.discard(reply)

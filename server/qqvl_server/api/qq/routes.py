@@ -8,18 +8,21 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
+from qqvl_server.api import error_bodies
 from qqvl_server.api.body import read_object
 from qqvl_server.api.document import request_body
+from qqvl_server.api.door import Door
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.qq import translate
 from qqvl_server.api.qq.schema import GroupMessage, GroupReply, PrivateMessage, PrivateReply
 from qqvl_server.chat.service import ChatService
 from qqvl_server.errors import InvalidRequest
+from qqvl_server.keys import Scope
 
 M = TypeVar("M", bound=BaseModel)
 
 
-def build(service: ChatService) -> APIRouter:
+def build(service: ChatService) -> Door:
     router = APIRouter(prefix="/api/chat", tags=["qq"])
 
     @router.post("/group", openapi_extra=request_body(GroupMessage), response_model=GroupReply)
@@ -36,7 +39,7 @@ def build(service: ChatService) -> APIRouter:
         answer = await service.handle(translate.private_to_incoming(body, request_id), body.user_nickname)
         return _told(translate.answer_to_private(answer, request_id))
 
-    return router
+    return Door("qq", ("/api/chat",), Scope.QQ, router, error_bodies.own)
 
 
 def _told(reply: BaseModel) -> Response:
