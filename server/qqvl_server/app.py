@@ -85,7 +85,9 @@ async def _serve(
     )
     engine = _Engine()
     async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
-        service = ChatService(store, engine.get, library, settings.chat, settings.generation, settings.media.max_images)
+        service = ChatService(
+            store, engine.get, library, settings.chat, settings.generation, settings.media.max_images, metrics
+        )
 
         def status() -> tuple[str, VoiceStatus]:
             if engine.voice is None:
