@@ -19,7 +19,15 @@ _AFFORDABLE = {"model": "qqvl-demo", "max_tokens": 3, "max_completion_tokens": 3
 _SHORT_RESPONSE = {"model": "qqvl-demo", "max_output_tokens": 3}
 _HELLO = [{"role": "user", "content": "你好"}]
 # Whole conversations are rarely drawn right, and what stands beside them is only looked at then.
-_QQ = {"user_id": "7", "content": "你好", "images": [], "segments": [], "reply_to": None, "forward": [], "context_only": True}
+_QQ = {
+    "user_id": "7",
+    "content": "你好",
+    "images": [],
+    "segments": [],
+    "reply_to": None,
+    "forward": [],
+    "context_only": True,
+}
 _FREE = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _PLAIN = dict.fromkeys((*_FREE, "tool_choice", "chat_template_kwargs", "best_of", "min_tokens", "top_logprobs"))
 _SENSIBLE: dict[str, dict[str, Any]] = {
