@@ -30,6 +30,8 @@ from qqvl_server.settings import ChatSettings, GenerationSettings
 
 # The voice ends by the same deadline; so much more is for its own, more exact error.
 _GRACE_S: Final = 1
+# So many are known again when they are sent again.
+_STOPS: Final = 1000
 _LATE: Final = "这条消息等了太久，已放弃，请稍后再试"
 _STOPPED: Final = "服务正在停止，这条消息没能答完，请稍后再试"
 
@@ -56,6 +58,7 @@ class ChatService:
         self._turns = Turns(store, voice, self._receiver, window, settings, self._exchanges, self._metrics)
         self._lanes = Lanes(generation.max_pending)
         self._by_id: dict[tuple[ChatKey, str], list[Arrival]] = {}
+        self._stops: dict[tuple[ChatKey, str | None, float | None], Answer] = {}
         self._draining = False
 
     async def handle(self, incoming: Incoming, chat_name: str) -> Answer:
@@ -213,23 +216,28 @@ class ChatService:
 
     async def _stop(self, incoming: Incoming, chat_name: str) -> Answer:
         """End the answer that is being made: at once, and not behind it."""
-        identity = await self._receiver.identified(incoming)
-        earlier = await self._store.find_answer(incoming.chat, identity) if identity is not None else None
-        if earlier is not None:
-            return earlier
+        # Known by these alone: a look into the database takes the model some tokens.
+        known = (incoming.chat, incoming.message_id, incoming.sent_at)
+        if incoming.message_id is not None and known in self._stops:
+            return self._stops[known]
+        answer = Answer(self._stopped(incoming), should_reply=True, reason=Reason.COMMAND)
+        self._stops[known] = answer
+        if len(self._stops) > _STOPS:
+            self._stops.pop(next(iter(self._stops)))
+        self._metrics.decisions.labels(Reason.COMMAND).inc()
+        await self._store.add_command(incoming.chat, chat_name, await self._receiver.identified(incoming), answer)
+        return answer
+
+    def _stopped(self, incoming: Incoming) -> str:
+        """What is told to whoever said stop, once it is done."""
         lane = self._lanes.of(incoming.chat)
         turn = lane.turn if lane is not None else None
         asked = [a for a in turn.members if not a.is_settled and a.line.asks] if turn is not None else []
         if turn is None or not asked:
-            reply = commands.NOTHING_TO_STOP
-        elif policy.may_stop(incoming, self._settings) or incoming.speaker.id in {a.line.speaker for a in asked}:
-            reply = commands.STOPPED if self._interrupt(turn, Interruption.STOP) else commands.NOTHING_TO_STOP
-        else:
-            reply = commands.STOP_REFUSED
-        answer = Answer(reply, should_reply=True, reason=Reason.COMMAND)
-        self._metrics.decisions.labels(Reason.COMMAND).inc()
-        await self._store.add_command(incoming.chat, chat_name, identity, answer)
-        return answer
+            return commands.NOTHING_TO_STOP
+        if policy.may_stop(incoming, self._settings) or incoming.speaker.id in {a.line.speaker for a in asked}:
+            return commands.STOPPED if self._interrupt(turn, Interruption.STOP) else commands.NOTHING_TO_STOP
+        return commands.STOP_REFUSED
 
     @property
     def is_draining(self) -> bool:

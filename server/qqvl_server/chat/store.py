@@ -156,7 +156,8 @@ class Store:
 
         async def add(connection: AsyncConnection) -> None:
             chat_id = await chats.chat_id_of(connection, chat, chat_name)
-            await answers.remember(connection, chat_id, identity, answers.Kept(answer, self._clock.now()))
+            if identity is None or not await answers.is_known(connection, chat_id, identity):
+                await answers.remember(connection, chat_id, identity, answers.Kept(answer, self._clock.now()))
 
         await self._write(add)
 
