@@ -37,7 +37,7 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(name, self._on_signal)
+            loop.add_signal_handler(name, self._on_signal, name)
         try:
             yield
         finally:
@@ -57,10 +57,12 @@ class Server(uvicorn.Server):
             # asyncio has one number for the queue and for how many it takes from it at once, which must be few.
             listener.listen(_QUEUE)
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, name: signal.Signals) -> None:
         if self.stopping.is_set():
-            # Asked twice: what is stored is stored, the rest is not waited for.
-            leave(EXIT_INTERRUPTED)
+            # A person who presses Ctrl-C again will not wait: what is stored is stored. Supervisors just ask again.
+            if name == signal.SIGINT:
+                leave(EXIT_INTERRUPTED)
+            return
         logger().info("收到停止信号，不再接新消息，等正在回答的答完")
         self.ask_to_stop()
 

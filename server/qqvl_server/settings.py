@@ -158,7 +158,7 @@ class WeightsSettings(Room):
     )
 
 
-class GenerationSettings(Room):
+class EngineSettings(Room):
     engine: Literal["paged", "generate"] = Field(
         "paged",
         description="推理引擎：paged 多个会话一起算、算过的不重算（Qwen3-VL）；generate 一次回答一条，别的模型自动用它",
@@ -185,6 +185,9 @@ class GenerationSettings(Room):
         "没有编译器就用 PyTorch 的，off 总是用 PyTorch 的",
     )
     max_running: int = Field(16, ge=1, le=1024, description="paged 引擎同时回答多少条")
+
+
+class GenerationSettings(Room):
     max_new_tokens: int = Field(1000, ge=1, le=131072, description="一次回复最多多少 token")
     temperature: float | None = Field(None, ge=0, le=2, description="采样温度；不写就用模型自带的设置，0 为贪心")
     top_p: float | None = Field(None, gt=0, le=1, description="核采样；不写就用模型自带的设置")
@@ -269,6 +272,7 @@ class Settings(Room):
     server: ServerSettings = Field(default_factory=ServerSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     weights: WeightsSettings = Field(default_factory=WeightsSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
     media: MediaSettings = Field(default_factory=MediaSettings)
     chat: ChatSettings = Field(default_factory=ChatSettings)

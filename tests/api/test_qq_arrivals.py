@@ -15,7 +15,13 @@ from tests.running import RunningServer, group_body, private_body
 
 def told(text: str, number: int, group: str, **more: Any) -> dict[str, Any]:
     """A body as our client sends it."""
-    ours = {"message_id": str(number), "self_id": "7", "self_card": "小助手", "at_me": True, "timestamp": time.time()}
+    ours: dict[str, Any] = {
+        "message_id": str(number),
+        "self_id": "7",
+        "self_card": "小助手",
+        "at_me": True,
+        "timestamp": time.time(),
+    }
     return group_body(text, group=group, **(ours | more))
 
 
@@ -44,7 +50,7 @@ def test_what_comes_together_is_answered_together_in_the_contracts_shape(server:
 
 
 def test_a_picture_then_its_question_in_private(server: RunningServer) -> None:
-    ours = {"self_id": "7", "timestamp": time.time()}
+    ours: dict[str, Any] = {"self_id": "7", "timestamp": time.time()}
     picture = private_body("", user="apart", images=(base64_picture((255, 0, 0)),), message_id=1, **ours)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.post, "private", picture)

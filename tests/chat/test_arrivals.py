@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -40,7 +41,7 @@ def played(crowd: Sequence[Line], wait_s: float = WAIT_S) -> list[tuple[float, t
     return turns
 
 
-CROWDS: list[tuple[str, list[Line], list[tuple[float, tuple[int, ...]]]]] = [
+CROWDS: list[tuple[str, list[Line], list[Any]]] = [
     ("one waits for company", [line("a", 0)], [(0.4, (0,))]),
     ("twenty mentions in half a second", [line(str(n), n * 0.025) for n in range(20)],
      [(0.4, tuple(range(17))), (pytest.approx(0.825), (17, 18, 19))]),

@@ -20,7 +20,7 @@ from qqvl_server.generation.prompts.preprocess import Preprocessor
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import ChatSettings, GenerationSettings, WeightsSettings
+from qqvl_server.settings import ChatSettings, EngineSettings, GenerationSettings, WeightsSettings
 from qqvl_server.weights.load import load
 from qqvl_server.weights.locate import locate
 from tests.checkpoints import demo_files, reciting
@@ -37,11 +37,11 @@ async def telling_stories(folder: Path) -> AsyncIterator[tuple[ChatService, Metr
     reciting(folder / "m", tokenizer, tokenizer.encode("一二三"), after=tokenizer.encode("\n")[0], endless=True)
     loaded = load(locate(str(folder / "m"), folder), WeightsSettings(device="cpu"))
     library = ImageLibrary(folder / "images", 10**9, ImageLimits(20_000_000, 50_000_000, 4, 64))
-    generation = GenerationSettings(kv_cache_gb=0.05, temperature=0, max_new_tokens=LONGEST)
+    generation = GenerationSettings(temperature=0, max_new_tokens=LONGEST)
     metrics = Metrics()
     voice = LocalVoice(
         Preprocessor(loaded.processor, library, 64, loaded.context_tokens),
-        choosing.build(loaded, generation, loaded.context_tokens, metrics),
+        choosing.build(loaded, EngineSettings(kv_cache_gb=0.05), loaded.context_tokens, metrics),
         device="cpu", context_tokens=loaded.context_tokens, metrics=metrics,
     )  # fmt: skip
     try:

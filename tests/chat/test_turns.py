@@ -31,7 +31,7 @@ PIC = EncodedPicture("a picture")
 def said(text: str, number: int, *, who: str = "10001", chat: ChatKey = GROUP, **more: Any) -> Incoming:
     """A line as our client posts it: it tells ids, time, and that the bot is mentioned."""
     parts = (Text(text),) if text else ()
-    mine = {"message_id": f"m{number}", "self_id": "7", "self_names": ("小助手", ""), "at_me": True}
+    mine: dict[str, Any] = {"message_id": f"m{number}", "self_id": "7", "self_names": ("小助手", ""), "at_me": True}
     return replace(Incoming("req", chat, Speaker(who, f"名{who}"), parts, time.time()), **(mine | more))
 
 

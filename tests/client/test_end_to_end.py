@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from onebot.events import Event, group_message, image, private_message, text
+from onebot.events import SELF_ID, Event, at, group_message, image, private_message, text
 from onebot.pictures import PictureHost, drawn
 from onebot.process import ROOT, ClientProcess, Process
 from onebot.server import OneBotServer
@@ -69,10 +69,10 @@ class ChatServerProcess(Process):
 
 
 def question(number: int, url: str) -> Event:
-    """Every second chat is a group."""
+    """Every second chat is a group, where the bot is called."""
     message = [image(url), text("这是什么颜色？")]
     chat_id = 700_001 + number
-    return group_message(message, chat_id) if number % 2 else private_message(message, chat_id)
+    return group_message([at(SELF_ID), *message], chat_id) if number % 2 else private_message(message, chat_id)
 
 
 async def test_twenty_chats_with_pictures_through_a_napcat_and_a_server_restart(tmp_path: Path) -> None:

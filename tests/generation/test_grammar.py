@@ -399,6 +399,14 @@ async def test_what_cannot_be_compiled_is_refused_in_words_of_ours(
         assert "SECRET" not in refused.value.message
 
 
+def many(part: dict[str, Any], words: list[str]) -> str:
+    """A part in a thousand places that each refer to the same words."""
+    listed = {"enum": [f"{word}{number}" for number, word in enumerate(words)]}
+    option = {"type": "object", "properties": {"p": listed}, "required": ["p"] * 1000}
+    properties = {f"k{number}": part for number in range(1000)}
+    return json.dumps({"$defs": {"x": listed, "o": option}, "type": "object", "properties": properties})
+
+
 HOSTILE = [
     (K.JSON_SCHEMA, chain(4900, lambda ref: ref)),
     (K.JSON_SCHEMA, chain(2400, lambda ref: {"type": "object", "properties": {"a": ref}})),
@@ -409,6 +417,13 @@ HOSTILE = [
     (K.JSON_SCHEMA, '{"type": "string", "pattern": "(.*a.{200}b|.*b.{300}c)"}'),
     (K.JSON_SCHEMA, json.dumps({"enum": [f"word{i * 7919 % 20000}" for i in range(15_000)]})),
     (K.JSON_SCHEMA, json.dumps({"type": "object", "properties": {f"key{i}": {} for i in range(2000)}})),
+    (K.JSON_SCHEMA, many({"type": "array", "items": {"$ref": "#/$defs/x"}, "uniqueItems": True}, ["w" * 4000] * 8)),
+    (K.JSON_SCHEMA, many({"propertyNames": {"$ref": "#/$defs/x"}}, ["w"] * 1000)),
+    (K.JSON_SCHEMA, many({"oneOf": [{"$ref": "#/$defs/o"}] * 9}, ["w"] * 1000)),
+    (K.JSON_SCHEMA, json.dumps({"type": "string", "pattern": "^(?=a)" + "[" * 200_000})),
+    (K.JSON_SCHEMA, json.dumps({"type": "string", "pattern": "^(?=a)" * 30_000})),
+    (K.JSON_SCHEMA, json.dumps({"not": {}} | {f"x-{i}": {} for i in range(4900)})),
+    (K.JSON_SCHEMA, json.dumps({"type": "object", "properties": {f"k{i}": {"type": "str"} for i in range(4900)}})),
     (K.REGEX, "((a{1,1000}){1,1000}){1,1000}"),
     (K.REGEX, "(a|a)*" * 2000 + "b"),
     (K.REGEX, "x{1000000000}"),

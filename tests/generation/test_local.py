@@ -52,6 +52,10 @@ class Letters:
     def opens_thought(self) -> bool:
         return opens_thought(self.text)
 
+    @property
+    def thinks(self) -> bool:
+        return False
+
 
 class LetterPrompts:
     """One letter is one token, both ways; refuses to be used on the event loop."""
@@ -136,6 +140,8 @@ class AnyToken:
 
 
 class Grammars:
+    unended = (-1,)
+
     async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
         if grammar.text == "(":
             raise InvalidRequest("正则表达式写错了")

@@ -24,8 +24,17 @@ from qqvl_server.chat.store import Draft, Outcome, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
 from qqvl_server.errors import QqvlError
-from qqvl_server.generation.port import Finished, FinishReason, GenerationRequest, TextDelta, Urgency, Usage, Voice
-from qqvl_server.generation.replies.thoughts import spoken
+from qqvl_server.generation.port import (
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Reasoning,
+    TextDelta,
+    Thinking,
+    Urgency,
+    Usage,
+    Voice,
+)
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ChatSettings
 
@@ -215,7 +224,7 @@ class Turns:
             turn.deadline,
             owner=str(turn.chat),
             urgency=urgency,
-            thoughts=False,
+            thinking=Thinking(anywhere=True),
         )
         text: list[str] = []
         usage, reason = Usage(0, 0), FinishReason.STOP
@@ -225,9 +234,11 @@ class Turns:
                 match event:
                     case TextDelta(delta):
                         text.append(delta)
+                    case Reasoning(retracts=True):
+                        text.clear()
                     case Finished(why, used):
                         usage, reason, unseen = used, why, event.unseen
-        reply = spoken("".join(text))
+        reply = "".join(text).strip()
         warnings = tuple(f"聊天记录里有一张图没有看到：{cause}" for cause in unseen)
         if not reply and reason is FinishReason.LENGTH:
             warnings += ("模型没想完就到了回复长度的上限，这次没有说话；可以加大 --max-new-tokens",)

@@ -21,6 +21,8 @@ from qqvl_server.errors import (
     QqvlError,
 )
 from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
+from qqvl_server.generation.constraints.grammar import constraint
+from qqvl_server.generation.constraints.thinking import WhileThinking, budget_of
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
@@ -31,8 +33,10 @@ from qqvl_server.generation.port import (
     VoiceStatus,
 )
 from qqvl_server.generation.replies.channel import Inbox, Scores, TokenChannel
+from qqvl_server.generation.replies.pulse import Pulse
 from qqvl_server.generation.replies.reply import Choices, Reply
-from qqvl_server.generation.replies.thoughts import Thoughts
+from qqvl_server.generation.replies.speech import Speech
+from qqvl_server.generation.replies.thoughts import FORCED_CLOSING, NO_THOUGHT
 from qqvl_server.observe.metrics import Metrics
 
 _RETRY_AFTER_S = 5
@@ -74,7 +78,7 @@ class LocalVoice(Generic[P]):
         self._grammars = grammars
         self._pending: set[object] = set()
         self._streams = 0
-        self._pulse = _Pulse()
+        self._pulse = Pulse()
         self._closed = False
         # Apart, so that one chat's many pictures do not hold up another's words.
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="qqvl-prompt")
@@ -94,9 +98,10 @@ class LocalVoice(Generic[P]):
         return await self._aside(self._texts, count_all)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
+        wanted = constraint(request)
         with self._waiting() as seat:
             prompt = await self._prepared(request)
-            fresh_mask = await _in_time(self._compiled(request), request.deadline)
+            fresh_mask = await _in_time(self._masks(prompt, request, wanted), request.deadline)
             room = self._context_tokens - prompt.tokens
             sampling = replace(request.sampling, max_new_tokens=min(request.sampling.max_new_tokens, room))
             self._metrics.prompt_tokens.inc(prompt.tokens)
@@ -107,8 +112,9 @@ class LocalVoice(Generic[P]):
                         event = replace(event, unseen=prompt.unseen)
                     yield event
 
-    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
-        return self._grammars.given_up(grammar) if self._grammars else ()
+    def given_up(self, request: GenerationRequest) -> tuple[str, ...]:
+        grammar = constraint(request)
+        return self._grammars.given_up(grammar) if self._grammars and grammar else ()
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         if not candidates or not all(candidates):
@@ -197,8 +203,9 @@ class LocalVoice(Generic[P]):
                 channel.abandon()
 
     def _reply(self, choice: int, prompt: P, request: GenerationRequest) -> Reply:
-        thoughts = None if request.thoughts else Thoughts(inside=prompt.opens_thought)
-        return Reply(choice, self._prompts.decoder(), self._prompts.spell, request.sampling, prompt.tokens, thoughts)
+        # What is written after a raw prompt is nobody's speech: it is told as it is.
+        speech = Speech(request, choice, inside=prompt.opens_thought) if request.raw is None else None
+        return Reply(choice, self._prompts.decoder(), self._prompts.spell, request.sampling, prompt.tokens, speech)
 
     async def _prepared(self, request: GenerationRequest) -> P:
         prepare = self._aside(self._pool(request), lambda: self._prompts.prepare(request))
@@ -208,16 +215,32 @@ class LocalVoice(Generic[P]):
             raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {limit}", limit=limit)
         return prompt
 
-    async def _compiled(self, request: GenerationRequest) -> Callable[[int], TokenMask] | None:
-        if request.grammar is None:
-            names = request.may_call
-            tools = [tool for tool in request.tools if names is None or tool.name in names]
+    async def _masks(
+        self, prompt: P, request: GenerationRequest, wanted: Grammar | None
+    ) -> Callable[[int], TokenMask] | None:
+        """What makes a reply's mask of the most tokens that it may have; None where nothing constrains it."""
+        speaking = await self._speaking(request, wanted)
+        opened = prompt.opens_thought
+        budget = budget_of(request.thinking, opened=opened, thinks=prompt.thinks)
+        if request.raw is not None or (budget is None and not (opened and speaking)):
+            return speaking
+        written = NO_THOUGHT if budget == 0 else FORCED_CLOSING
+        closing = await self._aside(self._texts, lambda: self._prompts.encode(written))
+        unended = self._grammars.unended if self._grammars and wanted else None
+        spell = self._prompts.spell
+        return lambda most: WhileThinking(
+            speaking, spell, closing, most, budget, inside=opened, unended=unended if opened else None
+        )
+
+    async def _speaking(self, request: GenerationRequest, wanted: Grammar | None) -> Callable[[int], TokenMask] | None:
+        if wanted is None:
+            tools = request.callable_tools
             if not tools or self._grammars is None:
                 return None
-            return await self._grammars.while_calling(tools, strict=names is not None)
+            return await self._grammars.while_calling(tools, strict=request.tool_choice.allowed is not None)
         if self._grammars is None:
             raise InvalidRequest("这个模型不支持规定回答的格式")
-        return await self._grammars.compile(request.grammar)
+        return await self._grammars.compile(wanted)
 
     @contextmanager
     def _waiting(self) -> Iterator[object]:
@@ -242,25 +265,6 @@ class LocalVoice(Generic[P]):
     async def _aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         self._check_open()
         return await asyncio.get_running_loop().run_in_executor(pool, work)
-
-
-class _Pulse:
-    """Wakes all who wait for it together: each alone would take the interpreter from the engine once more."""
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Event] = []
-
-    async def beat(self, pause_s: float, due: asyncio.Event) -> None:
-        """Until ``due`` is set: by the beat, ``pause_s`` after the first began to wait, if by nobody before."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_later(pause_s, self._wake)
-        self._waiting.append(due)
-        await due.wait()
-
-    def _wake(self) -> None:
-        for due in self._waiting:
-            due.set()
-        self._waiting.clear()
 
 
 def _one_choice(request: GenerationRequest, choice: int) -> GenerationRequest:

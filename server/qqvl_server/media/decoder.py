@@ -33,8 +33,13 @@ from qqvl_server.observe.logs import logger
 _BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop())\nfrom qqvl_server.media.worker import main; main()"
 )
-# glibc's own limit for what goes back to the system grows with the largest picture.
-_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "1"}
+# What one picture took, the next takes again: fetching the pages anew would cost as much as the decode. Given back when
+# idle (``worker``).
+_MEMORY: Final = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
+    "MALLOC_TRIM_THRESHOLD_": str(1024**3),
+}
 # Of a processor, for a picture that by its headers is soon done; what takes longer goes to the other lane.
 _LIGHT_S: Final = 2.0
 # Pictures that wait hold their bytes.
@@ -191,13 +196,13 @@ class _Lane:
     def _mourn(self, status: int) -> tuple[dict[str, Any], bytearray]:
         if self._closed:
             raise _stopping()
-        if status == -signal.SIGXCPU and self._is_light and self._cpu_s < self._limits.cpu_s:
+        if status == -signal.SIGPROF and self._is_light and self._cpu_s < self._limits.cpu_s:
             return dict(_HEAVY), bytearray()
         logger().warning("解码图片的进程退出了，这张图不看", status=status)
         if status == -signal.SIGKILL:
             # By somebody who was short of memory: another time there may be enough.
             raise ImageRejected(BROKEN)
-        raise TooSlow(_TOO_SLOW if status == -signal.SIGXCPU else BROKEN)
+        raise TooSlow(_TOO_SLOW if status == -signal.SIGPROF else BROKEN)
 
     def _process(self) -> _Process:
         if self._running and self._running[0].popen.poll() is None:

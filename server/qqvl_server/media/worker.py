@@ -6,14 +6,14 @@ Started by ``decoder``; without torch or the web framework it takes a tenth of a
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
-import math
 import os
 import resource
+import select
 import signal
 import socket
 import sys
-import time
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from qqvl_server.media.wire import receive, send
 # Of memory, beside what the interpreter has at its start: libwebp holds four canvases, Pillow some of its own.
 _BYTES_A_PIXEL: Final = 24
 _BASE_BYTES: Final = 512_000_000
+_IDLE_S: Final = 0.5
 # The signal of prctl(2) that the kernel sends when the parent is gone, however it went.
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -37,9 +38,17 @@ def main() -> None:
     with socket.socket(fileno=0) as wire, contextlib.suppress(EOFError, OSError):
         send(wire, {"ready": True})
         while True:
+            if not select.select((wire,), (), (), _IDLE_S)[0]:
+                _give_memory_back()
             task, data = receive(wire, limits.max_bytes)
             _grant(float(task["cpu_s"]))
             _answer(wire, task, bytes(data), limits)
+            del data
+
+
+def _give_memory_back() -> None:
+    with contextlib.suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _confine(limits: ImageLimits, parent: int) -> None:
@@ -47,8 +56,6 @@ def _confine(limits: ImageLimits, parent: int) -> None:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     if sys.platform == "linux":
-        import ctypes
-
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         with open("/proc/self/statm") as file:
             held = int(file.read().split()[0]) * resource.getpagesize()
@@ -68,8 +75,7 @@ def _limit(kind: int, most: int) -> None:
 
 def _grant(cpu_s: float) -> None:
     """The kernel ends this process once it has used that many seconds more, whichever library it is in."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + cpu_s), hard))
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
 
 
 def _answer(wire: socket.socket, task: dict[str, Any], data: bytes, limits: ImageLimits) -> None:

@@ -8,8 +8,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
+from qqvl_server.api import error_bodies
 from qqvl_server.api.body import read_object
 from qqvl_server.api.document import request_body
+from qqvl_server.api.door import Door
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.qq import translate
 from qqvl_server.api.qq.schema import (
@@ -27,11 +29,12 @@ from qqvl_server.api.qq.schema import (
 from qqvl_server.chat.message import ChatKey, ChatKind
 from qqvl_server.chat.service import ChatService
 from qqvl_server.errors import InvalidRequest
+from qqvl_server.keys import Scope
 
 M = TypeVar("M", bound=BaseModel)
 
 
-def build(service: ChatService) -> APIRouter:
+def build(service: ChatService) -> Door:
     router = APIRouter(prefix="/api/chat", tags=["qq"])
 
     @router.post("/group", openapi_extra=request_body(GroupMessage), response_model=GroupReply)
@@ -70,7 +73,7 @@ def build(service: ChatService) -> APIRouter:
         withdraw = await service.sent(_private(body.user_id), body.message_id, body.sent_ids)
         return _told(SentReply(withdraw=withdraw or None))
 
-    return router
+    return Door("qq", ("/api/chat",), Scope.QQ, router, error_bodies.own)
 
 
 def _group(group_id: str) -> ChatKey:

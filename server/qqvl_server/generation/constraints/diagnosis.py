@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 
 from qqvl_server.generation.constraints.subschema import Place, Schema, assertions, inside, place_of, resolved
 
-# Of one thread's time. Past it the part that was found so far is named.
-_PATIENCE_S: Final = 1.0
+_SHARED: Final = ("$defs", "definitions", "components", "x-guidance")
 _QUOTED: Final = re.compile(r'"([^"]+)"')
 
 
@@ -38,29 +37,75 @@ class Fault:
         return self.part if self.keyword is None else self.part.under(self.keyword)
 
 
-def fault_in(root: Schema) -> Fault | None:
-    """None: it can be compiled."""
-    error = _error(root)
-    if not error:
-        return None
-    place, part = _located(root, error)
-    return Fault(place, _keyword(part, root, error), error)
+def fault_in(root: Schema, limits: LLParserLimits, deadline: float) -> Fault | None:
+    """
+    Args:
+        limits: of each compile.
+        deadline: on this thread's clock; past it the part that was found so far is named.
+
+    Returns:
+        None where it can be compiled.
+    """
+    return _Search(root, limits, deadline).fault()
 
 
-def _located(root: Schema, error: str) -> tuple[Place, Schema]:
-    deadline = time.thread_time() + _PATIENCE_S
-    place, part = Place(), root
-    seen = {id(root)}
-    while True:
-        for child, where in _children(part, place, root):
-            if time.thread_time() > deadline:
+class _Search:
+    def __init__(self, root: Schema, limits: LLParserLimits, deadline: float) -> None:
+        self._root = root
+        self._limits = limits
+        self._deadline = deadline
+        self._sought = self._error(root)
+
+    def fault(self) -> Fault | None:
+        if not self._sought:
+            return None
+        place, part = self._smallest()
+        return Fault(place, self._keyword(part), self._sought)
+
+    def _smallest(self) -> tuple[Place, Schema]:
+        place, part = Place(), self._root
+        seen = {id(part)}
+        while True:
+            for child, where in _children(part, place, self._root):
+                if self._is_late():
+                    return place, part
+                if id(child) not in seen and self._is_in(child):
+                    place, part = where, child
+                    seen.add(id(child))
+                    break
+            else:
                 return place, part
-            if id(child) not in seen and _is_same(_error(_alone(child, root)), error):
-                place, part = where, child
-                seen.add(id(child))
+
+    def _keyword(self, part: Schema) -> str | None:
+        own = assertions(part)
+        if "nsatisfiable" in self._sought and len(own) > 1:
+            # Each by itself can be satisfied.
+            return None
+        told: list[str] = _QUOTED.findall(self._sought) if "Unimplemented keys" in self._sought else []
+        if (named := next((key for key in told if key in own), None)) is not None:
+            return named
+        for key in own:
+            if self._is_late():
                 break
-        else:
-            return place, part
+            if not self._is_in({name: value for name, value in part.items() if name != key}):
+                return key
+        return None
+
+    def _is_in(self, part: Schema) -> bool:
+        """Whether the part, beside what it may refer to, fails by itself as the whole does."""
+        shared = {key: self._root[key] for key in _SHARED if key in self._root}
+        error = self._error(shared | part)
+        return error == self._sought or ("nsatisfiable" in error and "nsatisfiable" in self._sought)
+
+    def _error(self, schema: Schema) -> str:
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema))
+            return LLMatcher.validate_grammar(grammar, limits=self._limits)
+        except ValueError as error:
+            return str(error) or "invalid"
+
+    def _is_late(self) -> bool:
+        return time.thread_time() > self._deadline
 
 
 def _children(value: Any, place: Place, root: Schema) -> Iterator[tuple[Schema, Place]]:
@@ -72,32 +117,3 @@ def _children(value: Any, place: Place, root: Schema) -> Iterator[tuple[Schema, 
             yield from _children(item, where, root)
     if isinstance(value, dict) and isinstance(target := resolved(value.get("$ref"), root), dict):
         yield target, place_of(value["$ref"])
-
-
-def _alone(part: Schema, root: Schema) -> Schema:
-    """A part as a schema of its own, beside what it may refer to."""
-    return {key: root[key] for key in ("$defs", "definitions", "components", "x-guidance") if key in root} | part
-
-
-def _keyword(part: Schema, root: Schema, error: str) -> str | None:
-    if "nsatisfiable" in error and len(assertions(part)) > 1:
-        # Each by itself can be satisfied.
-        return None
-    told: list[str] = _QUOTED.findall(error) if "Unimplemented keys" in error else []
-    if (named := next((key for key in told if key in part), None)) is not None:
-        return named
-    for key in part:
-        if not _is_same(_error(_alone({name: value for name, value in part.items() if name != key}, root)), error):
-            return key
-    return None
-
-
-def _is_same(error: str, other: str) -> bool:
-    return error == other or ("nsatisfiable" in error and "nsatisfiable" in other)
-
-
-def _error(schema: Schema) -> str:
-    try:
-        return LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(schema)))
-    except ValueError as error:
-        return str(error) or "invalid"

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.constraints.restate import is_integer, restate
-from qqvl_server.generation.constraints.subschema import Place, inside
+from qqvl_server.generation.constraints.subschema import Place, Room, inside
 
 MAX_DEPTH: Final = 100
 # The compiler goes down through references as it does through nesting, 25 kB of stack a level at worst.
@@ -78,6 +78,7 @@ def check(root: Any) -> tuple[str, ...]:
         InvalidRequest: too deep, too large, or with numbers that would take for ever to compile.
     """
     divisor = 1
+    room = Room()
     given_up: list[str] = []
     nodes = 0
     objects: list[dict[str, Any]] = []
@@ -92,7 +93,7 @@ def check(root: Any) -> tuple[str, ...]:
             if nodes > MAX_NODES:
                 raise InvalidRequest(f"JSON schema 太大，最多 {MAX_NODES} 个对象")
             composed = composed or _composes(value)
-            restate(value, root, lambda key, place=place: given_up.append(str(place.under(key))))  # type: ignore[misc]
+            restate(value, root, room, lambda key, place=place: given_up.append(str(place.under(key))))  # type: ignore[misc]
             _bound_integer(value)
             if isinstance(value.get("properties", value.get("patternProperties")), dict):
                 objects.append(value)

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from typing import Final
 
 _LOOKS: Final = ("(?=", "(?!", "(?<=", "(?<!")
+# Longer ones are nobody's handwriting.
+_LONGEST: Final = 4000
+# A set that is never closed goes on to the end: looked for again from each bracket, it would take for ever.
+_MARK: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*+(?:\]|\\?\Z)|[()|]", re.DOTALL)
 # ``(?!^[-+.]*$)``: not of these characters alone, so that some other must be there.
 _ALONE: Final = re.compile(r"\^?\[(?!\^)((?:\\.|[^\]\\])*)\]\*\$")
 # What pydantic (until 2.13) writes for a Decimal's digits: at most so many, trailing zeros not counted.
@@ -22,6 +26,8 @@ def restated(pattern: str) -> tuple[str, ...] | None:
     pattern = re.sub(r"(?<!\\)((?:\\\\)*)\\Z", r"\1$", pattern)
     if not any(look in pattern for look in _LOOKS):
         return (pattern,)
+    if len(pattern) > _LONGEST:
+        return None
     anchored = pattern.startswith("^")
     rest = pattern[1:]
     others: list[str] = []
@@ -85,6 +91,6 @@ def _has_alternatives(text: str) -> bool:
 
 def _marks(text: str) -> Iterator[tuple[int, str]]:
     """Round brackets and bars with their places: neither escaped nor inside a set of characters."""
-    for found in re.finditer(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()|]", text, re.DOTALL):
+    for found in _MARK.finditer(text):
         if found[0] in "()|":
             yield found.start(), found[0]

@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from qqvl_server.generation.constraints import patterns
-from qqvl_server.generation.constraints.subschema import Schema, finite, is_anything, said
+from qqvl_server.generation.constraints.subschema import Room, Schema, is_anything, said, values_within
 
 # Formats that the compiler has rules for. Others are annotations by JSON Schema's default, which it would refuse.
 FORMATS: Final = frozenset(
@@ -49,10 +49,11 @@ _MOST_VALUES: Final = 20
 _OF_NAMES: Final = frozenset(("type", "pattern", "minLength", "maxLength", "format"))
 
 
-def restate(schema: Schema, root: Schema, give_up: Callable[[str], None]) -> None:
+def restate(schema: Schema, root: Schema, room: Room, give_up: Callable[[str], None]) -> None:
     """Changes ``schema``, an object inside ``root``, in place; nothing below it.
 
     Args:
+        room: shared by all objects of ``root``.
         give_up: is told the keywords that will not be kept to.
     """
     # Some libraries write null for what is absent.
@@ -67,9 +68,9 @@ def restate(schema: Schema, root: Schema, give_up: Callable[[str], None]) -> Non
     _measure(schema)
     _drop_idle(schema)
     _close(schema)
-    _name(schema, root)
-    _list_once(schema, root, give_up)
-    _choose(schema, root)
+    _name(schema, root, room)
+    _list_once(schema, root, room, give_up)
+    _choose(schema, root, room)
     _spell(schema, give_up)
 
 
@@ -127,8 +128,9 @@ def _measure(schema: Schema) -> None:
 def _drop_idle(schema: Schema) -> None:
     """Words that ask for nothing, by their value or for want of the word they belong to."""
     for key in ("dependentRequired", "dependentSchemas", "patternProperties"):
-        if schema.get(key) == {} or (key == "dependentRequired" and not any(_values(schema.get(key)))):
-            schema.pop(key, None)
+        value = schema.get(key)
+        if isinstance(value, dict) and not (any(value.values()) if key == "dependentRequired" else value):
+            del schema[key]
     if "contains" in schema and schema.get("minContains") == 0 and "maxContains" not in schema:
         del schema["contains"]
     if "contains" in schema and is_anything(schema["contains"]) and not {"minContains", "maxContains"} & schema.keys():
@@ -148,10 +150,6 @@ def _drop_idle(schema: Schema) -> None:
             del schema[key]
 
 
-def _values(value: object) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else ()
-
-
 def _close(schema: Schema) -> None:
     """``unevaluated…`` is ``additional…`` where nothing but this object says what there may be."""
     if _APPLICATORS & schema.keys():
@@ -162,15 +160,17 @@ def _close(schema: Schema) -> None:
             schema.pop(late, None)
 
 
-def _name(schema: Schema, root: Schema) -> None:
+def _name(schema: Schema, root: Schema, room: Room) -> None:
     """``propertyNames``: a few names are properties, others a pattern of theirs."""
     if "propertyNames" not in schema or "patternProperties" in schema:
         return
     wanted = said(schema["propertyNames"], root)
-    names, rest = finite(wanted, root), schema.get("additionalProperties", True)
+    names, rest = values_within(wanted, root, room), schema.get("additionalProperties", True)
     properties = schema.get("properties", {})
     pattern = _name_pattern(wanted)
     if not isinstance(properties, dict) or (names is None and (pattern is None or (pattern and properties))):
+        return
+    if names is not None and not room.spend(len(json.dumps(rest)) * len(names)):
         return
     del schema["propertyNames"]
     if names is not None:
@@ -196,20 +196,24 @@ def _name_pattern(wanted: Schema) -> str | None:
     return f"^(?s:.{{{low},{high}}})$" if isinstance(low, int) and isinstance(high, int | str) else None
 
 
-def _list_once(schema: Schema, root: Schema, give_up: Callable[[str], None]) -> None:
+def _list_once(schema: Schema, root: Schema, room: Room, give_up: Callable[[str], None]) -> None:
     """``uniqueItems``: the lists themselves where the items are a few values; given up where they are free."""
     if schema.pop("uniqueItems", False) is not True or schema.get("type", "array") != "array":
         return
     most, least = schema.get("maxItems"), schema.get("minItems", 0)
     if isinstance(most, int) and most <= 1:
         return
-    values = None if "prefixItems" in schema or _APPLICATORS & schema.keys() else finite(schema.get("items"), root)
+    values = (
+        None
+        if "prefixItems" in schema or _APPLICATORS & schema.keys()
+        else values_within(schema.get("items"), root, room)
+    )
     if values is None or not isinstance(least, int) or least < 0:
         give_up("uniqueItems")
         return
     schema["maxItems"] = most = min(len(values), most) if isinstance(most, int) else len(values)
     lists = _lists(values, least, most)
-    if lists is None:
+    if lists is None or not room.spend(len(lists) * len(json.dumps(values))):
         give_up("uniqueItems")
         return
     described = {"type": "array"} if schema.get("type") == "array" else {}
@@ -230,32 +234,40 @@ def _lists(values: Sequence[Any], least: int, most: int) -> list[list[Any]] | No
     return None
 
 
-def _choose(schema: Schema, root: Schema) -> None:
+def _choose(schema: Schema, root: Schema, room: Room) -> None:
     """``oneOf`` is ``anyOf`` where no value fits two: the compiler does not look through references for that."""
     options = schema.get("oneOf")
     if not isinstance(options, list) or not options or "anyOf" in schema:
         return
-    if "discriminator" in schema or _are_disjoint([said(option, root) for option in options], root):
+    if "discriminator" in schema or _are_disjoint([said(option, root) for option in options], root, room):
         schema["anyOf"] = schema.pop("oneOf")
     schema.pop("discriminator", None)
 
 
-def _are_disjoint(options: Sequence[Schema], root: Schema) -> bool:
+def _are_disjoint(options: Sequence[Schema], root: Schema, room: Room) -> bool:
     """Told apart by a required property that has other values in each."""
-    for name in _required(options[0]):
-        listed = [finite(_values_of(option, name), root) if name in _required(option) else None for option in options]
-        spelt = [json.dumps(value, sort_keys=True) for values in listed for value in values or ()]
-        if all(listed) and len(set(spelt)) == len(spelt):
+    required = [_required(option) for option in options if room.spend(len(option))]
+    if len(required) < len(options) or not all(room.spend(len(names)) for names in required):
+        return False
+    for name in frozenset.intersection(*required):
+        seen: set[str] = set()
+        for option in options:
+            values = values_within(_of(option, name), root, room)
+            spelt = {json.dumps(value, sort_keys=True) for value in values or ()}
+            if not spelt or seen & spelt:
+                break
+            seen |= spelt
+        else:
             return True
     return False
 
 
-def _required(schema: Schema) -> list[str]:
+def _required(schema: Schema) -> frozenset[str]:
     names = schema.get("required")
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
 
-def _values_of(schema: Schema, name: str) -> Any:
+def _of(schema: Schema, name: str) -> Any:
     properties = schema.get("properties")
     return properties.get(name, {}) if isinstance(properties, dict) else {}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from qqvl_server.errors import InvalidRequest
@@ -20,6 +21,8 @@ from qqvl_server.generation.port import Grammar, GrammarKind
 # Converted by plain Python that holds the interpreter.
 _MAX_EBNF_CHARACTERS: Final = 32_000
 _MOST_GIVEN_UP: Final = 20
+# Of a compiler thread's time, for finding what is wrong.
+_SEARCH_S: Final = 1.0
 TOO_COMPLEX: Final = "约束输出的 schema 或文法太大或太复杂"
 _RULE: Final = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 # The name, but not the word inside a text or a set of characters.
@@ -42,10 +45,10 @@ class Source:
     def grammar(self) -> str:
         return LLMatcher.grammar_from_json_schema(self.text) if self.kind is GrammarKind.JSON_SCHEMA else self.text
 
-    def fault(self) -> tuple[int, Fault] | None:
-        """The first schema that cannot be compiled, by its number."""
+    def fault(self, limits: LLParserLimits, deadline: float) -> tuple[int, Fault] | None:
+        """The first schema that cannot be compiled, by its number; as ``fault_in``."""
         for number, (_, _, schema) in enumerate(self._schemas()):
-            if isinstance(schema, dict) and (fault := fault_in(schema)) is not None:
+            if isinstance(schema, dict) and (fault := fault_in(schema, limits, deadline)) is not None:
                 return number, fault
         return None
 
@@ -81,20 +84,24 @@ class Refused:
     number: int = 0
 
 
-def compiled(grammar: Grammar, match: Callable[[str], LLMatcher], *, is_loose: bool) -> Compiled | Refused:
+def compiled(
+    grammar: Grammar, match: Callable[[str], LLMatcher], limits: LLParserLimits, *, is_loose: bool
+) -> Compiled | Refused:
     """
     Args:
         match: makes a matcher of the library's spelling.
+        limits: those of the matcher.
         is_loose: what of a schema cannot be compiled is given up instead of refused.
     """
+    deadline = time.thread_time() + _SEARCH_S
     try:
         source = source_of(grammar)
         matcher = match(source.grammar())
         for _ in range(_MOST_GIVEN_UP):
             if not matcher.is_error() or is_too_complex(matcher.get_error()):
                 break
-            found = source.fault()
-            if found is None:
+            found = source.fault(limits, deadline)
+            if found is None or time.thread_time() > deadline + _SEARCH_S:
                 break
             number, fault = found
             if not is_loose:

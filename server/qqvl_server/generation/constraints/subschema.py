@@ -24,6 +24,8 @@ _NAMED: Final = frozenset(("properties", "patternProperties", "$defs", "definiti
 # Of a caller's own names, so that a message stays short whatever they are.
 _LONGEST_STEP: Final = 40
 _MOST_STEPS: Final = 12
+_MOST_VALUES: Final = 1000
+_MOST_WRITTEN: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +141,36 @@ def _steps(reference: str) -> Iterator[str]:
         yield plain.replace("~1", "/").replace("~0", "~")
 
 
+class Room:
+    """What one schema may cost, in characters written and values looked at: what is written out here may be referred
+    to from thousands of places."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_WRITTEN
+
+    def spend(self, cost: int) -> bool:
+        """Whether there was room for it. Asks for nothing where there was none."""
+        if cost > self._left:
+            return False
+        self._left -= cost
+        return True
+
+
+def values_within(schema: Any, root: Schema, room: Room) -> list[Any] | None:
+    """As ``finite``, while there is room."""
+    values = finite(schema, root) if room.spend(1) else None
+    return values if values is None or room.spend(len(values)) else None
+
+
 def finite(schema: Any, root: Schema) -> list[Any] | None:
-    """The values of a schema that lists them; None if it does not."""
+    """The values of a schema that lists them; None if it does not, or lists too many."""
     own = said(schema, root)
     if not own.keys() <= {"const", "enum", "type"}:
         return None
     match own:
         case {"const": value}:
             values = [value]
-        case {"enum": [*listed]}:
+        case {"enum": [*listed]} if len(listed) <= _MOST_VALUES:
             values = listed
         case {"type": "boolean"}:
             values = [False, True]

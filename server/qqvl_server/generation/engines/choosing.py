@@ -13,12 +13,16 @@ from qqvl_server.generation.engines.serial import SerialEngine
 from qqvl_server.generation.prompts.preprocess import Prompt
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import GenerationSettings
+from qqvl_server.settings import EngineSettings
 from qqvl_server.weights.load import LoadedModel
 
 
-def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int, metrics: Metrics) -> Engine[Prompt]:
-    """Models that the paged engine cannot run are run one request at a time.
+def build(
+    loaded: LoadedModel, settings: EngineSettings, context_tokens: int, metrics: Metrics, *, max_waiting: int = 128
+) -> Engine[Prompt]:
+    """At most ``max_waiting`` requests wait for the paged engine.
+
+    Models that the paged engine cannot run are run one request at a time.
 
     Raises WeightsError: no memory is left for the paged engine's cache.
     """
@@ -41,7 +45,7 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
         config,
         loaded.model.generation_config,
         metrics,
-        max_waiting=settings.max_pending,
+        max_waiting=max_waiting,
         stall_s=settings.step_timeout_s,
     )
 
