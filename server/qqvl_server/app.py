@@ -60,7 +60,9 @@ async def _serve(
     library = _library(settings, data_dir)
     life = Lifecycle(settings.weights.device)
     async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
-        service = ChatService(store, life.get, library, settings.chat, settings.generation, settings.media.max_images)
+        service = ChatService(
+            store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics
+        )
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
         doors = (
             qq.build(service),
