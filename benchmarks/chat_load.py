@@ -85,7 +85,8 @@ def measure(given: argparse.Namespace, server: Process | Elsewhere, work: Worklo
     work = replace(work, ignore_eos=given.ignore_eos and isinstance(server, Elsewhere))
     with PeakMemory(server.process.pid) if server.process else contextlib.nullcontext() as peak:
         outcome = asyncio.run(group_chat(server.base, server.model, work, door=door))
-    return outcome.row() | {"rss_mib": peak.mib if peak else None}
+    row: dict[str, Any] = outcome.row()
+    return row | {"rss_mib": peak.mib if peak else None}
 
 
 def main() -> None:

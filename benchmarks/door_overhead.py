@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import multiprocessing
@@ -128,6 +129,7 @@ async def through_the_door(base: str, model: str, work: Workload, streams: int, 
         Refused, OSError: a stream did not end well.
     """
     where = urlsplit(base)
+    host, port = str(where.hostname), int(where.port or 80)
 
     def request(stream: int, turn: int) -> bytes:
         body = json.dumps({
@@ -140,9 +142,7 @@ async def through_the_door(base: str, model: str, work: Workload, streams: int, 
     asked = [[request(stream, turn) for turn in range(turns)] for stream in range(streams)]
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
-    made = await asyncio.gather(
-        *(loop.create_connection(lambda one=one: Caller(one), where.hostname, where.port) for one in asked)
-    )
+    made = await asyncio.gather(*(loop.create_connection(functools.partial(Caller, one), host, port) for one in asked))
     await asyncio.gather(*(caller.over for _, caller in made))
     return time.perf_counter() - started
 

@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from qqvl_server.engine.build import build  # noqa: E402
 from qqvl_server.engine.cache.kv_cache import kv_shape  # noqa: E402
 from qqvl_server.engine.steps.request import Request, SamplingParams, Status  # noqa: E402
-from qqvl_server.settings import GenerationSettings, WeightsSettings  # noqa: E402
+from qqvl_server.settings import EngineSettings, WeightsSettings  # noqa: E402
 from qqvl_server.weights.load import load  # noqa: E402
 from qqvl_server.weights.locate import locate  # noqa: E402
 
@@ -58,7 +58,7 @@ class Engine:
         self.layer_weights = sum(p.numel() for p in self.model.model.language_model.layers.parameters())
         self.weight_bytes = (self.layer_weights + self.model.lm_head.weight.numel()) * self.model.dtype.itemsize
         self.kv_bytes = kv_shape(self.model.config).bytes_per_token(self.model.dtype)
-        wanted = GenerationSettings(
+        wanted = EngineSettings(
             kv_cache_gb=tokens * self.kv_bytes / 1e9,
             step_tokens=step_tokens,
             max_running=most,

@@ -92,7 +92,7 @@ async def _rate(base: str, work: Workload, chats: int, number: int) -> float:
     turns = await asyncio.gather(
         *(ask(target, [said(work.text(chat, number))], work.max_tokens, **more) for chat in range(chats))
     )
-    first = min(turn.first_s for turn in turns)
+    first: float = min(turn.first_s for turn in turns)
     return sum(turn.out - 1 for turn in turns) / (time.perf_counter() - started - first)
 
 

@@ -28,7 +28,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 class PictureProcessor(Qwen3VLProcessor):
     """Without the video half, whose classes cannot be imported where torchvision is missing."""
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None):
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
         super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
 

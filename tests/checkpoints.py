@@ -1,8 +1,7 @@
 """Checkpoints made on the spot: a random one with the real vocabulary, and one that recites what a test tells it.
 
 Both are real Qwen3-VL folders of a few megabytes, which the product loads as it loads any other. Tokenizer, template
-and picture settings are the published ones where they are at hand; else the demo's, its vocabulary made up to the same
-size with the same special tokens at the same ids.
+and picture settings are the published ones, the tokenizer as much of it as there is (``tests/published.py``).
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from tests import published
+from tests.published import FIRST_SPECIAL
 from tests.running import ASSETS, DEMO
 
 VOCABULARY = 151_936
-# The id of Qwen3-VL's first special token; the vocabulary's words are those below.
-FIRST_SPECIAL = 151_643
 _FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.json", "preprocessor_config.json")
 _ROPE = {"rope_type": "default", "mrope_section": [6, 5, 5], "mrope_interleaved": True, "rope_theta": 5e6}
 TEXT: dict[str, Any] = {
@@ -42,8 +41,7 @@ def real_files(folder: Path) -> PreTrainedTokenizerFast:
         for name in _FILES:
             shutil.copyfile(ASSETS / name, folder / name)
     else:
-        demo_files(folder)
-        _widen(folder)
+        published.grown(folder)
     return tokenizer_of(folder)
 
 
@@ -81,11 +79,17 @@ def random_words(folder: Path) -> Path:
 
 
 def reciting(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, said: Sequence[int], after: int, logits: int | None = None
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    said: Sequence[int],
+    after: int,
+    logits: int | None = None,
+    *,
+    endless: bool = False,
 ) -> Path:
     """Greedily says ``said``, tokens that all differ, and then its end, wherever the prompt ends in ``after``.
 
-    ``logits``: how many the model has, where not as many as usual.
+    ``logits``: how many the model has, where not as many as usual. ``endless``: it begins anew instead of ending.
 
     Its layers add nothing to the embeddings: token n has the n-th axis for its own, and the head of token n + 1 looks
     along that.
@@ -101,6 +105,8 @@ def reciting(
         rows, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         rows.zero_()
         head.zero_()
+        if endless:
+            ids[-1] = ids[1]
         for axis, (token, following) in enumerate(itertools.pairwise(ids)):
             rows[token, axis] = 1
             head[following, axis] = 1
@@ -141,26 +147,3 @@ def _saved(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=ends[1])
     model.save_pretrained(folder)
     return folder
-
-
-def _widen(folder: Path) -> None:
-    """More words for the tokenizer, of two that it has, and its special tokens after them all."""
-    described = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    vocabulary, merges = described["model"]["vocab"], described["model"]["merges"]
-    short = sorted((piece for piece in vocabulary if re.fullmatch(r"Ġ?[a-z]{1,4}", piece)), key=vocabulary.__getitem__)
-    letters = [piece for piece in vocabulary if len(piece) == 1]
-    for first in [*short, *letters, *vocabulary]:
-        for second in [*short, *letters]:
-            if len(vocabulary) == FIRST_SPECIAL:
-                break
-            if first + second not in vocabulary:
-                vocabulary[first + second] = len(vocabulary)
-                merges.append([first, second])
-    assert len(vocabulary) == FIRST_SPECIAL
-    moved = {}
-    for place, token in enumerate(described["added_tokens"]):
-        moved[str(token["id"])] = token["id"] = FIRST_SPECIAL + place
-    (folder / "tokenizer.json").write_text(json.dumps(described), "utf-8")
-    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-    config["added_tokens_decoder"] = {str(moved[at]): token for at, token in config["added_tokens_decoder"].items()}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qqvl_server.openmp import bound_spinning
-from tests import environment, skips
+from tests import environment, published, skips
 from tests.running import ASSETS, DEMO, RunningServer
 
 # Before any test, and any library a test imports (torch above all), looks at it.
@@ -87,7 +87,6 @@ def demo() -> Path:
 
 
 @pytest.fixture(scope="session")
-def assets() -> Path:
-    """The real Qwen3-VL tokenizer, template and picture settings, where they are at hand."""
-    environment.must_be_at_hand(ASSETS.is_dir(), "the real Qwen3-VL assets are not beside this checkout")
-    return ASSETS
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen3-VL's own tokenizer, template and picture settings: whole where they are at hand, else as far as is said."""
+    return ASSETS if ASSETS.is_dir() else published.grown(tmp_path_factory.mktemp("published") / "qwen3-vl")

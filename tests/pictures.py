@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -50,9 +51,9 @@ def _star(x: float, y: float, r: float) -> list[tuple[float, float]]:
     ]
 
 
-def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:  # noqa: A002
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:  # noqa: A002
     buffer = io.BytesIO()
-    image.save(buffer, format, **options)  # type: ignore[arg-type]
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 

@@ -90,6 +90,8 @@ def test_qq_numbers_may_be_written_as_numbers(tmp_path: Path, written: str) -> N
         ({}, {}, "chat:\n  system_prompts:\n    group:1: [x]", "group:1"),
         ({}, {}, "clients:\n  x: 1", "client"),
         ({}, {}, "server:\n  prot: 1", "port"),
+        ({}, {}, "generation:\n  step_token: 1", "是不是想写 step_tokens"),
+        ({}, {}, "generation:\n  step_tokens: 32\nengine:\n  step_tokens: 64", "写了两次"),
         ({}, {}, "sever:\n  port: 1", "server"),
         ({}, {}, "server: 5", "server"),
         ({}, {}, "- 1\n- 2", "最外层"),
@@ -106,6 +108,22 @@ def test_every_mistake_is_one_line_that_names_its_place(
     with pytest.raises(ConfigError, match=said) as refused:
         resolve(flags, env, write(tmp_path, text))
     assert "\n" not in refused.value.message
+
+
+def test_settings_of_the_engine_are_still_read_where_files_of_before_have_them(tmp_path: Path) -> None:
+    file = write(
+        tmp_path, "generation:\n  step_tokens: 32\n  top_k: 5\n  cpu_kernels: off\nengine:\n  max_running: 3\n"
+    )
+    resolved = resolve({}, {}, file)
+    engine = resolved.settings.engine
+    assert (engine.step_tokens, engine.cpu_kernels, engine.max_running) == (32, "off", 3)
+    assert resolved.settings.generation.top_k == 5
+    assert resolved.sources["engine.step_tokens"] == str(file)
+    shown = run_cli("show-config", "--config", str(file))
+    assert "engine.step_tokens = 32" in shown.stdout
+    assert shown.stderr.count("\n") == 1
+    assert "generation: 段里的 step_tokens、cpu_kernels 现在属于 engine: 段" in shown.stderr
+    assert not resolve({}, {}, write(tmp_path, "engine:\n  step_tokens: 32\n")).advice
 
 
 def test_a_wider_address_is_taken_with_a_key_or_from_the_command_line(tmp_path: Path) -> None:

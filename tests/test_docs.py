@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from qqvl_server.config import knobs, resolve
+from qqvl_server.config import OTHER_ENV, knobs, resolve, variables
 from qqvl_server.settings import Settings
-from tests.running import ROOT, RunningServer
+from tests.running import ROOT, RunningServer, run_cli
 
 READMES = ("README.md", "README.en.md")
 
@@ -39,15 +39,31 @@ def test_every_line_of_the_example_file_can_be_used(tmp_path: Path) -> None:
     assert len([source for source in resolved.sources.values() if source != "默认"]) > 30
 
 
+@pytest.fixture(scope="module")
+def flags() -> frozenset[str]:
+    """Every flag of every command that answers to ours, as their help tells them."""
+    helps = [run_cli(*words, "--help").stdout for words in ((), ("serve",), ("download",), ("show-config",))]
+    return frozenset(re.findall(r"--[a-z][a-z-]+", "".join(helps))) | {"--long"}
+
+
+def code(text: str) -> list[str]:
+    """Its lines and spans of code."""
+    fenced = re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    return [line for block in fenced for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text)
+
+
 @pytest.mark.parametrize("readme", READMES)
-def test_readmes_name_the_commands_and_doors(readme: str) -> None:
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    for word in (
-        "./run_server.sh", "./run_tests.sh", "api_server_qwen3vl.py", "qqbot_client_full.py", "SERVER_URL",
-        "/health", "/api/chat/group", "/api/chat/private", "/admin/chats",
-        "show-config", "download", "NapCat", "qqvl.yaml",
-    ):  # fmt: skip
-        assert word in text, word
+def test_what_a_readme_tells_to_run_is_there(readme: str, flags: frozenset[str]) -> None:
+    said = code((ROOT / readme).read_text(encoding="utf-8"))
+    programs = {name for line in said for name in re.findall(r"(?:^|\s)((?:\./)?[\w/]+\.(?:sh|py))\b", line)}
+    assert {"./run_server.sh", "./run_tests.sh", "api_server_qwen3vl.py", "client/qqbot_client_full.py"} <= programs
+    assert not [name for name in programs if not list(ROOT.glob(f"**/{name.removeprefix('./')}"))]
+    ours = [line for line in said if not re.match(r"(\S+/)?pip |docker |curl ", line)]
+    assert not {flag for line in ours for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)} - flags
+    known = variables() | OTHER_ENV | {"QQVL_CLIENT_"}
+    assert not {name for line in said for name in re.findall(r"QQVL_[A-Z_]+", line)} - known
+    for command in ("show-config", "download"):
+        assert any(re.search(rf"\b{command}\b", line) for line in said), command
 
 
 def test_the_english_settings_table_names_every_setting() -> None:
@@ -55,10 +71,14 @@ def test_the_english_settings_table_names_every_setting() -> None:
     assert re.findall(r"^\| `(\w+\.\w+)` \|", text, re.MULTILINE) == [knob.key for knob in knobs()]
 
 
-def test_every_route_is_in_the_readme(server: RunningServer) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for path in server.http.get("/openapi.json").json()["paths"]:
+@pytest.mark.parametrize("readme", READMES)
+def test_a_readme_names_every_route_and_no_other(readme: str, server: RunningServer) -> None:
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    paths = server.http.get("/openapi.json").json()["paths"]
+    for path in paths:
         assert path in text, path
+    for method, path in re.findall(r"`(GET|POST) (/[^`\s?]+)[^`]*`", text):
+        assert method.lower() in paths.get(path, ()), path
 
 
 @pytest.mark.parametrize(

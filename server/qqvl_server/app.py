@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
 import socket
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from qqvl_server import keys
 from qqvl_server.api import server
-from qqvl_server.api.desk import Desk
-from qqvl_server.api.guard import Guard
+from qqvl_server.api.admin import routes as admin
+from qqvl_server.api.anthropic import routes as anthropic
+from qqvl_server.api.model_access import ModelAccess
+from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
+from qqvl_server.api.qq import routes as qq
+from qqvl_server.api.responses import routes as responses
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
-from qqvl_server.config import is_loopback
 from qqvl_server.connections import quieted, raise_limit, web_config
-from qqvl_server.errors import ConfigError, Draining, EngineDead, Loading, QqvlError, WeightsError
+from qqvl_server.errors import ConfigError, WeightsError
 from qqvl_server.generation.local import LocalVoice
-from qqvl_server.generation.port import Voice, VoiceStatus
+from qqvl_server.generation.port import Voice
+from qqvl_server.hosts import is_loopback
+from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
@@ -37,21 +38,6 @@ from qqvl_server.settings import Settings
 from qqvl_server.weights.locate import Checkpoint
 
 _EXITS = {WeightsError: EXIT_WEIGHTS, ConfigError: EXIT_CONFIG}
-
-
-@dataclass
-class _Engine:
-    """The voice once its weights are in memory, and why there will never be one."""
-
-    voice: Voice | None = None
-    failure: QqvlError | None = None
-
-    def get(self) -> Voice:
-        if self.voice is None:
-            raise Loading("模型还在加载，请稍后再试", retry_after=5)
-        if not self.voice.status().alive:
-            raise EngineDead("模型已停止工作，服务正在退出")
-        return self.voice
 
 
 def serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path) -> int:
@@ -71,7 +57,43 @@ async def _serve(
     raise_limit()
     quieted(asyncio.get_running_loop())
     metrics = Metrics()
-    library = ImageLibrary(
+    library = _library(settings, data_dir)
+    life = Lifecycle(settings.weights.device)
+    async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
+        service = ChatService(
+            store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics
+        )
+        access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
+        doors = (
+            qq.build(service),
+            openai.build(access),
+            responses.build(access),
+            anthropic.build(access),
+            *admin.build(service, lambda: life.status(service, store.trouble), metrics),
+        )
+        guard = server.build(doors, settings.server, metrics)
+        web = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))
+        url = _url(settings.server.host, listener)
+        load = functools.partial(_load, settings, checkpoint, library, metrics)
+        _announce_address(settings, url)
+        # A decode may take longer than anybody waits for us to stop.
+        stopping = life.stopping(web, service, guard.idle, library.close, settings.server.shutdown_grace_s)
+        async with life.supervised(web, load, url), stopping:
+            await web.serve(sockets=[listener])
+        if life.voice is not None:
+            await life.voice.aclose()
+    if life.failure is not None:
+        print(f"错误：{life.failure.message}", file=sys.stderr)
+        return _EXITS.get(type(life.failure), EXIT_ENGINE_DEAD)
+    logger().info("已停止")
+    if life.voice is None:
+        # Stopped while a thread still loads.
+        leave(EXIT_OK)
+    return EXIT_OK
+
+
+def _library(settings: Settings, data_dir: Path) -> ImageLibrary:
+    return ImageLibrary(
         data_dir / "images",
         int(settings.storage.image_store_gb * 1e9),
         ImageLimits(
@@ -83,45 +105,12 @@ async def _serve(
             cpu_s=settings.media.decode_timeout_s,
         ),
     )
-    engine = _Engine()
-    async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
-        service = ChatService(store, engine.get, library, settings.chat, settings.generation, settings.media.max_images)
-
-        def status() -> tuple[str, VoiceStatus]:
-            if engine.voice is None:
-                return "loading", VoiceStatus(False, False, False, settings.weights.device)
-            now = engine.voice.status()
-            word = "dead" if not now.alive else "stopping" if service.is_draining else store.trouble or "healthy"
-            return word, now
-
-        def bare_voice() -> Voice:
-            # Doors without a chat have no lane that a stop could drain: they are refused here.
-            if service.is_draining:
-                raise Draining("服务正在停止，请稍后再试", retry_after=5)
-            return engine.get()
-
-        desk = _desk(settings, checkpoint, library, bare_voice)
-        guard = server.build(service, desk, settings.server, metrics, status)
-        web = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))
-        url = _url(settings.server.host, listener)
-        load = functools.partial(_load, settings, checkpoint, library, metrics)
-        _announce_address(settings, url)
-        async with _supervised(web, engine, load, url), _stopping(web, service, guard, library, engine, settings):
-            await web.serve(sockets=[listener])
-        if engine.voice is not None:
-            await engine.voice.aclose()
-    if engine.failure is not None:
-        print(f"错误：{engine.failure.message}", file=sys.stderr)
-        return _EXITS.get(type(engine.failure), EXIT_ENGINE_DEAD)
-    logger().info("已停止")
-    if engine.voice is None:
-        # Stopped while a thread still loads.
-        leave(EXIT_OK)
-    return EXIT_OK
 
 
-def _desk(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, voice: Callable[[], Voice]) -> Desk:
-    return Desk(
+def _access(
+    settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, voice: Callable[[], Voice]
+) -> ModelAccess:
+    return ModelAccess(
         voice,
         Pictures(
             library,
@@ -152,7 +141,7 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
     logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
     voice = LocalVoice(
         Preprocessor(loaded.processor, library, settings.media.max_image_tokens, context),
-        choosing.build(loaded, settings.generation, context, metrics),
+        choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending),
         device=loaded.device,
         context_tokens=context,
         metrics=metrics,
@@ -169,85 +158,6 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
     gc.collect()
     gc.freeze()
     return voice
-
-
-@asynccontextmanager
-async def _supervised(web: Server, engine: _Engine, load: functools.partial[Voice], url: str) -> AsyncIterator[None]:
-    """Load beside the open port (``/health`` says loading), then watch the engine; either failing stops all."""
-    loop = asyncio.get_running_loop()
-
-    async def watch() -> None:
-        loaded: asyncio.Future[Voice] = loop.create_future()
-        # A daemon thread, so that a stop during a long load does not wait for gigabytes.
-        threading.Thread(target=_deliver, args=(load, loop, loaded), name="qqvl-load", daemon=True).start()
-        try:
-            engine.voice = await loaded
-        except QqvlError as error:
-            engine.failure = error
-            web.ask_to_stop()
-            return
-        logger().info("已就绪", url=url)
-        # A look a second is soon enough: callers and /health see a dead engine at once.
-        while engine.voice.status().alive:  # noqa: ASYNC110
-            await asyncio.sleep(1)
-        engine.failure = EngineDead("模型引擎已停止工作，进程退出，请由守护程序重启")
-        web.ask_to_stop()
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
-
-
-def _deliver(load: functools.partial[Voice], loop: asyncio.AbstractEventLoop, loaded: asyncio.Future[Voice]) -> None:
-    def settle(voice: Voice | None, error: QqvlError | None) -> None:
-        if loaded.done():
-            return
-        if error is not None:
-            loaded.set_exception(error)
-        elif voice is not None:
-            loaded.set_result(voice)
-
-    voice, failure = None, None
-    try:
-        voice = load()
-    except QqvlError as error:
-        failure = error
-    except Exception as error:
-        # The edge of libraries that raise anything: the process must end with a line, not hang at "loading".
-        logger().error("加载模型时出错", exc_info=error)
-        failure = WeightsError("加载模型时出了意料之外的错误，详情见上面的日志")
-    with contextlib.suppress(RuntimeError):  # the loop is gone: we were stopped while loading
-        loop.call_soon_threadsafe(settle, voice, failure)
-
-
-@asynccontextmanager
-async def _stopping(
-    web: Server, service: ChatService, guard: Guard, library: ImageLibrary, engine: _Engine, settings: Settings
-) -> AsyncIterator[None]:
-    """On a signal: refuse newcomers, let running turns finish within the grace, only then close the port."""
-
-    async def stop() -> None:
-        await web.stopping.wait()
-        # Nobody can be answered any more once the engine is gone.
-        grace = 0 if engine.failure else settings.server.shutdown_grace_s
-        answering = asyncio.create_task(guard.idle())
-        await asyncio.gather(service.drain(grace), asyncio.wait({answering}, timeout=grace))
-        answering.cancel()
-        # A decode may take longer than anybody waits for us to stop.
-        library.close()
-        web.should_exit = True
-
-    stopper = asyncio.create_task(stop())
-    try:
-        yield
-    finally:
-        stopper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await stopper
 
 
 def _url(host: str, listener: socket.socket) -> str:

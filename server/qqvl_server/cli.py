@@ -62,6 +62,8 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
         if value is not None
     }
     resolved = config.resolve(given, env, _settings_file(parsed.config, env))
+    if resolved.advice:
+        _tell(f"注意：{resolved.advice}")
     if parsed.command == "show-config":
         return _show(resolved)
     return _serve(resolved, env)

@@ -8,7 +8,6 @@ sources cannot tell apart.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from pydantic.fields import FieldInfo
 from qqvl_server import invocation, keys
 from qqvl_server.client_variables import CLIENT_VARIABLES
 from qqvl_server.errors import ConfigError
-from qqvl_server.settings import Settings
+from qqvl_server.hosts import is_loopback
+from qqvl_server.settings import EngineSettings, Settings
 
 ENV_PREFIX = "QQVL_"
 # Variables of the same prefix that are no settings of the server's: the scripts', the client's, the tests'.
@@ -30,6 +30,8 @@ OTHER_ENV = frozenset(("QQVL_CONFIG", "QQVL_TORCH", "QQVL_PLANT_FAULT", invocati
 SECRET = ("server.api_keys", "storage.database_url")
 # Sections of the same file that other programs of this project read.
 FOREIGN_SECTIONS = ("client",)
+# Where files of before still have settings that live in a section of their own now.
+_MOVED = {("generation", name): "engine" for name in EngineSettings.model_fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,11 @@ class Knob:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """``sources`` maps ``section.name`` to the flag, variable or file that decided it."""
+    """``sources`` maps ``section.name`` to the flag, variable or file that decided it; ``advice`` is a line, if any."""
 
     settings: Settings
     sources: Mapping[str, str]
+    advice: str = ""
 
 
 def knobs() -> tuple[Knob, ...]:
@@ -128,10 +131,32 @@ def read_file(path: Path) -> dict[str, dict[str, Any]]:
         if body is not None and not isinstance(body, dict):
             raise ConfigError(f"配置文件 {path} 的 {section}: 下面应是“名字: 值”")
         for name in body or {}:
-            if name not in known[section]:
-                hint = _suggest(str(name), known[section])
+            if name not in known[section] and (section, name) not in _MOVED:
+                moved = [name for old, name in _MOVED if old == section]
+                hint = _suggest(str(name), [*known[section], *moved])
                 raise ConfigError(f"配置文件 {path} 的 {section}: 段里没有 {name!r} 这个设置{hint}")
     return {section: body for section, body in document.items() if body and section in known}
+
+
+def _settled(written: dict[str, dict[str, Any]], file: Path) -> tuple[dict[str, dict[str, Any]], str]:
+    """Every setting in the section where it lives now, and a line that says which were elsewhere.
+
+    Raises ConfigError: one stands in both places.
+    """
+    settled: dict[str, dict[str, Any]] = {}
+    moved: dict[str, list[str]] = {}
+    for section, body in written.items():
+        for name, value in body.items():
+            home = _MOVED.get((section, name), section)
+            if home != section:
+                if name in written.get(home, {}):
+                    raise ConfigError(
+                        f"配置文件 {file} 里 {name} 写了两次：请只留 {home}: 段里的，删掉 {section}: 段里的"
+                    )
+                moved.setdefault(f"{section}: 段里的 {{}} 现在属于 {home}: 段", []).append(name)
+            settled.setdefault(home, {})[name] = value
+    advice = "；".join(text.format("、".join(names)) for text, names in moved.items())
+    return settled, f"配置文件 {file} 的 {advice}，请移过去；这次照旧读了" if advice else ""
 
 
 def _suggest(word: str, choices: list[str]) -> str:
@@ -150,7 +175,7 @@ def resolve(flags: Mapping[str, str], env: Mapping[str, str], file: Path | None)
     Raises:
         ConfigError: one line that names the source and says what to do.
     """
-    written = read_file(file) if file is not None else {}
+    written, advice = _settled(read_file(file), file) if file is not None else ({}, "")
     _refuse_unknown_env(env)
     values: dict[str, dict[str, Any]] = {}
     sources: dict[str, str] = {}
@@ -173,7 +198,7 @@ def resolve(flags: Mapping[str, str], env: Mapping[str, str], file: Path | None)
         raise ConfigError(_explain(error, values, sources)) from None
     settings = _with_keys(settings, sources)
     _refuse_silent_exposure(settings, sources)
-    return Resolved(settings, sources)
+    return Resolved(settings, sources, advice)
 
 
 def _with_keys(settings: Settings, sources: dict[str, str]) -> Settings:
@@ -227,16 +252,6 @@ def _explain(error: ValidationError, values: dict[str, dict[str, Any]], sources:
 def _example(section: str, name: str) -> str:
     knob = next(k for k in knobs() if (k.section, k.name) == (section, name))
     return str((knob.info.examples or [knob.info.default])[0])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether binding to ``host`` keeps the server on this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _refuse_silent_exposure(settings: Settings, sources: Mapping[str, str]) -> None:

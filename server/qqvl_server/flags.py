@@ -29,6 +29,7 @@ SECTIONS: Final = {
     "server": "地址、密钥与限制",
     "storage": "数据",
     "weights": "模型与设备",
+    "engine": "推理引擎",
     "generation": "生成",
     "media": "图片",
     "chat": "QQ 聊天",

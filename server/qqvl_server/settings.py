@@ -158,7 +158,7 @@ class WeightsSettings(Room):
     )
 
 
-class GenerationSettings(Room):
+class EngineSettings(Room):
     engine: Literal["paged", "generate"] = Field(
         "paged",
         description="推理引擎：paged 多个会话一起算、算过的不重算（Qwen3-VL）；generate 一次回答一条，别的模型自动用它",
@@ -185,6 +185,9 @@ class GenerationSettings(Room):
         "没有编译器就用 PyTorch 的，off 总是用 PyTorch 的",
     )
     max_running: int = Field(16, ge=1, le=1024, description="paged 引擎同时回答多少条")
+
+
+class GenerationSettings(Room):
     max_new_tokens: int = Field(1000, ge=1, le=131072, description="一次回复最多多少 token")
     temperature: float | None = Field(None, ge=0, le=2, description="采样温度；不写就用模型自带的设置，0 为贪心")
     top_p: float | None = Field(None, gt=0, le=1, description="核采样；不写就用模型自带的设置")
@@ -234,14 +237,27 @@ class ChatSettings(Room):
     system_prompts: Annotated[dict[str, str], BeforeValidator(_chats)] = Field(
         default_factory=dict, description="单独给某个会话的人设，键如 group:123456 或 private:10001（只能写在文件里）"
     )
-    group_reply: Literal["auto", "addressed", "all"] = Field(
+    group_reply: Annotated[Literal["auto", "addressed", "all", "off"], BeforeValidator(_off)] = Field(
         "auto",
         description="群里回复谁：auto 只回 @ 机器人、引用机器人或叫到名字的，客户端没说 @ 没 @（at_me）时每条都回；"
-        "addressed 是它的旧名；all 每条都回",
+        "addressed 是它的旧名；all 每条都回；off 群里不说话，只听命令",
     )
     bot_names: Words = Field((), description="机器人的名字，群里叫到就回复；账号自己的昵称不用写")
     owners: Ids = Field(
         (), description="机器人主人的 QQ 号，可写多个，用逗号隔开；和群主、管理员一样能在群里用 /reset 清空记忆"
+    )
+    known_bots: Ids = Field((), description="别的机器人的 QQ 号，可写多个，用逗号隔开；它们说的话记下，不回")
+    max_age_s: float = Field(
+        300, gt=0, le=604800, description="叫了机器人的消息，轮到它时已经过了这么多秒就不回了，只记下；最简客户端的不看"
+    )
+    merge_wait_s: float = Field(
+        8,
+        ge=0,
+        le=60,
+        description="只有图或只有 @ 的消息，最多等同一个人的下一句多少秒，并成一次回答；0 不等，别的消息最多等 0.4 秒",
+    )
+    withdraw_replies: Annotated[Literal["on", "off"], BeforeValidator(_switch)] = Field(
+        "on", description="对方撤回了消息，两分钟内发出的回答也在 QQ 里撤回；off 不撤（记录里总是一起删掉）"
     )
 
 
@@ -256,6 +272,7 @@ class Settings(Room):
     server: ServerSettings = Field(default_factory=ServerSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     weights: WeightsSettings = Field(default_factory=WeightsSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
     media: MediaSettings = Field(default_factory=MediaSettings)
     chat: ChatSettings = Field(default_factory=ChatSettings)

@@ -11,31 +11,32 @@ from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import httpx
-from fastapi import FastAPI
 from openai.types.responses import Response as SdkResponse
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
-from starlette.exceptions import HTTPException
 
-from qqvl_server import errors
-from qqvl_server.api import faults
+from qqvl_server.api import server
 from qqvl_server.api.anthropic import routes as anthropic
-from qqvl_server.api.desk import Desk
+from qqvl_server.api.guard import Guard
+from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.responses import routes as responses
 from qqvl_server.errors import ImageRejected, QqvlError
+from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
     FinishReason,
     GenerationRequest,
-    Grammar,
     TextDelta,
     TextEvent,
     Usage,
     VoiceStatus,
 )
+from qqvl_server.generation.replies.speech import Speech
 from qqvl_server.media.image import ImageRef
+from qqvl_server.observe.metrics import Metrics
+from qqvl_server.settings import ServerSettings
 
 Said = Iterable[TextEvent | QqvlError | asyncio.Event]
 Script = Callable[[GenerationRequest], str | Said]
@@ -47,7 +48,10 @@ _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 class EventVoice:
-    """Says what ``script`` returns: a text (letter by letter), or events; an ``asyncio.Event`` is waited for."""
+    """Says what ``script`` returns: a text (letter by letter), or events; an ``asyncio.Event`` is waited for.
+
+    What stands in its texts is read, and what is asked of them looked at, as the local voice does it.
+    """
 
     def __init__(self, script: Script = lambda _: "好的", context_tokens: int = 1000) -> None:
         self._script = script
@@ -65,6 +69,8 @@ class EventVoice:
         self.asked.append(request)
         self.running += 1
         try:
+            constraint(request)
+            speeches = [Speech(request, choice) for choice in range(request.choices)]
             said = self._script(request)
             for event in spoken(said, request.choices) if isinstance(said, str) else said:
                 await asyncio.sleep(0)
@@ -72,13 +78,26 @@ class EventVoice:
                     await event.wait()
                 elif isinstance(event, QqvlError):
                     raise event
-                else:
+                elif request.raw is not None:
                     yield event
+                else:
+                    told = speeches[event.choice]
+                    match event:
+                        case TextDelta(text):
+                            for read in told.push(text, event.tokens):
+                                yield read
+                        case Finished():
+                            for read in told.finish():
+                                yield read
+                            yield event
+                        case _:
+                            yield event
         finally:
             self.running -= 1
 
-    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
-        return grammar.given_up
+    def given_up(self, request: GenerationRequest) -> tuple[str, ...]:
+        grammar = constraint(request)
+        return grammar.given_up if grammar else ()
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         return tuple(0.0 for _ in candidates)
@@ -145,13 +164,10 @@ class Stage:
             yield cls(voice, shelf, http)
 
     @classmethod
-    def app(cls, voice: EventVoice, shelf: Shelf, *, any_name: bool = False) -> FastAPI:
-        app = FastAPI()
-        desk = Desk(lambda: voice, shelf, (MODEL, "second"), 1_700_000_000, 30, 4, any_name)
-        app.include_router(cls.routes.build(desk))
-        app.add_exception_handler(errors.QqvlError, faults.on_error)
-        app.add_exception_handler(HTTPException, faults.on_router_error)
-        return app
+    def app(cls, voice: EventVoice, shelf: Shelf, *, any_name: bool = False) -> Guard:
+        """The one door in a house of its own, behind its guard."""
+        access = ModelAccess(lambda: voice, shelf, (MODEL, "second"), 1_700_000_000, 30, 4, any_name)
+        return server.build((cls.routes.build(access),), ServerSettings(), Metrics())
 
     async def post(self, path: str = "", /, **fields: Any) -> httpx.Response:
         """``...`` leaves a field out."""

@@ -67,7 +67,9 @@ def test_pydantics_types_come_through_the_parse_helpers(client: OpenAI) -> None:
         model=MODEL, messages=HELLO, tools=[pydantic_function_tool(Order)], tool_choice="required", max_tokens=300,
         temperature=0, parallel_tool_calls=False,
     )  # fmt: skip
-    (call,) = called.choices[0].message.tool_calls or ()
+    calls = called.choices[0].message.tool_calls
+    assert calls is not None
+    (call,) = calls
     assert isinstance(call.function.parsed_arguments, Order)
 
 

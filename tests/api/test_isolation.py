@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 from tests.api.wire import check_error
@@ -33,7 +34,8 @@ def test_odd_ids_each_have_a_chat_of_their_own(server: RunningServer) -> None:
 
 
 def test_ids_that_are_none_are_refused(server: RunningServer) -> None:
-    for chat in ("", " ", "x" * 65, None, True, 1.5, [], {}):
+    nobody: tuple[Any, ...] = ("", " ", "x" * 65, None, True, 1.5, [], {})
+    for chat in nobody:
         check_error(server.post("group", group_body("你好") | {"group_id": chat}), 400)
         check_error(server.post("private", private_body("你好") | {"user_id": chat}), 400)
 

@@ -86,9 +86,9 @@ OPTIONAL: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("kind", ["group", "private"])
 def test_optional_and_unknown_fields_are_tolerated(server: RunningServer, kind: str) -> None:
-    make = group_body if kind == "group" else private_body
     for number, extra in enumerate(OPTIONAL):
-        body = make("你好", **{"group" if kind == "group" else "user": f"optional{number}"}) | extra
+        chat = f"optional{number}"
+        body = (group_body("你好", group=chat) if kind == "group" else private_body("你好", user=chat)) | extra
         answer = quietly(server, kind, body)
         assert answer.status_code == 200, (extra, answer.text)
         assert server.messages(kind, f"optional{number}")[-1]["content"].endswith("你好")
@@ -278,8 +278,7 @@ REFUSED = [
 
 def test_wrong_addresses_and_methods_are_refused_in_the_same_shape(server: RunningServer) -> None:
     for method, path, status in REFUSED:
-        body = {"json": {}} if method in ("POST", "PUT") else {}
-        answer = server.http.request(method, path, **body)
+        answer = server.http.request(method, path, json={} if method in ("POST", "PUT") else None)
         assert answer.status_code in (status, 307), (method, path, answer.status_code)
         if answer.status_code != 307:
             check_error(answer, status, hidden=("passwd",))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qqvl_server.api.desk import Caller
 from qqvl_server.api.guard import bucket
+from qqvl_server.api.model_access import Caller
 from qqvl_server.api.rate import RateLimit
 from qqvl_server.errors import RateLimited
 from tests.running import RunningServer, private_body

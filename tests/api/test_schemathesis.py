@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 import schemathesis
 from hypothesis import strategies
+from schemathesis.core.result import Ok
 from schemathesis.generation.modes import GenerationMode
 
 from tests.running import RunningServer
@@ -19,12 +20,24 @@ _AFFORDABLE = {"model": "qqvl-demo", "max_tokens": 3, "max_completion_tokens": 3
 _SHORT_RESPONSE = {"model": "qqvl-demo", "max_output_tokens": 3}
 _HELLO = [{"role": "user", "content": "你好"}]
 # Whole conversations are rarely drawn right, and what stands beside them is only looked at then.
-_QQ = {"user_id": "7", "content": "你好", "images": [], "segments": [], "reply_to": None, "context_only": True}
+_QQ: dict[str, Any] = {
+    "user_id": "7",
+    "content": "你好",
+    "images": [],
+    "segments": [],
+    "reply_to": None,
+    "forward": [],
+    "context_only": True,
+}
 _FREE = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _PLAIN = dict.fromkeys((*_FREE, "tool_choice", "chat_template_kwargs", "best_of", "min_tokens", "top_logprobs"))
 _SENSIBLE: dict[str, dict[str, Any]] = {
     "/api/chat/group": _QQ | {"group_id": "7"},
     "/api/chat/private": _QQ,
+    "/api/chat/group/recall": {"group_id": "7", "message_id": "1"},
+    "/api/chat/private/recall": {"user_id": "7", "message_id": "1"},
+    "/api/chat/group/sent": {"group_id": "7", "message_id": "1", "sent_ids": ["2"]},
+    "/api/chat/private/sent": {"user_id": "7", "message_id": "1", "sent_ids": ["2"]},
     "/v1/chat/completions": _PLAIN | {"messages": _HELLO, "tools": []},
     "/v1/completions": _PLAIN | {"prompt": "你好"},
     "/v1/responses": {"input": "你好", "tools": [], "tool_choice": None, "text": None},
@@ -41,7 +54,9 @@ def test_no_request_breaks_the_server(bare: RunningServer) -> None:
     document = bare.http.get("/openapi.json").json()
     schema = schemathesis.openapi.from_dict(_narrowed(document))
     schema.config.update(base_url=bare.base)
-    operations = [result.ok() for result in schema.get_all_operations()]
+    results = list(schema.get_all_operations())
+    operations = [result.ok() for result in results if isinstance(result, Ok)]
+    assert len(operations) == len(results)
     assert len(operations) == sum(len(methods) for methods in document["paths"].values())
     for operation in operations:
         if operation.method == "post":
@@ -77,7 +92,7 @@ def _ask(operation: Any) -> Counter[int]:
     """The statuses of ``EXAMPLES`` requests that fit the description, and of as many that do not."""
     statuses: Counter[int] = Counter()
 
-    def ask(case: schemathesis.Case, sensible: bool) -> None:
+    def ask(case: schemathesis.Case[Any], sensible: bool) -> None:
         if isinstance(case.body, dict):
             case.body = case.body | (_sensible(operation.path) if sensible else _affordable(operation.path))
         answer = case.call()

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ GROUP = ChatKey(ChatKind.GROUP, "1")
 PRIVATE = ChatKey(ChatKind.PRIVATE, "1")
 
 
-def said(text: str, chat: ChatKey = PRIVATE, message_id: str | None = None, **extra: bool) -> Incoming:
+def said(text: str, chat: ChatKey = PRIVATE, message_id: str | None = None, **extra: Any) -> Incoming:
     return Incoming("req", chat, Speaker("10001", "张三"), (Text(text),), 0.0, message_id, **extra)
 
 
@@ -137,7 +138,10 @@ async def test_history_longer_than_the_window_never_fails(tmp_path: Path) -> Non
 
 async def test_the_newest_message_alone_over_the_budget_keeps_both_ends_and_the_last_pictures(tmp_path: Path) -> None:
     voice = ScriptedVoice(lambda _: "好", context_tokens=300)
-    parts = (Text("开头" + "中" * 5000 + "结尾"), *(EncodedPicture(str(n)) for n in range(4)))
+    parts: tuple[Text | EncodedPicture, ...] = (
+        Text("开头" + "中" * 5000 + "结尾"),
+        *(EncodedPicture(str(n)) for n in range(4)),
+    )
     async with opened(tmp_path, voice, ChatSettings(system_prompt="")) as service:
         await service.handle(Incoming("r", PRIVATE, Speaker("1", "a"), parts, 0.0), "")
     shown = text_of(voice.asked[0].messages[-1])
@@ -165,7 +169,8 @@ async def test_reset_forgets_and_says_so_once(tmp_path: Path) -> None:
 async def test_pictures_that_cannot_be_read_are_told_and_do_not_spoil_the_chat(tmp_path: Path) -> None:
     voice = ScriptedVoice(echo)
     async with opened(tmp_path, voice, ChatSettings(system_prompt="")) as service:
-        mixed = (Text("看图"), EncodedPicture("bad"), EncodedPicture("good"), *[EncodedPicture("more")] * 5)
+        several: list[Text | EncodedPicture] = [EncodedPicture("more")] * 5
+        mixed = (Text("看图"), EncodedPicture("bad"), EncodedPicture("good"), *several)
         answer = await service.handle(Incoming("r", PRIVATE, Speaker("1", "a"), mixed, 0.0), "")
         assert len(answer.warnings) == 2
         assert "[图片无法打开]" in text_of(voice.asked[0].messages[0])

@@ -17,7 +17,7 @@ from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import ChatSettings, GenerationSettings, WeightsSettings
+from qqvl_server.settings import ChatSettings, EngineSettings, GenerationSettings, WeightsSettings
 from qqvl_server.weights.load import load
 from qqvl_server.weights.locate import locate
 from tests.checkpoints import demo_files, open_thought, reciting
@@ -31,7 +31,7 @@ CHAT = ChatKey(ChatKind.GROUP, "1")
 async def speaking(folder: Path, engine: str) -> AsyncIterator[tuple[LocalVoice[Prompt], ImageLibrary]]:
     loaded = load(locate(str(folder), folder.parent), WeightsSettings(device="cpu"))
     library = ImageLibrary(folder / "images", 10**9, ImageLimits(20_000_000, 50_000_000, 4, 64))
-    settings = GenerationSettings(engine=engine, kv_cache_gb=0.05)
+    settings = EngineSettings(engine=engine, kv_cache_gb=0.05)
     voice = LocalVoice(
         Preprocessor(loaded.processor, library, 64, loaded.context_tokens),
         choosing.build(loaded, settings, loaded.context_tokens, Metrics()),

@@ -83,7 +83,7 @@ async def test_ats_faces_and_cards_in_forwards_are_words(stack: Stack, chat_id: 
     assert "甲：@老王@6@全体成员[表情:微笑][卡片:[分享]标题]" in body["content"]
 
 
-MULTIMSG = {
+MULTIMSG: dict[str, Any] = {
     "app": "com.tencent.multimsg",
     "prompt": "[聊天记录]",
     "meta": {

@@ -23,7 +23,7 @@ def picture_of(body: dict[str, Any], index: int = 0) -> bytes:
 async def sent_on(stack: Stack, event: dict[str, Any]) -> dict[str, Any]:
     """Report one event; the body it becomes."""
     await stack.onebot.event(event)
-    return (await stack.chat.asked(event.get("group_id") if event["message_type"] == "group" else event["user_id"]))[-1]
+    return (await stack.chat.asked(event["group_id" if event["message_type"] == "group" else "user_id"]))[-1]
 
 
 async def in_group(stack: Stack, chat_id: int, *segments: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -156,7 +156,7 @@ async def test_a_forward_without_content_is_fetched(stack: Stack, chat_id: int) 
     assert "丁：第abc号" in body["content"]
 
 
-ODD = [
+ODD: list[tuple[dict[str, Any], str]] = [
     ({"type": "flashtransfer", "data": {"fileSetId": "x"}}, "[闪传文件]"),
     ({"type": "miniapp", "data": {"data": "{}"}}, "[小程序]"),
     ({"type": "onlinefile", "data": {"fileName": "a"}}, "[文件:a]"),

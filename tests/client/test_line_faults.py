@@ -89,7 +89,7 @@ async def test_a_long_outage_is_sat_out_with_back_off(stack: Stack, chat_id: int
     await works(stack, chat_id)
 
 
-GARBAGE = {
+GARBAGE: dict[str, str | bytes] = {
     "no-json": "{not json",
     "binary": b"\x00\xff\x01",
     "array": "[1, 2, 3]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import signal
 import socket
@@ -59,11 +60,15 @@ async def test_reverse_websocket_relays_and_survives_every_line_fault(
         await world.onebot.raw("{no json")
         await works(world, chat_id + 10_000, "坏帧之后")
         assert world.onebot.connected == count
+
+        def again(seen: int) -> bool:
+            return world.onebot.connected > seen
+
         for fault in (world.onebot.close, world.onebot.abort, world.onebot.half_open):
             count = world.onebot.connected
             if (done := fault()) is not None:
                 await done
-            await world.onebot.until(lambda seen=count: world.onebot.connected > seen, "dialled again")
+            await world.onebot.until(functools.partial(again, count), "dialled again")
             await works(world, chat_id + 10_000, fault.__name__)
         listening = [c for c in psutil.Process(client.pid).net_connections() if c.status == psutil.CONN_LISTEN]
         assert {c.laddr.ip for c in listening} == {"127.0.0.1"}

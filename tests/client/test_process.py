@@ -108,7 +108,7 @@ async def test_it_looks_at_the_server_before_anybody_speaks(world: World, tmp_pa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
-    wrong = (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"server_url": nobody}, f"对话服务器 {nobody} 现在没有回答"),
         ({"server_url": world.pictures.url}, "不是对话服务器"),
         ({}, "对话服务器不让进：401 密钥不对"),

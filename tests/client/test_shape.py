@@ -1,14 +1,11 @@
-"""How the client is built: who imports what, and how large anything gets."""
+"""How the client is built: who knows an adapter, and that importing does nothing."""
 
 from __future__ import annotations
 
 import ast
-import statistics
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 CLIENT = Path(__file__).resolve().parents[2] / "client"
 FILES = sorted(path for path in CLIENT.rglob("*.py") if "__pycache__" not in path.parts)
@@ -25,31 +22,9 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("framework", ["ncatbot", "nonebot"])
-def test_each_framework_is_imported_in_exactly_one_file(framework: str) -> None:
-    users = [path.name for path in FILES if any(name.split(".")[0] == framework for name in imports_of(path))]
-    assert users == [f"{framework}.py"]
-
-
-def test_the_client_never_imports_the_server() -> None:
-    assert not [path for path in FILES if any(name.startswith("qqvl_server") for name in imports_of(path))]
-
-
 def test_only_the_cli_and_the_plugin_know_an_adapter() -> None:
     users = {path.name for path in FILES if any("qqvl_client.adapters" in name for name in imports_of(path))}
     assert users == {"cli.py", "nonebot_plugin.py"}
-
-
-def test_files_and_functions_stay_small() -> None:
-    lengths: dict[str, int] = {}
-    for path in FILES:
-        source = path.read_text(encoding="utf-8")
-        assert source.count("\n") <= 250, path
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lengths[f"{path.name}:{node.name}:{node.lineno}"] = (node.end_lineno or 0) - node.lineno + 1
-    assert max(lengths.values()) <= 60, max(lengths, key=lambda name: lengths[name])
-    assert statistics.median(lengths.values()) <= 10
 
 
 def test_importing_the_core_has_no_effect(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from qqvl_server.engine.cpu import compiling
 from qqvl_server.engine.cpu.backend import CpuBackend
 from qqvl_server.engine.forward.sdpa import SdpaBackend
 from qqvl_server.errors import WeightsError
-from qqvl_server.settings import GenerationSettings
+from qqvl_server.settings import EngineSettings
 from tests.engine.twins import Twins
 
 CONTEXT = 1024
@@ -37,7 +37,7 @@ def test_own_kernels_are_used_where_they_are_right_and_not_switched_off(
 ) -> None:
     if expected is CpuBackend and shutil.which(compiling.COMPILER) is None:
         pytest.skip("no C++ compiler")
-    found = build.backend_for(Shaped(twins, dtype), GenerationSettings(cpu_kernels=wish), CONTEXT)
+    found = build.backend_for(Shaped(twins, dtype), EngineSettings(cpu_kernels=wish), CONTEXT)
     assert type(found) is expected
 
 
@@ -46,7 +46,7 @@ def test_the_cache_is_as_large_as_was_granted_and_holds_at_least_one_chat(twins:
     model = twins.paged.model
     granted = (blocks + 0.5) * BLOCK_SIZE * kv_shape(model.config).bytes_per_token(model.dtype)
     # Fused layers would stay in the model that other tests share.
-    wanted = GenerationSettings(kv_cache_gb=granted / 1e9, cpu_kernels="off")
+    wanted = EngineSettings(kv_cache_gb=granted / 1e9, cpu_kernels="off")
     if blocks * BLOCK_SIZE < CONTEXT:
         with pytest.raises(WeightsError, match=f"只够 {blocks * BLOCK_SIZE} token"):
             build.build(model, wanted, CONTEXT)
@@ -57,7 +57,7 @@ def test_the_cache_is_as_large_as_was_granted_and_holds_at_least_one_chat(twins:
 def test_what_no_reply_may_hold_and_who_hears_of_pictures_get_where_they_belong(twins: Twins) -> None:
     first = twins.expected[1][0]
     looked: list[bool] = []
-    wanted = GenerationSettings(kv_cache_gb=0.02, cpu_kernels="off")
+    wanted = EngineSettings(kv_cache_gb=0.02, cpu_kernels="off")
     core = build.build(twins.paged.model, wanted, CONTEXT, never=[first], on_picture=looked.append)
     for name in "ab":
         request, patches = twins.request(name, twins.inputs[1])
@@ -69,5 +69,5 @@ def test_what_no_reply_may_hold_and_who_hears_of_pictures_get_where_they_belong(
 
 
 def test_left_to_itself_the_cache_holds_several_chats(twins: Twins) -> None:
-    core = build.build(twins.paged.model, GenerationSettings(cpu_kernels="off"), CONTEXT)
+    core = build.build(twins.paged.model, EngineSettings(cpu_kernels="off"), CONTEXT)
     assert CONTEXT <= core.scheduler.capacity_tokens <= 64 * CONTEXT

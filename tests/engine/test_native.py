@@ -187,7 +187,7 @@ def own(twins: Twins, demo: Path) -> NativeTwins:
     [{"tokens": 2048}, {"tokens": 7}, {"tokens": 64, "size": 4}, {"tokens": 64, "size": 8, "blocks": 40}],
     ids=lambda shape: ",".join(f"{k}={v}" for k, v in shape.items()),
 )
-def test_the_tokens_are_those_of_generate(own: NativeTwins, shape: dict[str, int]) -> None:
+def test_the_tokens_are_those_of_generate(own: NativeTwins, shape: dict[str, Any]) -> None:
     """Batches, chunks, preemption, and again from the cache, which holds what these kernels wrote there."""
     engine = own.engine(**shape)
     assert own.run(engine, own.add_all(engine, "a")) == own.expected

@@ -18,7 +18,7 @@ from qqvl_server.generation.port import FinishReason, GenerationRequest, Samplin
 from qqvl_server.generation.prompts.preprocess import Prompt
 from qqvl_server.generation.replies.channel import End, Item, LikelyToken, Scores, TokenChannel
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import GenerationSettings
+from qqvl_server.settings import EngineSettings
 from tests.engine.twins import NEW, Twins
 
 pytestmark = pytest.mark.anyio
@@ -246,7 +246,7 @@ async def test_a_fault_can_be_planted_where_the_engine_is_built_and_is_not_by_it
 ) -> None:
     prompt = prompt_of(twins.inputs[3])
     # Fused layers would stay in the model that other tests share.
-    wanted = GenerationSettings(engine="paged", kv_cache_gb=0.02, step_tokens=64, cpu_kernels="off")
+    wanted = EngineSettings(engine="paged", kv_cache_gb=0.02, step_tokens=64, cpu_kernels="off")
     for fault, expected in ((None, End), ("oom:2-3", End), ("step:2", GenerationFailed), ("step:9", GenerationFailed)):
         if fault is not None:
             monkeypatch.setenv("QQVL_PLANT_FAULT", fault)

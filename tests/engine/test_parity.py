@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
@@ -28,7 +30,7 @@ def test_one_at_a_time(twins: Twins) -> None:
     ],
     ids=lambda shape: ",".join(f"{k}={v}" for k, v in shape.items()),
 )
-def test_many_at_once_in_chunks_with_preemption_and_again_from_the_cache(twins: Twins, shape: dict[str, int]) -> None:
+def test_many_at_once_in_chunks_with_preemption_and_again_from_the_cache(twins: Twins, shape: dict[str, Any]) -> None:
     engine = twins.engine(**shape)
     first = twins.add_all(engine, "a")
     assert twins.run(engine, first) == twins.expected

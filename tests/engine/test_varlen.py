@@ -54,7 +54,8 @@ def test_a_kernel_that_errs_or_raises_is_not_trusted() -> None:
     def choosy(*_args: object) -> torch.Tensor:
         raise RuntimeError("Paged KV cache block size must be divisible by 256")
 
-    for kernel in (blind, choosy, *varlen.KERNELS):
+    kernels: tuple[varlen.VarlenKernel, ...] = (blind, choosy, *varlen.KERNELS)
+    for kernel in kernels:
         assert not varlen.is_right(kernel, 16, CPU, torch.float32, SHAPE, 6)
 
 

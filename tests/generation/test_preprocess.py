@@ -1,4 +1,4 @@
-"""Messages to token ids, with the real Qwen3-VL tokenizer and template where they are at hand, and with the demo's."""
+"""Messages to token ids, with Qwen3-VL's own tokenizer and template, and with the demo's."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePar
 from qqvl_server.generation.prompts.preprocess import Preprocessor
 from qqvl_server.media.image import ImageLimits, ImageRef
 from qqvl_server.media.library import ImageLibrary
+from tests import environment, published
 from tests.generation.conftest import processor_of
 from tests.pictures import encoded, picture
+from tests.running import ASSETS
 
 SPECIAL = [
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -48,10 +50,27 @@ def ids(preprocessor: Preprocessor, *messages: ChatMessage) -> list[int]:
     return found
 
 
-def test_golden_tokens_of_the_real_tokenizer(assets: Path) -> None:
-    tokenizer = processor_of(assets).tokenizer
-    for pair in json.loads((assets / "golden_tokens.json").read_text(encoding="utf-8")):
-        assert tokenizer.encode(pair["text"]) == pair["ids"], pair["text"]
+def test_golden_tokens_of_the_real_tokenizer(assets: Path, tmp_path: Path) -> None:
+    for folder in (assets, published.grown(tmp_path / "cut")):
+        tokenizer = processor_of(folder).tokenizer
+        assert len(tokenizer) == 151_669
+        for text, said in published.golden(folder):
+            assert tokenizer.encode(text) == said, text
+
+
+def test_what_is_kept_of_the_published_files_is_as_it_is_there() -> None:
+    environment.must_be_at_hand(ASSETS.is_dir(), "the whole Qwen3-VL tokenizer is not beside this checkout")
+    for name in published.AS_THEY_ARE:
+        assert (published.CUT / name).read_bytes() == (ASSETS / name).read_bytes(), name
+    assert published.golden(published.CUT) == published.golden(ASSETS)
+    whole, kept = (json.loads((place / "tokenizer.json").read_text("utf-8")) for place in (ASSETS, published.CUT))
+    model, kept_model = whole.pop("model"), kept.pop("model")
+    assert whole == kept
+    words, merges = kept_model.pop("vocab"), kept_model.pop("merges")
+    assert words.items() <= model.pop("vocab").items()
+    published_merges = [pair.split(" ") for pair in model.pop("merges")]
+    assert merges == [pair for pair in published_merges if "".join(pair) in words]
+    assert model == kept_model
 
 
 def test_the_opening_of_a_reply_stands_after_the_assistants_header(preprocessor: Preprocessor) -> None:

@@ -16,7 +16,7 @@ from qqvl_server.generation.replies.channel import End, LikelyToken
 from qqvl_server.generation.replies.detokenize import Vocabulary
 from qqvl_server.generation.replies.reply import Reply
 from qqvl_server.generation.replies.stops import StopTexts
-from tests.conftest import DEMO
+from tests.running import DEMO
 
 TOKENIZER = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
 VOCABULARY = Vocabulary(TOKENIZER)

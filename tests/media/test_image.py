@@ -8,6 +8,7 @@ import random
 import struct
 import tracemalloc
 import zlib
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -88,8 +89,8 @@ def test_an_animation_shows_its_distinct_frames_only() -> None:
     frames = [Image.new("RGB", (40, 40), colour) for colour in colours]
     for format_ in ("GIF", "WEBP"):
         buffer = io.BytesIO()
-        options: dict[str, object] = {"lossless": True} if format_ == "WEBP" else {}
-        frames[0].save(buffer, format_, save_all=True, append_images=frames[1:], duration=50, **options)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"lossless": True} if format_ == "WEBP" else {}
+        frames[0].save(buffer, format_, save_all=True, append_images=frames[1:], duration=50, **options)
         seen = shown(buffer.getvalue())
         assert [near(f.getpixel((20, 20)), c) for f, c in zip(seen, colours[::5], strict=True)] == [True] * 3
 

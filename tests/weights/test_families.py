@@ -27,7 +27,7 @@ from qqvl_server.generation.prompts.preprocess import Preprocessor
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import GenerationSettings, WeightsSettings
+from qqvl_server.settings import EngineSettings, WeightsSettings
 from qqvl_server.weights.load import load
 from qqvl_server.weights.locate import locate
 from tests.pictures import base64_of, encoded, picture
@@ -47,7 +47,7 @@ async def answered(folder: Path, kind: str) -> None:
     preprocessor = Preprocessor(loaded.processor, library, 64, loaded.context_tokens)
     compiler = GrammarCompiler(loaded.processor.tokenizer, loaded.end_tokens, loaded.vocabulary)
     voice = LocalVoice(
-        preprocessor, choosing.build(loaded, GenerationSettings(), loaded.context_tokens, Metrics()),
+        preprocessor, choosing.build(loaded, EngineSettings(), loaded.context_tokens, Metrics()),
         device="cpu", context_tokens=loaded.context_tokens, metrics=Metrics(), grammars=compiler,
     )  # fmt: skip
     shown = ImagePart(library.add(encoded(picture(size=(90, 60)))))
@@ -58,12 +58,13 @@ async def answered(folder: Path, kind: str) -> None:
                 wanted = Sampling(8, temperature=0, ignore_eos=grammar is None, logprobs=1)
                 asked = GenerationRequest("r", (message,), wanted, time.monotonic() + 60, grammar=grammar)
                 events = [event async for event in voice.generate(asked)]
-                assert isinstance(events[-1], Finished)
+                end = next(event for event in events if isinstance(event, Finished))
+                assert end is events[-1]
                 said = "".join(event.text for event in events if isinstance(event, TextDelta))
-                assert said == "一只猫" if grammar else events[-1].usage.completion_tokens == 8, kind
+                assert said == "一只猫" if grammar else end.usage.completion_tokens == 8, kind
             # The count of a message is that of the prompt but for the assistant's header and what frames a picture.
             (counted,) = await voice.count([message])
-            assert events[-1].usage.prompt_tokens - counted in range(1, 13), kind
+            assert end.usage.prompt_tokens - counted in range(1, 13), kind
             assert len(await voice.score(asked, ["猫", "狗"])) == 2
     finally:
         await voice.aclose()

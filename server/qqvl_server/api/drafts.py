@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from qqvl_server.api.desk import PictureIntake
 from qqvl_server.api.left_out import LeftOut
+from qqvl_server.api.model_access import PictureIntake
 from qqvl_server.api.validation import bad
 from qqvl_server.errors import ImageRejected
 from qqvl_server.generation.port import ChatMessage, ImagePart, Part, Role, TextPart, ToolCall
@@ -66,7 +66,9 @@ def ordered(drafts: Sequence[Draft], param: str, max_images: int) -> tuple[Draft
     return (Draft("system", (TextPart(merged),)), *rest) if merged else rest
 
 
-async def look(drafts: Sequence[Draft], pictures: PictureIntake, left_out: LeftOut) -> tuple[ChatMessage, ...]:
+async def resolve_pictures(
+    drafts: Sequence[Draft], pictures: PictureIntake, left_out: LeftOut
+) -> tuple[ChatMessage, ...]:
     """The messages with their pictures checked and kept; the same picture is looked at once.
 
     A picture whose file is cut short is shown as far as it goes; ``left_out`` tells.

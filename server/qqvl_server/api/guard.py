@@ -11,7 +11,7 @@ import ipaddress
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,44 +19,39 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from qqvl_server import errors, keys
-from qqvl_server.api import faults
-from qqvl_server.api.desk import Caller
+from qqvl_server.api.door import Door, at
+from qqvl_server.api.faults import Faults
 from qqvl_server.api.intake import Intake
+from qqvl_server.api.model_access import Caller
 from qqvl_server.api.rate import RateLimit
-from qqvl_server.config import is_loopback
+from qqvl_server.hosts import is_loopback
 from qqvl_server.keys import Scope
 from qqvl_server.observe.logs import Seldom, logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ServerSettings
 
-OPEN_PATHS: Final = frozenset({"/health"})
-# Which door a path belongs to and what a key must be good for; the first prefix that fits decides. What is listed
-# for ``admin`` is for this machine only where no key is set: it shows what people said.
-_DOORS: Final = (
-    ("/api/chat", "qq", Scope.QQ),
-    ("/v1/messages", "anthropic", Scope.OPENAI),
-    ("/v1", "openai", Scope.OPENAI),
-    ("/tokenize", "openai", Scope.OPENAI),
-    ("/detokenize", "openai", Scope.OPENAI),
-    ("/admin", "admin", Scope.ADMIN),
-    ("/metrics", "admin", Scope.ADMIN),
-    ("/openapi.json", "admin", Scope.ADMIN),
-)
 # What reverse proxies and CDNs add to a request that they hand on; any of it says that the caller is not whom the
 # connection comes from.
 _PROXY_HEADERS: Final = re.compile(
     rb"forwarded|via|cdn-loop|.*-(client|connecting)-ip|(cf|proxy|x-proxy|x-varnish|akamai|x-akamai|x-appengine|x-cloud)-.*"
     rb"|(x-)?(original|rewrite|forwarded|real|client|cluster|proxyuser|envoy|azure|arr|amzn?|scheme|varnish)(-.*)?"
 )
+# The label of paths without a door.
+_NOBODYS: Final = "other"
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Guard:
-    """``posts`` are the paths that take a body: at any other only the router's refusal follows, whatever is sent."""
+    """Whose a path is and who may come in there, ``doors`` say."""
 
-    def __init__(self, app: ASGIApp, posts: Collection[str], settings: ServerSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, doors: Sequence[Door], faults: Faults, settings: ServerSettings, metrics: Metrics
+    ) -> None:
         self._app = app
-        self._posts = posts
+        self._doors = doors
+        self._posts = frozenset(path for door in doors for path in door.posts())
+        self._open = frozenset(path for door in doors for path in door.in_the_open)
+        self._faults = faults
         self._settings = settings
         self._metrics = metrics
         self._keys = keys.parse(settings.api_keys)
@@ -93,7 +88,7 @@ class Guard:
         try:
             await self._admit(scope, receive, send_named)
         except errors.QqvlError as error:
-            response = faults.respond(error, request_id, scope["path"])
+            response = self._faults.respond(error, request_id, scope["path"])
             slow = isinstance(error, errors.BodyTimeout)
             if slow or _is_ambiguous(Headers(scope=scope)):
                 # What follows on this connection may be the rest of this body, or a smuggled request.
@@ -105,15 +100,16 @@ class Guard:
             # uvicorn ends a stop by cancelling who still waits for a client; let through, it is logged as a bug.
             if status is None:
                 stopping = errors.Draining("服务正在停止，请稍后再试", retry_after=5)
-                await faults.respond(stopping, request_id, scope["path"])(scope, receive, send_named)
+                await self._faults.respond(stopping, request_id, scope["path"])(scope, receive, send_named)
         except Exception:
             # The outermost edge: ``faults.on_bug`` has logged it and answered; uvicorn would log it again.
             if status is None:
                 raise
         finally:
-            self._metrics.http_requests.labels(_door(scope["path"])[0], str(status)).inc()
+            door = at(self._doors, scope["path"])
+            self._metrics.http_requests.labels(door.name if door is not None else _NOBODYS, str(status)).inc()
             # Supervisors ask /health every few seconds for ever.
-            log = logger().debug if scope["path"] in OPEN_PATHS else logger().info
+            log = logger().debug if scope["path"] in self._open else logger().info
             log(
                 "请求", method=scope["method"], path=scope["path"], status=status,
                 ms=round((time.monotonic() - started) * 1000), request_id=request_id,
@@ -125,7 +121,8 @@ class Guard:
         self._check_host(headers)
         self._check_origin(headers)
         scope["qqvl.caller"] = self._caller(scope, headers)
-        if scope["method"] != "POST" or scope["path"] not in self._posts:
+        # At any other path only the router's refusal follows, whatever is sent.
+        if scope["method"] != "POST" or not self._reads_body(scope["path"]):
             await self._app(scope, receive, send)
             return
         who = bucket(scope)
@@ -138,6 +135,12 @@ class Guard:
             await self._answer(scope, body.replayed(receive), send)
         finally:
             body.close()
+
+    def _reads_body(self, path: str) -> bool:
+        if path in self._posts:
+            return True
+        door = at(self._doors, path)
+        return door is not None and door.reads_body(path)
 
     async def _answer(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         self._answering += 1
@@ -177,8 +180,10 @@ class Guard:
             raise errors.Forbidden("不接受来自其他网页的请求；要让某个网页能用，请设置 allowed_origins")
 
     def _caller(self, scope: AsgiScope, headers: Headers) -> Caller:
-        needed = _door(scope["path"])[1]
-        if scope["path"] in OPEN_PATHS:
+        # Any key may learn that a path is nobody's.
+        door = at(self._doors, scope["path"])
+        needed = door.scope if door is not None else None
+        if scope["path"] in self._open:
             return Caller("open")
         if self._keys:
             key = keys.find(self._keys, _brought(headers))
@@ -220,14 +225,6 @@ class Guard:
                     left -= len(message.get("body", b""))
         except TimeoutError:
             return
-
-
-def _door(path: str) -> tuple[str, Scope | None]:
-    """The door's name, of a fixed few, and the scope it needs; any key may learn that a path is nobody's."""
-    for prefix, door, scope in _DOORS:
-        if path == prefix or path.startswith(prefix + "/"):
-            return door, scope
-    return "other", None
 
 
 def _address(scope: AsgiScope) -> str:

@@ -27,7 +27,7 @@ class Fetcher(Protocol):
 
 
 class Pictures:
-    """``desk.PictureIntake`` over the library on disk; whatever blocks runs in a worker thread.
+    """``model_access.PictureIntake`` over the library on disk; whatever blocks runs in a worker thread.
 
     Raises, besides ImageRejected, StorageFailed: the disk would not take the picture, and Busy: too much is
     being fetched.

@@ -1,70 +1,42 @@
-"""The HTTP application: every door mounted, every error mapped, every dependency an argument."""
+"""The HTTP application: the doors it is given mounted behind the guard, every error mapped. Names no door."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qqvl_server import errors
-from qqvl_server.api import faults
-from qqvl_server.api.admin import routes as admin
-from qqvl_server.api.anthropic import routes as anthropic
-from qqvl_server.api.desk import Desk
+from qqvl_server.api import error_bodies
+from qqvl_server.api.door import Door, Endpoint, at
+from qqvl_server.api.faults import Faults
 from qqvl_server.api.guard import Guard
-from qqvl_server.api.openai import routes as openai
-from qqvl_server.api.qq import routes as qq
-from qqvl_server.api.responses import routes as responses
-from qqvl_server.chat.service import ChatService
-from qqvl_server.generation.port import VoiceStatus
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ServerSettings
 
-Endpoint = Callable[[Request], Awaitable[Response]]
 
-
-def build(
-    service: ChatService,
-    desk: Desk,
-    settings: ServerSettings,
-    metrics: Metrics,
-    status: Callable[[], tuple[str, VoiceStatus]],
-) -> Guard:
-    """Args:
-    status: the word ``/health`` says now (healthy, loading, stopping, dead, or the storage's trouble) and the voice's
-        state.
-    """
+def build(doors: Sequence[Door], settings: ServerSettings, metrics: Metrics) -> Guard:
+    """Raises ValueError: a route lies where another of the doors says who may come in."""
+    for door in doors:
+        for path in door.paths:
+            if at(doors, path) is not door:
+                raise ValueError(f"the door {door.name} has a route behind another one's prefix: {path}")
     # A redirect to a path without its last slash would be to wherever the Host header says.
     app = FastAPI(title="qqvl", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
-    doors = (
-        qq.build(service),
-        openai.build(desk),
-        responses.build(desk),
-        anthropic.build(desk),
-        admin.build(service, status, metrics),
-    )
+    faults = Faults(doors, error_bodies.openai)
     for door in doors:
-        app.include_router(door)
+        app.include_router(door.router)
     app.add_exception_handler(errors.QqvlError, faults.on_error)
     app.add_exception_handler(HTTPException, faults.on_router_error)
-    app.add_exception_handler(RequestValidationError, _on_bad_query)
+    app.add_exception_handler(RequestValidationError, faults.on_bad_query)
     app.add_exception_handler(Exception, faults.on_bug)
-    direct = {
-        route.path: route.endpoint
-        for door in doors
-        for route in door.routes
-        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
-    }
-    # By the document, not by ``direct``: a POST that goes the framework's way needs its bounds as well.
-    posts = frozenset(path for path, methods in app.openapi()["paths"].items() if "post" in methods)
-    return Guard(Direct(direct, app), posts, settings, metrics)
+    posts = {path: endpoint for door in doors for path, endpoint in door.posts().items()}
+    return Guard(Direct(posts, app, faults), doors, faults, settings, metrics)
 
 
 class Direct:
@@ -74,9 +46,10 @@ class Direct:
     answer by themselves.
     """
 
-    def __init__(self, posts: Mapping[str, Endpoint], app: ASGIApp) -> None:
+    def __init__(self, posts: Mapping[str, Endpoint], app: ASGIApp, faults: Faults) -> None:
         self._posts = posts
         self._app = app
+        self._faults = faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
@@ -90,10 +63,10 @@ class Direct:
         try:
             response = await endpoint(request)
         except errors.QqvlError as error:
-            response = faults.answer_to(request, error)
+            response = self._faults.answer_to(request, error)
         except Exception as error:
             # The outermost edge of a request, as the framework's is for the others.
-            response = await faults.on_bug(request, error)
+            response = await self._faults.on_bug(request, error)
         await response(scope, receive, send)
 
 
@@ -120,8 +93,3 @@ def opened_to_pages(guard: Guard, settings: ServerSettings) -> ASGIApp:
         allow_headers=("*",),
         expose_headers=("X-Request-ID", "Retry-After", "X-Qqvl-Warning"),
     )
-
-
-async def _on_bad_query(request: Request, _error: Exception) -> Response:
-    # FastAPI's own answer would echo the input.
-    return faults.answer_to(request, errors.InvalidRequest("查询参数不对，请检查名字和取值"))

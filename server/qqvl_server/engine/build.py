@@ -30,7 +30,7 @@ from qqvl_server.engine.steps.planted import plant
 from qqvl_server.engine.steps.scheduler import Scheduler
 from qqvl_server.errors import WeightsError
 from qqvl_server.observe.logs import logger
-from qqvl_server.settings import GenerationSettings
+from qqvl_server.settings import EngineSettings
 
 FEATURE_BYTES: Final = 512_000_000
 # Enough for this many chats of full length; more would only sit idle.
@@ -39,7 +39,7 @@ _MOST_CHATS: Final = 64
 
 def build(
     model: Any,
-    settings: GenerationSettings,
+    settings: EngineSettings,
     context_tokens: int,
     *,
     never: Sequence[int] = (),
@@ -68,7 +68,7 @@ def build(
     )
 
 
-def backend_for(model: Any, settings: GenerationSettings, context_tokens: int) -> Backend:
+def backend_for(model: Any, settings: EngineSettings, context_tokens: int) -> Backend:
     """The fastest way this machine has that gives what torch gives."""
     device, dtype, kv = model.device, model.dtype, kv_shape(model.config)
     shape = text_shape(model.config, kv)
@@ -116,7 +116,7 @@ def assemble(
     return EngineCore(scheduler, plant(runner, fault), Sampler(model.device, never), ahead=ahead)
 
 
-def _blocks(model: Any, settings: GenerationSettings, context_tokens: int, block_size: int) -> int:
+def _blocks(model: Any, settings: EngineSettings, context_tokens: int, block_size: int) -> int:
     per_block = kv_shape(model.config).bytes_per_token(model.dtype) * block_size
     wanted = -(-context_tokens // block_size) * _MOST_CHATS * per_block
     granted = settings.kv_cache_gb * 1e9 or min(wanted, _free_bytes(model.device) * 0.7)

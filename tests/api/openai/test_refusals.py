@@ -178,5 +178,7 @@ async def test_unknown_paths_and_methods_are_told_as_openai_does() -> None:
 async def test_bodies_that_are_no_json_object() -> None:
     async with Chat.open() as on:
         for body in (b"", b"[]", b"{", b'{"messages": NaN}', b"\xff", b'{"temperature": Infinity}', b'"\\ud800"'):
-            answer = await on.http.post("/v1/chat/completions", content=body)
+            answer = await on.http.post(
+                "/v1/chat/completions", content=body, headers={"Content-Type": "application/json"}
+            )
             assert error_of(answer, 400)["type"] == "invalid_request_error"

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import JSONResponse
 
+from qqvl_server.api import error_bodies
+from qqvl_server.api.door import Door
 from qqvl_server.chat.message import ChatKey, ChatKind, LostPicture, MessagePart, Picture, Quote, StoredMessage, Text
 from qqvl_server.chat.service import ChatService
 from qqvl_server.errors import NotFound
 from qqvl_server.generation.port import VoiceStatus
+from qqvl_server.keys import Scope
 from qqvl_server.observe.metrics import Metrics
 
+# The word that ``/health`` says, and the voice's state.
+Status = Callable[[], tuple[str, VoiceStatus]]
 
-def build(service: ChatService, status: Any, metrics: Metrics) -> APIRouter:
+
+def build(service: ChatService, status: Status, metrics: Metrics) -> tuple[Door, ...]:
+    return _health(status), _inside(metrics), _chats(service)
+
+
+def _health(status: Status) -> Door:
     router = APIRouter(tags=["admin"])
 
     @router.get("/health")
@@ -23,9 +34,24 @@ def build(service: ChatService, status: Any, metrics: Metrics) -> APIRouter:
         word, now = status()
         return JSONResponse(health_body(word, now), 200 if word == "healthy" else 503)
 
+    # Counted apart: supervisors ask for ever, and are told 503 while the model loads.
+    open_to_all = frozenset({"/health"})
+    return Door("other", ("/health",), Scope.ADMIN, router, error_bodies.openai, in_the_open=open_to_all)
+
+
+def _inside(metrics: Metrics) -> Door:
+    router = APIRouter(tags=["admin"])
+
     @router.get("/metrics")
     async def prometheus() -> Response:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    # The framework answers with its document by itself.
+    return Door("admin", ("/metrics", "/openapi.json"), Scope.ADMIN, router, error_bodies.openai)
+
+
+def _chats(service: ChatService) -> Door:
+    router = APIRouter(tags=["admin"])
 
     @router.get("/admin/chats")
     async def chats() -> dict[str, Any]:
@@ -52,7 +78,7 @@ def build(service: ChatService, status: Any, metrics: Metrics) -> APIRouter:
             raise NotFound("没有这个会话的记录")
         return {"kind": kind, "id": chat_id, "messages": [describe(message) for message in found]}
 
-    return router
+    return Door("admin", ("/admin",), Scope.ADMIN, router, error_bodies.own)
 
 
 def health_body(word: str, status: VoiceStatus) -> dict[str, Any]:

@@ -6,36 +6,32 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from qqvl_server.api.desk import Desk, served_name
+from qqvl_server.api.model_access import ModelAccess, served_name
 
 
-def build(desk: Desk) -> APIRouter:
-    router = APIRouter(prefix="/v1/models", tags=["openai"])
-
-    @router.get("")
+def add_to(router: APIRouter, access: ModelAccess) -> None:
+    @router.get("/v1/models")
     async def models() -> dict[str, Any]:
         return listed()
 
     # Names are often ``owner/name``.
-    @router.get("/{name:path}")
+    @router.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         # Some clients end the list's address with a slash.
-        return _model(desk, served_name(desk, name)) if name else listed()
+        return _model(access, served_name(access, name)) if name else listed()
 
     def listed() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(desk, name) for name in desk.names]}
-
-    return router
+        return {"object": "list", "data": [_model(access, name) for name in access.names]}
 
 
-def _model(desk: Desk, name: str) -> dict[str, Any]:
+def _model(access: ModelAccess, name: str) -> dict[str, Any]:
     """``max_model_len`` and ``root`` as vLLM tells them. Raises Loading: nobody knows the context yet."""
     return {
         "id": name,
         "object": "model",
-        "created": desk.created,
+        "created": access.created,
         "owned_by": "qqvl",
-        "root": desk.names[0],
+        "root": access.names[0],
         "parent": None,
-        "max_model_len": desk.voice().context_tokens,
+        "max_model_len": access.voice().context_tokens,
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from qqvl_server.api import faults, logprobs
+from qqvl_server.api import error_bodies, logprobs
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import TokenLogprob, Usage
 
@@ -66,15 +66,17 @@ def event(body: dict[str, Any]) -> str:
 
 def failure(error: QqvlError) -> str:
     """An error as the last event of a stream; SDKs raise it."""
-    return event(faults.body_of(error, "", ""))
+    return event(error_bodies.openai(error))
 
 
 def usage(used: Usage) -> dict[str, Any]:
+    thought = {"completion_tokens_details": {"reasoning_tokens": used.reasoning_tokens}}
     return {
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+        **(thought if used.reasoning_tokens else {}),
     }
 
 

@@ -5,26 +5,28 @@ Nothing is kept, so that nothing can be asked for afterwards: callers send the w
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from qqvl_server.api import sse
+from qqvl_server.api import error_bodies, sse
 from qqvl_server.api.body import read_object
-from qqvl_server.api.desk import Caller, Desk, served_name
 from qqvl_server.api.document import request_body
+from qqvl_server.api.door import Door
 from qqvl_server.api.faults import request_id_of
+from qqvl_server.api.model_access import Caller, ModelAccess, served_name
 from qqvl_server.api.responses import render, translate
 from qqvl_server.api.responses.reply import ResponseReply
 from qqvl_server.api.responses.schema import ResponseBody, refuse_unsupported
 from qqvl_server.api.validation import validated
-from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Voice
+from qqvl_server.generation.port import GenerationRequest, Voice
+from qqvl_server.keys import Scope
 
 
-def build(desk: Desk) -> APIRouter:
+def build(access: ModelAccess) -> Door:
     router = APIRouter(tags=["openai"])
 
     @router.post("/v1/responses", openapi_extra=request_body(ResponseBody))
@@ -33,26 +35,26 @@ def build(desk: Desk) -> APIRouter:
         refuse_unsupported(raw)
         body = validated(ResponseBody, raw)
         caller = request.scope.get("qqvl.caller", Caller("open"))
-        return await sse.while_connected(request, _respond(desk, body, caller, request_id_of(request)))
+        return await sse.while_connected(request, _respond(access, body, caller, request_id_of(request)))
 
-    return router
+    return Door("openai", ("/v1/responses",), Scope.OPENAI, router, error_bodies.openai)
 
 
-async def _respond(desk: Desk, body: ResponseBody, caller: Caller, request_id: str) -> Response:
-    model = served_name(desk, body.model)
-    voice = desk.voice()
+async def _respond(access: ModelAccess, body: ResponseBody, caller: Caller, request_id: str) -> Response:
+    model = served_name(access, body.model)
+    voice = access.voice()
     left_out = body.unheeded()
-    asked, tools = await translate.response(body, desk, caller, request_id, voice.context_tokens, left_out)
-    reply = ResponseReply(render.frame(body, model), tools.parser(), parallel=tools.parallel)
+    asked = await translate.response(body, access, caller, request_id, voice.context_tokens, left_out)
+    reply = ResponseReply(render.frame(body, model))
     events = _events(voice, asked, reply)
     if body.stream:
         begun = await sse.begun(_written(events))
-        left_out.not_enforced(voice, asked.grammar)
+        left_out.not_enforced(voice, asked)
         return sse.EventStream(begun, reply.failure, headers=left_out.headers())
     async with aclosing(events):
         async for _ in events:
             pass
-    left_out.not_enforced(voice, asked.grammar)
+    left_out.not_enforced(voice, asked)
     return JSONResponse(reply.response, headers=left_out.headers())
 
 
@@ -71,13 +73,5 @@ async def _events(voice: Voice, asked: GenerationRequest, reply: ResponseReply) 
                 opened = True
                 for told in reply.opening():
                     yield told
-            for told in _told(reply, event):
+            for told in reply.take(event):
                 yield told
-
-
-def _told(reply: ResponseReply, event: TextEvent) -> Iterator[dict[str, Any]]:
-    match event:
-        case TextDelta():
-            return reply.push(event)
-        case Finished():
-            return reply.finish(event)

@@ -13,12 +13,16 @@ from qqvl_server.generation.engines.serial import SerialEngine
 from qqvl_server.generation.prompts.preprocess import Prompt
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import GenerationSettings
+from qqvl_server.settings import EngineSettings
 from qqvl_server.weights.load import LoadedModel
 
 
-def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int, metrics: Metrics) -> Engine[Prompt]:
-    """Models that the paged engine cannot run are run one request at a time.
+def build(
+    loaded: LoadedModel, settings: EngineSettings, context_tokens: int, metrics: Metrics, *, max_pending: int = 128
+) -> Engine[Prompt]:
+    """``max_pending``: how many replies the voice lets wait.
+
+    Models that the paged engine cannot run are run one request at a time.
 
     Raises WeightsError: no memory is left for the paged engine's cache.
     """
@@ -41,7 +45,8 @@ def build(loaded: LoadedModel, settings: GenerationSettings, context_tokens: int
         config,
         loaded.model.generation_config,
         metrics,
-        max_waiting=settings.max_pending,
+        # The voice refuses before that, and fairly; what was begun and put back waits here as well.
+        max_waiting=2 * max_pending + settings.max_running + 16,
         stall_s=settings.step_timeout_s,
     )
 

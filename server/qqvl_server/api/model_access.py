@@ -34,7 +34,7 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class ModelAccess:
     """``names`` are the model's served names, the first is its own; ``created`` is in Unix seconds.
 
     With ``any_name`` every other name is taken for the model as well.
@@ -50,16 +50,16 @@ class Desk:
     any_name: bool = False
 
 
-def served_name(desk: Desk, asked: str | None) -> str:
+def served_name(access: ModelAccess, asked: str | None) -> str:
     """The name to answer under: the one asked for, or the model's own where none was.
 
     Raises:
         ModelNotFound: it is none of the served names, which are told.
     """
     if not asked:
-        return desk.names[0]
-    if asked not in desk.names and not desk.any_name:
-        served = "、".join(desk.names[:_NAMES_TOLD]) + (" 等" if len(desk.names) > _NAMES_TOLD else "")
+        return access.names[0]
+    if asked not in access.names and not access.any_name:
+        served = "、".join(access.names[:_NAMES_TOLD]) + (" 等" if len(access.names) > _NAMES_TOLD else "")
         raise ModelNotFound(
             f"没有这个模型，这里有的是 {served}；要让任何名字都能用，启动时加 --any-model-name"
             "（the model does not exist, use one of these or start the server with --any-model-name）",
