@@ -278,7 +278,7 @@ async def test_an_unforeseen_error_does_not_stop_its_lane(caplog: pytest.LogCapt
     turns.going["fine"].set_result("ok")
     await turns.lanes.close(5)
     assert turns.ended == ["fine"]
-    assert caplog.text.count("unforeseen") == 2
+    assert caplog.text.count("ProgrammingError: unforeseen") == 2
     assert turns.lanes.waiting("a") == ()
 
 
