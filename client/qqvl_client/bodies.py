@@ -7,7 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from qqvl_client.entries import Errand
 from qqvl_client.errors import AnswerLostError
+from qqvl_client.events import id_of
 from qqvl_client.message import IncomingMessage, Picture, Quote, Reply
 from qqvl_client.segments import text_of
 
@@ -32,6 +34,8 @@ def body_of(message: IncomingMessage) -> bytes:
         "message_type": event.chat.kind,
         "sub_type": event.sub_type,
         "sender_role": event.sender.role if event.chat.kind == "group" else "",
+        "sender_is_bot": event.sender.is_bot,
+        "at_all": event.chat.kind == "group" and event.ats_all,
         "self_nickname": message.self_nickname,
         "self_card": message.self_card,
     }
@@ -73,3 +77,23 @@ def reply_of(kind: str, answer: Any) -> Reply:
     parts = [m.get("text") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
     texts = parts or [answer.get("reply")]
     return Reply(tuple(text for text in texts if isinstance(text, str) and text.strip()))
+
+
+def report_of(errand: Errand) -> tuple[str, bytes]:
+    """Where and what the server is told of a recall, or of messages of ours that QQ took."""
+    chat, told = errand.chat, errand.told
+    place = {"group_id": chat.id} if chat.kind == "group" else {"user_id": chat.id}
+    body: dict[str, Any] = {**place, "self_id": chat.self_id, "message_id": told["message_id"]}
+    if errand.kind == "sent":
+        body["sent_ids"] = told["sent_ids"]
+    elif chat.kind == "group" and told["operator_id"]:
+        body["operator_id"] = told["operator_id"]
+    return f"/api/chat/{chat.kind}/{errand.kind}", json.dumps(body).encode()
+
+
+def withdraw_of(answer: Any) -> tuple[str, ...]:
+    """The ids of our own messages that the server wants withdrawn; raises AnswerLostError for what is no answer."""
+    if not isinstance(answer, Mapping) or answer.get("status") != "success":
+        raise AnswerLostError("服务器的答复里没有 status: success")
+    ids = answer.get("withdraw")
+    return tuple(found for found in map(id_of, ids) if found) if isinstance(ids, list) else ()

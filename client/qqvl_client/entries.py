@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from qqvl_client.message import Chat, MessageEvent
 
@@ -43,6 +44,23 @@ class Entry:
         return self.event.id
 
 
+ErrandKind = Literal["recall", "sent", "withdraw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Something small that must be done once, after a restart too: tell the server, or withdraw in QQ.
+
+    `told`: recall → message_id, operator_id; sent → message_id, sent_ids; withdraw → ids.
+    """
+
+    id: int
+    kind: ErrandKind
+    chat: Chat
+    told: Mapping[str, Any]
+    made_at: float
+
+
 @dataclass
 class Changes:
     """What is to be written, newest state only."""
@@ -50,6 +68,8 @@ class Changes:
     entries: dict[int, Entry | None] = field(default_factory=dict)
     """By id; None is finished and forgotten."""
     bodies: dict[int, bytes] = field(default_factory=dict)
+    errands: dict[int, Errand | None] = field(default_factory=dict)
+    """By id; None is done."""
     known: dict[bytes, float] = field(default_factory=dict)
     """Identities of messages and when they were taken."""
     forget_before: float = 0.0
@@ -57,6 +77,7 @@ class Changes:
     def add(self, newer: Changes) -> None:
         self.entries |= newer.entries
         self.bodies |= newer.bodies
+        self.errands |= newer.errands
         self.known |= newer.known
         self.forget_before = max(self.forget_before, newer.forget_before)
         for entry_id, entry in newer.entries.items():
@@ -76,3 +97,14 @@ def identity_of(event: MessageEvent) -> bytes | None:
     words = _VOLATILE.sub(r"\1", json.dumps(said, sort_keys=True))
     whole = json.dumps([event.chat.key, event.id, event.sender.id, event.sent_at, words])
     return hashlib.sha256(whole.encode()).digest()[:16]
+
+
+def dump_errand(errand: Errand) -> tuple[str, str, str, float]:
+    """Kind, chat, what it is about and when it was made, as they are kept on disk."""
+    chat = errand.chat
+    place = json.dumps([chat.kind, chat.id, chat.self_id, chat.via_group])
+    return errand.kind, place, json.dumps(errand.told), errand.made_at
+
+
+def load_errand(errand_id: int, kind: ErrandKind, chat: str, told: str, made_at: float) -> Errand:
+    return Errand(errand_id, kind, Chat(*json.loads(chat)), json.loads(told), made_at)

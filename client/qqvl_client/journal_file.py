@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from qqvl_client.entries import Changes, Entry
+from qqvl_client.entries import Changes, Entry, dump_errand, load_errand
 from qqvl_client.errors import JournalDamagedError, JournalError, JournalLockedError, JournalUnwritableError
 from qqvl_client.events import dump_event, load_event
 
@@ -21,6 +21,9 @@ CREATE TABLE IF NOT EXISTS entry (
   id INTEGER PRIMARY KEY, event TEXT NOT NULL, said_at REAL NOT NULL, taken_at REAL NOT NULL,
   context_only INTEGER NOT NULL, state TEXT NOT NULL, texts TEXT NOT NULL,
   next_part INTEGER NOT NULL, part_open INTEGER NOT NULL, body BLOB
+);
+CREATE TABLE IF NOT EXISTS errand (
+  id INTEGER PRIMARY KEY, kind TEXT NOT NULL, chat TEXT NOT NULL, told TEXT NOT NULL, made_at REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS known (identity BLOB PRIMARY KEY, taken_at REAL NOT NULL) WITHOUT ROWID;
 """
@@ -85,6 +88,7 @@ class JournalFile:
             try:
                 for row in db.execute("SELECT * FROM entry"):
                     _add(found, row)
+                _add_errands(found, db)
             finally:
                 with suppress(sqlite3.Error):
                     found.known = dict(map(tuple, db.execute("SELECT identity, taken_at FROM known")))
@@ -144,6 +148,10 @@ class JournalFile:
                     db.execute("DELETE FROM entry WHERE id=?", (entry_id,))
                 else:
                     _put(db, entry, changes.bodies.get(entry_id))
+            for errand_id, errand in changes.errands.items():
+                db.execute("DELETE FROM errand WHERE id=?", (errand_id,))
+                if errand is not None:
+                    db.execute("INSERT INTO errand VALUES (?,?,?,?,?)", (errand_id, *dump_errand(errand)))
             db.executemany("INSERT OR REPLACE INTO known VALUES (?,?)", changes.known.items())
             if changes.forget_before:
                 db.execute("DELETE FROM known WHERE taken_at < ?", (changes.forget_before,))
@@ -191,7 +199,13 @@ def _read(db: sqlite3.Connection) -> Changes:
     columns = "id, event, said_at, taken_at, context_only, state, texts, next_part, part_open, body IS NOT NULL AS body"
     for row in db.execute(f"SELECT {columns} FROM entry ORDER BY id"):
         _add(found, row)
+    _add_errands(found, db)
     return found
+
+
+def _add_errands(found: Changes, db: sqlite3.Connection) -> None:
+    for row in db.execute("SELECT id, kind, chat, told, made_at FROM errand ORDER BY id"):
+        found.errands[row["id"]] = load_errand(*row)
 
 
 def _add(found: Changes, row: sqlite3.Row) -> None:

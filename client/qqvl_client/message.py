@@ -39,6 +39,7 @@ class Sender:
     nickname: str = ""
     card: str = ""
     role: Role = ""
+    is_bot: bool = False
 
     @property
     def name(self) -> str:
@@ -73,6 +74,10 @@ class MessageEvent:
         return any(s.type == "at" and str(s.data.get("qq")) == self.chat.self_id for s in self.segments)
 
     @property
+    def ats_all(self) -> bool:
+        return any(s.type == "at" and str(s.data.get("qq")) == "all" for s in self.segments)
+
+    @property
     def is_addressed(self) -> bool:
         """Whether the sender meant the bot, as far as the event alone can tell."""
         return self.chat.kind == "private" or self.ats_self
@@ -93,7 +98,17 @@ class AccountOffline:
     reason: str
 
 
-Event = MessageEvent | Heartbeat | AccountOffline
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A message of a chat, anybody's, was taken back."""
+
+    chat: Chat
+    message_id: str
+    operator_id: str = ""
+    """Who took it back, where told."""
+
+
+Event = MessageEvent | Heartbeat | AccountOffline | Recall
 
 
 @dataclass(frozen=True, slots=True)

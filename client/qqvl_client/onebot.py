@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from qqvl_client.errors import ActionRefusedError, ActionUnsureError, LineError
-from qqvl_client.events import message_of, messages_of
+from qqvl_client.events import id_of, message_of, messages_of
 from qqvl_client.message import Chat, ChatMessage
 from qqvl_client.segments import text_of
 from qqvl_client.settings import Settings
@@ -58,8 +58,8 @@ class OneBot:
     async def wait_up(self, self_id: str) -> None:
         await self._link.wait_up(self_id)
 
-    async def send(self, chat: Chat, segments: list[dict[str, Any]]) -> None:
-        """Send one message; segment dicts only, so that nothing in a text is ever parsed."""
+    async def send(self, chat: Chat, segments: list[dict[str, Any]]) -> str:
+        """Send one message; its id, where told. Segment dicts only, so that nothing in a text is ever parsed."""
         params: dict[str, Any] = {"message": segments}
         if chat.kind == "group":
             params["group_id"] = _number(chat.id)
@@ -68,7 +68,13 @@ class OneBot:
             if chat.via_group:
                 params["group_id"] = _number(chat.via_group)
         action = f"send_{chat.kind}_msg"
-        await self._link.call(chat.self_id, action, params, self._settings.action_timeout_s)
+        data = _mapping(await self._link.call(chat.self_id, action, params, self._settings.action_timeout_s))
+        return id_of(data.get("message_id"))
+
+    async def withdraw(self, self_id: str, message_id: str) -> None:
+        """Take back a message of ours, which QQ allows for two minutes."""
+        params = {"message_id": _number(message_id)}
+        await self._link.call(self_id, "delete_msg", params, self._settings.action_timeout_s)
 
     async def message(self, self_id: str, message_id: str) -> ChatMessage:
         return message_of(_mapping(await self._lookup(self_id, "get_msg", {"message_id": _number(message_id)})))

@@ -8,6 +8,7 @@ import random
 import time
 
 from qqvl_client.entries import Entry
+from qqvl_client.errands import Errands
 from qqvl_client.errors import ActionRefusedError, ActionUnsureError, LineDownError, LineError
 from qqvl_client.journal import Journal
 from qqvl_client.message import ChatMessage
@@ -37,10 +38,11 @@ class Pace:
 class Outbox:
     """Delivers the texts of an answered entry."""
 
-    def __init__(self, settings: Settings, onebot: OneBot, journal: Journal) -> None:
+    def __init__(self, settings: Settings, onebot: OneBot, journal: Journal, errands: Errands) -> None:
         self._settings = settings
         self._onebot = onebot
         self._journal = journal
+        self._errands = errands
         self._pace = Pace(settings.send_gap_s)
 
     async def deliver(self, entry: Entry) -> None:
@@ -51,6 +53,9 @@ class Outbox:
         try:
             async with asyncio.timeout(self._settings.send_within_s):
                 for number in range(entry.next_part, len(parts)):
+                    if entry.context_only:
+                        LOG.info("消息 %s（%s）撤回了，不再答它", entry.message_id, entry.chat.key)
+                        return
                     entry = await self._part(entry, number, parts[number])
         except TimeoutError:
             LOG.error("线路断开太久，给 %s 的回复没能发出", entry.chat.key)
@@ -60,41 +65,46 @@ class Outbox:
     async def _part(self, entry: Entry, number: int, text: str) -> Entry:
         if number:
             await asyncio.sleep(self._settings.part_gap_s * random.uniform(1, 1.5))
-        may_be_there = entry.part_open and number == entry.next_part
         quote_id = entry.message_id if self._quotes(entry, number) else ""
-        if not may_be_there:
-            may_be_there = await self._send(entry, number, text, quote_id)
-        if may_be_there and not await self._seems_delivered(entry, text, bool(quote_id)):
+        sent_id: str | None = None
+        if not (entry.part_open and number == entry.next_part):
+            sent_id = await self._send(entry, number, text, quote_id)
+        if sent_id is None:
+            sent_id = await self._found(entry, text, bool(quote_id))
+        if sent_id is None:
             LOG.warning("聊天记录里没有刚才那条回复，再发一次")
-            await self._send(entry, number, text, "")
-        return await self._journal.part(entry, number + 1, is_open=False)
+            sent_id = await self._send(entry, number, text, "")
+        entry, report = await self._journal.delivered(entry, number + 1, sent_id or "")
+        if report:
+            self._errands.put(report)
+        return entry
 
     def _quotes(self, entry: Entry, number: int) -> bool:
         return self._settings.quote_in_groups and entry.chat.kind == "group" and number == 0
 
-    async def _send(self, entry: Entry, number: int, text: str, quote_id: str) -> bool:
-        """Hand one part to the line, waiting for it; true when nobody knows whether it arrived."""
+    async def _send(self, entry: Entry, number: int, text: str, quote_id: str) -> str | None:
+        """Hand one part to the line, waiting for it; returns QQ's id, or None when nobody knows whether it arrived."""
         while True:
             await self._onebot.wait_up(entry.chat.self_id)
             await self._pace.turn()
-            await self._journal.part(entry, number, is_open=True)
+            await self._journal.opened(entry, number, is_open=True)
             try:
-                await self._onebot.send(entry.chat, as_segments(text, quote_id))
-                return False
+                return await self._onebot.send(entry.chat, as_segments(text, quote_id))
             except LineDownError:
-                await self._journal.part(entry, number, is_open=False)
+                await self._journal.opened(entry, number, is_open=False)
                 await asyncio.sleep(self._settings.reconnect_base_s)
             except ActionUnsureError as error:
                 LOG.warning("给 %s 的回复发送结果不明：%s", entry.chat.key, error)
-                return True
+                return None
             except ActionRefusedError:
                 if not quote_id:
                     raise
                 LOG.warning("带引用的回复被拒绝，改为不带引用")
                 quote_id = ""
 
-    async def _seems_delivered(self, entry: Entry, text: str, quoted: bool) -> bool:
-        """False only when QQ's own record shows the question and, after it, not our answer."""
+    async def _found(self, entry: Entry, text: str, quoted: bool) -> str | None:
+        """The id of our answer in QQ's own record, empty when nobody can look; None only when the record shows the
+        question and, after it, not our answer."""
         # A half-open line answers nothing until its pings have told: asking must outlast that, and one line more.
         until = time.monotonic() + 2 * (self._settings.ping_interval_s + self._settings.ping_timeout_s)
         tries = 0
@@ -110,17 +120,20 @@ class Outbox:
             except LineError as error:
                 LOG.info("聊天记录没有查到：%s", error)
             else:
-                return not _missing(record, entry, text, quoted)
+                return _answer_in(record, entry, text, quoted)
         LOG.warning("核对不了给 %s 的回复是否已发出，当作已发出，不重发", entry.chat.key)
-        return True
+        return ""
 
 
-def _missing(record: list[ChatMessage], entry: Entry, text: str, quoted: bool) -> bool:
-    """Whether a chat record that can be believed (it has the question) lacks our answer to it."""
-    if not entry.message_id or not any(message.id == entry.message_id for message in record):
-        return False
+def _answer_in(record: list[ChatMessage], entry: Entry, text: str, quoted: bool) -> str | None:
+    """Our answer's id in a chat record, None when it lacks it and can be believed: it has the question."""
     mine = (message for message in record if message.sender.id == entry.chat.self_id)
-    return not any(_is_answer(message, entry.message_id, text, quoted) for message in mine)
+    if entry.message_id:
+        for message in mine:
+            if _is_answer(message, entry.message_id, text, quoted):
+                return message.id
+    believable = entry.message_id and any(message.id == entry.message_id for message in record)
+    return None if believable else ""
 
 
 def _is_answer(message: ChatMessage, asked_id: str, text: str, quoted: bool) -> bool:

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from qqvl_client.asking import Asker, Turn
 from qqvl_client.clock import Clock
 from qqvl_client.entries import Entry
+from qqvl_client.errands import Errands
 from qqvl_client.images import PictureFetcher
 from qqvl_client.intake import Intake, crowd
 from qqvl_client.journal import Journal
 from qqvl_client.lanes import Lanes
 from qqvl_client.ledger import Draft
-from qqvl_client.message import AccountOffline, Event, Heartbeat, MessageEvent
+from qqvl_client.message import AccountOffline, Event, Heartbeat, MessageEvent, Recall
 from qqvl_client.onebot import Link, OneBot
 from qqvl_client.outbox import Outbox
 from qqvl_client.reading import Reader
@@ -24,6 +25,7 @@ from qqvl_client.server_api import ServerApi
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.relay")
+ERRANDS_GRACE_S = 1
 MANY = 50
 """A batch larger than this is one line in the log."""
 
@@ -39,11 +41,13 @@ class Relay:
         self._server = ServerApi(settings)
         reader = Reader(settings, self._onebot, self._pictures)
         self._asker = Asker(settings, self._onebot, reader, self._server, journal)
-        self._outbox = Outbox(settings, self._onebot, journal)
+        self._errands = Errands(settings, self._onebot, self._server, journal)
+        self._outbox = Outbox(settings, self._onebot, journal, self._errands)
         self._intake = Intake(self._admit)
         self._lanes: Lanes[Turn, Entry] = Lanes(self._asker.begin, self._end, settings.posts_per_chat)
         self._readings: set[asyncio.Task[Entry | None]] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._recalling: set[asyncio.Task[None]] = set()
         self._clock = Clock()
         self._online = True
         self._closed = False
@@ -51,6 +55,8 @@ class Relay:
     def resume(self) -> None:
         """Go on with what an earlier run left unfinished; look at the server meanwhile."""
         self._looking = asyncio.create_task(self._server.look(), name="look at the server")
+        for errand in self._journal.errands:
+            self._errands.put(errand)
         entries = self._journal.unfinished
         if entries:
             LOG.info("上次还有 %d 条消息没处理完，现在接着处理", len(entries))
@@ -62,6 +68,10 @@ class Relay:
         match event:
             case MessageEvent():
                 self._intake.put(event)
+            case Recall():
+                recalling = asyncio.create_task(self._errands.recalled(event), name="recall")
+                self._recalling.add(recalling)
+                recalling.add_done_callback(self._recalling.discard)
             case Heartbeat():
                 self._heard(event)
             case AccountOffline():
@@ -76,6 +86,8 @@ class Relay:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         await self._intake.aclose()
+        await asyncio.gather(*self._recalling, return_exceptions=True)
+        await self._errands.aclose(ERRANDS_GRACE_S)
         await self._server.aclose()
         await self._pictures.aclose()
         if left := self._journal.open_count:

@@ -84,6 +84,10 @@ class ServerApi:
             )
             return await retrying(self._ask_once, chat, body, place, accepted)
 
+    async def tell(self, path: str, body: bytes) -> Any:
+        """Post something that is not a message, once; the answer's JSON. Raises ServerError."""
+        return await self._answer(path, body)
+
     async def _ask_once(self, chat: Chat, body: bytes, place: Place, accepted: asyncio.Event) -> Reply:
         async with place.slot():
             place.on_settled(len(body), accepted.set)

@@ -25,6 +25,9 @@ class ChatServer(WebServer):
     def __init__(self) -> None:
         super().__init__()
         self.bodies: list[Answer] = []
+        self.reports: list[tuple[str, Answer]] = []
+        """Recalls and ids of sent messages, by the last word of their path."""
+        self.report_script: Script = lambda _: {"status": "success"}
         self.requests: list[Request] = []
         self.script: Script = answer_for
         self.scripts: dict[str, Script] = {}
@@ -39,6 +42,11 @@ class ChatServer(WebServer):
         if request.method == "GET":
             return Response(b'{"status": "healthy"}')
         body = json.loads(request.body)
+        if (kind := request.path.rpartition("/")[2]) in ("sent", "recall"):
+            self.reports.append((kind, body))
+            self.changed()
+            answer = self.report_script(body)
+            return answer if isinstance(answer, Response) else Response(json.dumps(answer).encode())
         self.bodies.append(body)
         self.requests.append(request)
         self.running += 1
@@ -61,6 +69,15 @@ class ChatServer(WebServer):
     def of(self, chat_id: str | int) -> list[Answer]:
         """The bodies of one chat, in the order they came."""
         return [body for body in self.bodies if str(chat_id) == (body.get("group_id") or body["user_id"])]
+
+    def told(self, kind: str, chat_id: str | int) -> list[Answer]:
+        """What was reported of one chat."""
+        return [b for k, b in self.reports if k == kind and str(chat_id) == (b.get("group_id") or b.get("user_id"))]
+
+    async def reported(self, kind: str, chat_id: str | int, times: int = 1) -> list[Answer]:
+        """The chat's reports of a kind once there are `times` of them."""
+        await self.until(lambda: len(self.told(kind, chat_id)) >= times, f"{times} {kind} reports for chat {chat_id}")
+        return self.told(kind, chat_id)
 
     async def asked(self, chat_id: str | int, times: int = 1, within: float = 10) -> list[Answer]:
         """The chat's bodies once there are `times` of them."""

@@ -82,3 +82,12 @@ def heartbeat(interval_ms: int = 30000, online: bool = True) -> Event:
     meta = {"post_type": "meta_event", "meta_event_type": "heartbeat", "interval": interval_ms}
     status = {"online": online, "good": True}
     return {"time": int(time.time()), "self_id": SELF_ID, "status": status} | meta
+
+
+def recall(of: Event, operator_id: int | None = None) -> Event:
+    """The notice that a message, group or private, was taken back."""
+    notice = {"post_type": "notice", "time": int(time.time()), "self_id": SELF_ID, "user_id": of["user_id"]}
+    if of["message_type"] == "private":
+        return notice | {"notice_type": "friend_recall", "message_id": of["message_id"]}
+    place = {"group_id": of["group_id"], "operator_id": operator_id or of["user_id"]}
+    return notice | place | {"notice_type": "group_recall", "message_id": of["message_id"]}

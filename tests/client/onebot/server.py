@@ -65,6 +65,7 @@ class OneBotServer(Watched):
         self.refused_tokens = 0
         self.paths: list[str] = []
         self.history: list[Event] = []
+        self.withdrawn: list[str] = []
         self.send_faults: deque[Fault] = deque()
         self.mute_actions: set[str] = set()
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -72,6 +73,7 @@ class OneBotServer(Watched):
             "get_group_info": lambda p: {"group_id": p["group_id"], "group_name": "接口里的群名", "extra_key": 1},
             "get_group_member_info": lambda p: {"card": "", "nickname": f"成员{p['user_id']}"},
             "get_msg": self._get_msg,
+            "delete_msg": self._delete_msg,
             "get_group_msg_history": self._history,
             "get_friend_msg_history": self._history,
         }
@@ -253,6 +255,11 @@ class OneBotServer(Watched):
         place = {"group_id": params["group_id"]} if kind == "group" else {"target_id": params["user_id"]}
         self.history.append(mine | place | {"message": params["message"], "message_type": kind})
         self.changed()
+
+    def _delete_msg(self, params: dict[str, Any]) -> Answer:
+        self.withdrawn.append(str(params["message_id"]))
+        self.changed()
+        return {}
 
     def _get_msg(self, params: dict[str, Any]) -> Answer:
         for event in self.history:
