@@ -31,6 +31,7 @@ def body_of(message: IncomingMessage) -> bytes:
         "self_id": event.chat.self_id,
         "reply_to": _quote(message.quote),
         "segments": list(message.segments) if len(message.segments) <= MAX_SEGMENTS else [],
+        "forward": [{"speaker": n.speaker, "user_id": n.user_id, "text": n.text} for n in message.forward],
         "message_type": event.chat.kind,
         "sub_type": event.sub_type,
         "sender_role": event.sender.role if event.chat.kind == "group" else "",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qqvl_client.cards import Card, read_card
 from qqvl_client.errors import LineError
 from qqvl_client.events import messages_of
 from qqvl_client.formats import PICTURE_NAMES
-from qqvl_client.message import Chat, ChatMessage, Segment
+from qqvl_client.message import Chat, ChatMessage, ForwardNode, Segment, Sender
 from qqvl_client.notes import CARDS, at_name, describe, file_name, sticker_name
 from qqvl_client.onebot import OneBot
 from qqvl_client.segments import FORWARDS, PICTURES, text_of
@@ -30,6 +30,8 @@ class Words:
 
     text: str
     segment: dict[str, Any]
+    nodes: tuple[ForwardNode, ...] = ()
+    """The lines of the record that begins here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class ContentReader:
         await self._open(chat, data, 1, record)
         if not record.lines:
             for line in card.preview:
-                record.start_line(line)
+                record.start_line("", Sender(), line)
         if not record.lines:
             text = "[聊天记录：内容取不到]"
             return [Words(text, {"type": "forward", "text": text})]
@@ -87,15 +89,14 @@ class ContentReader:
         for message in await self._messages(chat, data):
             if record.is_full:
                 return
-            speaker = f"{indent}{message.sender.name or '?'}："
             deeper = [s for s in message.segments if _forward_data(s) is not None and depth < DEPTH]
             rest = [s for s in message.segments if s not in deeper]
             if rest or not deeper:
-                record.start_line(speaker)
+                record.start_line(indent, message.sender)
                 for segment in rest:
                     record.add(segment)
             for segment in deeper:
-                record.start_line(f"{speaker}[聊天记录]")
+                record.start_line(indent, message.sender, "[聊天记录]")
                 await self._open(chat, _forward_data(segment) or {}, depth + 1, record)
 
     async def _messages(self, chat: Chat, data: Mapping[str, Any]) -> list[ChatMessage]:
@@ -113,22 +114,29 @@ class _Record:
     """A forward being written down, within limits of lines and characters; says where it was cut."""
 
     parts: list[str | PictureSource] = field(default_factory=list)
+    nodes: list[ForwardNode] = field(default_factory=list)
     lines: int = 0
     chars: int = 0
     is_full: bool = False
 
-    def start_line(self, text: str) -> None:
+    def start_line(self, indent: str, speaker: Sender, text: str = "") -> None:
+        """The lines of a preview have no speaker: he is among their words."""
         if self.lines >= LINES:
             self._cut()
-        if not self.is_full:
-            self._write(("\n" if self.lines else "") + text)
-            self.lines += 1
+        if self.is_full:
+            return
+        named = bool(speaker.name or speaker.id or not text)
+        self._write(("\n" if self.lines else "") + indent + (f"{speaker.name or '?'}：" if named else ""))
+        self.nodes.append(ForwardNode(speaker.name, speaker.id, ""))
+        self.lines += 1
+        self._say(text)
 
     def add(self, segment: Segment) -> None:
         for piece in _plain(segment, {}):
             if isinstance(piece, Words):
-                self._write(piece.text)
+                self._say(piece.text)
             elif not self.is_full:
+                self._note("[图片]")
                 self.parts.append(PictureSource(piece.data, piece.is_file, is_forwarded=True))
 
     def pieces(self) -> list[Piece]:
@@ -143,7 +151,17 @@ class _Record:
             if isinstance(last, Words):
                 found.pop()
             found.append(Words(text, {"type": "forward", "text": text}))
-        return found
+        first = found[0]
+        assert isinstance(first, Words)
+        return [replace(first, nodes=tuple(self.nodes)), *found[1:]]
+
+    def _say(self, text: str) -> None:
+        self._note(text[: CHARS - self.chars])
+        self._write(text)
+
+    def _note(self, text: str) -> None:
+        if not self.is_full:
+            self.nodes[-1] = replace(self.nodes[-1], text=self.nodes[-1].text + text)
 
     def _write(self, text: str) -> None:
         if self.is_full:

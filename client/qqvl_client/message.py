@@ -129,6 +129,15 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardNode:
+    """One line of a forwarded record: who said what. Its pictures stand among the message's own, where they stood."""
+
+    speaker: str
+    user_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class IncomingMessage:
     """One QQ message, read: every lookup done, every picture fetched."""
 
@@ -138,6 +147,7 @@ class IncomingMessage:
     pictures: tuple[Picture, ...] = ()
     segments: tuple[dict[str, Any], ...] = field(default=())
     """The content in pieces, as the chat server takes them."""
+    forward: tuple[ForwardNode, ...] = ()
     at_me: bool = False
     quote: Quote | None = None
     self_nickname: str = ""

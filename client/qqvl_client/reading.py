@@ -64,6 +64,7 @@ class Reader:
             group_name=group_name,
             pictures=contents.pictures,
             segments=tuple(piece.segment for piece in contents.words),
+            forward=tuple(node for piece in contents.words for node in piece.nodes),
             at_me=event.ats_self or (quote is not None and quote.user_id == chat.self_id),
             quote=quote,
             self_nickname=nickname,

@@ -72,7 +72,7 @@ class Settings(BaseModel):
     picture_max_mb: float = Field(15, gt=0, description="一张图片最大多少 MB")
     picture_redirects: int = Field(3, ge=0, description="取图片最多跟随几次跳转")
     pictures_per_message: int = Field(16, ge=0, description="一条消息最多取几张图片")
-    pictures_in_forwards: int = Field(8, ge=0, description="其中合并转发里的图片最多几张")
+    pictures_in_forwards: int = Field(4, ge=0, description="其中合并转发里的图片最多几张")
     message_max_mb: float = Field(22, gt=0, description="一条消息的图片合计最大多少 MB；服务器的 max_body_mb 要装得下")
 
     reconnect_base_s: float = Field(0.5, gt=0, description="断线后第一次重连前大约等多久")

@@ -55,6 +55,11 @@ async def test_pictures_in_forwards_come_along_where_they_stood(stack: Stack, ch
         "总结",
     ]
     assert "甲：看[图片]好" in body["content"]
+    assert body["forward"] == [
+        {"speaker": "甲", "user_id": "1", "text": "看[图片]好"},
+        {"speaker": "丙", "user_id": "1", "text": "[聊天记录]"},
+        {"speaker": "乙", "user_id": "1", "text": "[图片]里面"},
+    ]
 
 
 async def test_forwarded_pictures_are_few_and_never_at_the_cost_of_the_messages_own(stack: Stack, chat_id: int) -> None:
@@ -62,9 +67,9 @@ async def test_forwarded_pictures_are_few_and_never_at_the_cost_of_the_messages_
     record = forward(*(node("甲", image(other)) for _ in range(12)))
     own_url = stack.pictures.put(own)
     body = await in_group(stack, chat_id, record, *(image(own_url) for _ in range(10)))
-    assert len(body["images"]) == 16
+    assert len(body["images"]) == 14
     assert pictures_of(body)[-10:] == [own] * 10
-    assert body["content"].count("图片太多") == 6
+    assert body["content"].count("图片太多") == 8
 
 
 async def test_a_quoted_forward_brings_its_pictures(stack: Stack, chat_id: int) -> None:
@@ -295,6 +300,30 @@ async def test_a_role_nobody_knows_is_not_told(stack: Stack, chat_id: int, other
         assert "sender_role" not in body
     await stack.onebot.event(private_message("在", other_id, sender={"user_id": other_id, "role": "owner"}))
     assert not {"sender_role", "self_nickname"} & (await stack.chat.asked(other_id))[0].keys()
+
+
+ROBOTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "told": (20002, {"is_robot": True}),
+    "told otherwise": (20002, {"is_bot": True}),
+    "one of QQ's own": (2_854_196_310, {}),
+}
+
+
+@pytest.mark.parametrize("kind", ROBOTS)
+async def test_a_robot_is_told_as_such(stack: Stack, chat_id: int, other_id: int, kind: str) -> None:
+    user_id, more = ROBOTS[kind]
+    sender = {"user_id": user_id, "nickname": "管家", "role": "member"} | more
+    assert (await in_group(stack, chat_id, text("在"), user_id=user_id, sender=sender))["sender_is_bot"] is True
+    for odd in ({"is_robot": "true"}, {"is_robot": 0}, {}):
+        sender = {"user_id": 5, "nickname": "张三"} | odd
+        await stack.onebot.event(group_message("在", other_id, sender=sender))
+    assert not [b for b in await stack.chat.asked(other_id, 3) if "sender_is_bot" in b]
+
+
+async def test_who_calls_everybody_is_told_to(stack: Stack, chat_id: int, other_id: int) -> None:
+    body = await in_group(stack, chat_id, at("all"), text("开会"))
+    assert (body["at_all"], body["at_me"]) == (True, False)
+    assert "at_all" not in await in_group(stack, other_id, at(SELF_ID), text("开会"))
 
 
 async def test_the_accounts_own_names_are_told(stack: Stack, chat_id: int) -> None:

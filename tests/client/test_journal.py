@@ -118,7 +118,7 @@ async def test_a_message_goes_on_where_it_stood(journals: Callable[..., Journal]
     (again,) = second.unfinished
     assert again == replace(entry, state="ready")
     assert await second.body(again) == b"body"
-    await second.part(await second.answered(again, ["a", "b"]), 1, is_open=True)
+    await second.opened(await second.answered(again, ["a", "b"]), 1, is_open=True)
     third = journals()
     (last,) = third.unfinished
     assert (last.texts, last.next_part, last.part_open) == (("a", "b"), 1, True)
