@@ -61,6 +61,14 @@ class Errand:
     made_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A chat, and when its newest line that was taken was said, by the OneBot side's clock."""
+
+    chat: Chat
+    sent_at: float
+
+
 @dataclass
 class Changes:
     """What is to be written, newest state only."""
@@ -72,6 +80,8 @@ class Changes:
     """By id; None is done."""
     known: dict[bytes, float] = field(default_factory=dict)
     """Identities of messages and when they were taken."""
+    seen: dict[str, Seen] = field(default_factory=dict)
+    """By the chat's key."""
     forget_before: float = 0.0
 
     def add(self, newer: Changes) -> None:
@@ -79,6 +89,7 @@ class Changes:
         self.bodies |= newer.bodies
         self.errands |= newer.errands
         self.known |= newer.known
+        self.seen |= newer.seen
         self.forget_before = max(self.forget_before, newer.forget_before)
         for entry_id, entry in newer.entries.items():
             if entry is None or entry.state != "ready":
@@ -101,10 +112,16 @@ def identity_of(event: MessageEvent) -> bytes | None:
 
 def dump_errand(errand: Errand) -> tuple[str, str, str, float]:
     """Kind, chat, what it is about and when it was made, as they are kept on disk."""
-    chat = errand.chat
-    place = json.dumps([chat.kind, chat.id, chat.self_id, chat.via_group])
-    return errand.kind, place, json.dumps(errand.told), errand.made_at
+    return errand.kind, dump_chat(errand.chat), json.dumps(errand.told), errand.made_at
 
 
 def load_errand(errand_id: int, kind: ErrandKind, chat: str, told: str, made_at: float) -> Errand:
-    return Errand(errand_id, kind, Chat(*json.loads(chat)), json.loads(told), made_at)
+    return Errand(errand_id, kind, load_chat(chat), json.loads(told), made_at)
+
+
+def dump_chat(chat: Chat) -> str:
+    return json.dumps([chat.kind, chat.id, chat.self_id, chat.via_group])
+
+
+def load_chat(text: str) -> Chat:
+    return Chat(*json.loads(text))

@@ -14,6 +14,7 @@ from qqvl_client.message import (
     ChatMessage,
     Event,
     Heartbeat,
+    LineUp,
     MessageEvent,
     Recall,
     Role,
@@ -41,6 +42,8 @@ def _parse(raw: Mapping[str, Any]) -> Event | None:
     match raw.get("post_type"):
         case "message":
             return _message_event(raw)
+        case "meta_event" if raw.get("meta_event_type") == "lifecycle" and raw.get("sub_type") == "connect":
+            return LineUp(text_of(raw.get("self_id")), stamp_of(raw))
         case "meta_event":
             status = raw.get("status")
             online = status.get("online") if isinstance(status, Mapping) else None
@@ -91,7 +94,7 @@ def message_of(raw: Mapping[str, Any]) -> ChatMessage:
     inner = data if raw.get("type") == "node" and isinstance(data, Mapping) else raw
     message = inner.get("message", inner.get("content"))
     found = segments_of(message, inner.get("raw_message"))
-    return ChatMessage(id_of(inner.get("message_id")), _sender_of(inner), tuple(found))
+    return ChatMessage(id_of(inner.get("message_id")), _sender_of(inner), tuple(found), stamp_of(inner))
 
 
 def messages_of(raw: Any) -> list[ChatMessage]:

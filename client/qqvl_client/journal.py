@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from qqvl_client.entries import Entry, Errand
+from qqvl_client.entries import Entry, Errand, Seen
 from qqvl_client.errors import JournalError, JournalLockedError, SettingsError
 from qqvl_client.ledger import RETRY_S, Draft, Ledger
 from qqvl_client.message import Recall
@@ -43,6 +43,10 @@ class Journal:
     def open_count(self) -> int:
         """How many messages are taken and not done."""
         return self._ledger.open_count
+
+    async def seen(self) -> list[Seen]:
+        """The chats heard lately, those with the newest line first."""
+        return await self._run(lambda: self._ledger.seen)
 
     async def take(self, drafts: Sequence[Draft]) -> list[Entry | None]:
         """Write messages down; nothing in the place of one that is here already."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from qqvl_client.entries import Changes, Entry, dump_errand, load_errand
+from qqvl_client.entries import Changes, Entry, Seen, dump_chat, dump_errand, load_chat, load_errand
 from qqvl_client.errors import JournalDamagedError, JournalError, JournalLockedError, JournalUnwritableError
 from qqvl_client.events import dump_event, load_event
 
@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS entry (
 CREATE TABLE IF NOT EXISTS errand (
   id INTEGER PRIMARY KEY, kind TEXT NOT NULL, chat TEXT NOT NULL, told TEXT NOT NULL, made_at REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, chat TEXT NOT NULL, sent_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS known (identity BLOB PRIMARY KEY, taken_at REAL NOT NULL) WITHOUT ROWID;
 """
 UPDATE = """
@@ -35,6 +36,8 @@ INSERT = """
 INSERT INTO entry (context_only, state, texts, next_part, part_open, body, id, event, said_at, taken_at)
 VALUES (?,?,?,?,?,?,?,?,?,?)
 """
+SEEN_LONGER_S = 5 * 86_400
+"""A chat may be silent for longer than its messages are known."""
 BUSY_S = 0.5
 """How long a statement waits for another program; it waits in the journal's own thread."""
 # https://www.sqlite.org/rescode.html, primary codes. A plain SQL error means that the tables are not ours.
@@ -153,7 +156,10 @@ class JournalFile:
                 if errand is not None:
                     db.execute("INSERT INTO errand VALUES (?,?,?,?,?)", (errand_id, *dump_errand(errand)))
             db.executemany("INSERT OR REPLACE INTO known VALUES (?,?)", changes.known.items())
+            rows = ((key, dump_chat(seen.chat), seen.sent_at) for key, seen in changes.seen.items())
+            db.executemany("INSERT OR REPLACE INTO seen VALUES (?,?,?)", rows)
             if changes.forget_before:
+                db.execute("DELETE FROM seen WHERE sent_at < ?", (changes.forget_before - SEEN_LONGER_S,))
                 db.execute("DELETE FROM known WHERE taken_at < ?", (changes.forget_before,))
             db.execute("COMMIT")
         except BaseException:
@@ -200,6 +206,8 @@ def _read(db: sqlite3.Connection) -> Changes:
     for row in db.execute(f"SELECT {columns} FROM entry ORDER BY id"):
         _add(found, row)
     _add_errands(found, db)
+    for key, chat, sent_at in db.execute("SELECT key, chat, sent_at FROM seen"):
+        found.seen[key] = Seen(load_chat(chat), sent_at)
     return found
 
 

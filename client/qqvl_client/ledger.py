@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qqvl_client.entries import Changes, Entry, Errand, ErrandKind, identity_of
+from qqvl_client.entries import Changes, Entry, Errand, ErrandKind, Seen, identity_of
 from qqvl_client.errors import JournalDamagedError, JournalError, JournalLockedError
 from qqvl_client.journal_file import JournalFile
 from qqvl_client.message import Chat, MessageEvent
@@ -44,6 +44,7 @@ class Ledger:
         self._entries: dict[int, Entry] = {}
         self._errands: dict[int, Errand] = {}
         self._known: dict[bytes, float] = {}
+        self._seen: dict[str, Seen] = {}
         self._behind = Changes()
         self._trouble = ""
         self._retry_at = 0.0
@@ -64,6 +65,11 @@ class Ledger:
     def errands(self) -> list[Errand]:
         return list(self._errands.values())
 
+    @property
+    def seen(self) -> list[Seen]:
+        """The chats heard lately, those with the newest line first."""
+        return sorted(self._seen.values(), key=lambda seen: -seen.sent_at)
+
     def open(self) -> list[Entry]:
         """Read what an earlier run left; raises JournalError when the file cannot be used at all."""
         found = Changes()
@@ -82,6 +88,7 @@ class Ledger:
         self._entries = {number: entry for number, entry in found.entries.items() if entry is not None}
         self._errands = {number: errand for number, errand in found.errands.items() if errand is not None}
         self._known = dict(list(found.known.items())[-KNOWN:])
+        self._seen = found.seen
         self._next_id = max(self._entries, default=0) + 1
         self._next_errand = max(self._errands, default=0) + 1
         self._commit(Changes(forget_before=time.time() - self._keep_s))
@@ -102,6 +109,7 @@ class Ledger:
             if identity is not None:
                 changes.known[identity] = now
             taken.append(entry)
+            self._see(changes, draft.event)
         self._commit(changes)
         self._known |= changes.known
         while len(self._known) > KNOWN:
@@ -163,6 +171,12 @@ class Ledger:
     def close(self) -> None:
         self.retry()
         self.file.close()
+
+    def _see(self, changes: Changes, event: MessageEvent) -> None:
+        key, before = event.chat.key, self._seen.get(event.chat.key)
+        # A stranger's session through a group has no record that could be asked for.
+        if not event.chat.via_group and (before is None or event.sent_at > before.sent_at):
+            self._seen[key] = changes.seen[key] = Seen(event.chat, event.sent_at)
 
     def _new_errand(self, changes: Changes, kind: ErrandKind, chat: Chat, told: dict[str, Any]) -> Errand:
         errand = Errand(self._next_errand, kind, chat, told, time.time())
@@ -229,7 +243,7 @@ class Ledger:
             LOG.debug("旁边的文件也写不了：%s", error)
 
     def _everything(self) -> Changes:
-        return Changes(dict(self._entries), {}, dict(self._errands), dict(self._known))
+        return Changes(dict(self._entries), {}, dict(self._errands), dict(self._known), dict(self._seen))
 
     def _set_aside(self, error: JournalError) -> None:
         aside = self.file.set_aside()

@@ -53,6 +53,11 @@ class ChatMessage:
     id: str
     sender: Sender
     segments: tuple[Segment, ...]
+    sent_at: float | None = None
+
+    @property
+    def quoted_id(self) -> str:
+        return next((str(s.data.get("id") or "") for s in self.segments if s.type == "reply"), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,15 @@ class Recall:
     """Who took it back, where told."""
 
 
-Event = MessageEvent | Heartbeat | AccountOffline | Recall
+@dataclass(frozen=True, slots=True)
+class LineUp:
+    """The line to an account stands, for the first time or again; what was said meanwhile nobody reports."""
+
+    self_id: str
+    stamp: float | None
+
+
+Event = MessageEvent | Heartbeat | AccountOffline | Recall | LineUp
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 from qqvl_client.asking import Asker, Turn
+from qqvl_client.catching_up import CatchingUp
 from qqvl_client.clock import Clock
-from qqvl_client.entries import Entry
+from qqvl_client.entries import Entry, identity_of
 from qqvl_client.errands import Errands
 from qqvl_client.images import PictureFetcher
-from qqvl_client.intake import Intake, crowd
+from qqvl_client.intake import Arrival, Intake, crowd
 from qqvl_client.journal import Journal
 from qqvl_client.lanes import Lanes
 from qqvl_client.ledger import Draft
-from qqvl_client.message import AccountOffline, Event, Heartbeat, MessageEvent, Recall
+from qqvl_client.message import AccountOffline, Event, Heartbeat, LineUp, MessageEvent, Recall
 from qqvl_client.onebot import Link, OneBot
 from qqvl_client.outbox import Outbox
 from qqvl_client.reading import Reader
@@ -43,6 +44,7 @@ class Relay:
         self._asker = Asker(settings, self._onebot, reader, self._server, journal)
         self._errands = Errands(settings, self._onebot, self._server, journal)
         self._outbox = Outbox(settings, self._onebot, journal, self._errands)
+        self._catching_up = CatchingUp(settings, self._onebot, journal)
         self._intake = Intake(self._admit)
         self._lanes: Lanes[Turn, Entry] = Lanes(self._asker.begin, self._end, settings.posts_per_chat)
         self._readings: set[asyncio.Task[Entry | None]] = set()
@@ -67,6 +69,9 @@ class Relay:
         """Accept one event of any kind. Never blocks and never raises for what is in the event."""
         match event:
             case MessageEvent():
+                self._intake.put(event)
+            case LineUp():
+                self._heard(Heartbeat(event.stamp, None))
                 self._intake.put(event)
             case Recall():
                 recalling = asyncio.create_task(self._errands.recalled(event), name="recall")
@@ -94,24 +99,35 @@ class Relay:
             LOG.warning("停止时还有 %d 条消息没答完，已记下，下次启动接着处理", left)
         await self._journal.aclose()
 
-    async def _admit(self, events: Sequence[MessageEvent]) -> None:
-        """Write a batch down and give every message of it its turn."""
-        drafts = await self._thinned([self._draft(e) for e in events if e.sender.id != e.chat.self_id])
+    async def _admit(self, arrivals: Sequence[Arrival]) -> None:
+        """Write a batch down and give every message of it its turn; what was missed before it comes first."""
+        events = [event for event in arrivals if isinstance(event, MessageEvent)]
+        drafts = [self._draft(event) for event in events if event.sender.id != event.chat.self_id]
+        for line_up in (event for event in arrivals if isinstance(event, LineUp)):
+            missed = await self._catching_up.missed(line_up)
+            # What was said after the line stood is in the record too, and is reported besides.
+            reported = {identity_of(event) for event in self._intake.waiting() if isinstance(event, MessageEvent)}
+            reported |= {identity_of(event) for event in events}
+            fresh = [line for line in missed if identity_of(line.event) not in reported]
+            drafts = [*(self._draft(line.event, only_context=not line.asks) for line in fresh), *drafts]
+        await self._take_down(await self._thinned(drafts))
+
+    async def _take_down(self, drafts: list[Draft]) -> None:
         entries = await self._journal.take(drafts)
-        if len(events) > MANY:
-            LOG.info("一下子收到 %d 条消息", len(events))
-        level = logging.DEBUG if len(events) > MANY else logging.INFO
+        if len(drafts) > MANY:
+            LOG.info("一下子收到 %d 条消息", len(drafts))
+        level = logging.DEBUG if len(drafts) > MANY else logging.INFO
         for draft, entry in zip(drafts, entries, strict=True):
             where, name = draft.event.chat.key, draft.event.id
             if entry is None:
                 LOG.log(level, "重复的消息 %s（%s），不再处理", name, where)
                 continue
-            LOG.log(level, "收到 %s 的消息 %s%s", where, name, "（太旧，只作历史）" if entry.context_only else "")
+            LOG.log(level, "收到 %s 的消息 %s%s", where, name, "（只作历史）" if entry.context_only else "")
             self._enqueue(entry)
 
-    def _draft(self, event: MessageEvent) -> Draft:
+    def _draft(self, event: MessageEvent, only_context: bool = False) -> Draft:
         age = self._clock.age(event.sent_at)
-        return Draft(event, time.time() - max(age, 0.0), age > self._settings.max_age_s)
+        return Draft(event, time.time() - max(age, 0.0), only_context or age > self._settings.max_age_s)
 
     async def _thinned(self, drafts: list[Draft]) -> list[Draft]:
         """The drafts there is room for in their chats' lanes; older ones that wait there make room for newer."""

@@ -51,6 +51,7 @@ class Settings(BaseModel):
     lost_answer_retries: int = Field(2, ge=0, description="答复丢失时再问几次（靠 message_id 不会重复回答）")
     parallel_chats: int = Field(32, ge=1, description="同时向服务器提问的聊天数")
     posts_per_chat: int = Field(32, ge=1, description="一个聊天最多有多少条消息同时在等服务器答复，再多就排队")
+    catch_up: bool = Field(True, description="重新连上时，补上断线期间的消息（每个聊天最多一百条）")
     max_age_s: float = Field(300, gt=0, description="到手时已超过这么久的消息只作历史，不回答")
     waiting_per_chat: int = Field(500, ge=1, description="一个聊天最多有多少条消息排队，再多就略过最早的")
     answers_waiting: int = Field(50, ge=0, description="后面排队超过这么多条时，没有 @ 机器人的群消息只作历史，不回答")
