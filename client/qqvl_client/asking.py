@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from qqvl_client.bodies import as_context, body_of
+from qqvl_client.bodies import as_context, as_stream, body_of
 from qqvl_client.entries import Entry
 from qqvl_client.errors import ServerError
 from qqvl_client.journal import Journal
 from qqvl_client.onebot import OneBot
+from qqvl_client.outgoing import Outgoing
+from qqvl_client.pieces import Pieces
 from qqvl_client.reading import Reader, bare_message
 from qqvl_client.server_api import ServerApi, notice_for
 from qqvl_client.settings import Settings
@@ -25,6 +27,7 @@ class Turn:
 
     entry: Entry
     reading: asyncio.Task[Entry | None] | None = None
+    pieces: Pieces = field(default_factory=Pieces)
 
 
 class Asker:
@@ -70,7 +73,8 @@ class Asker:
             known.set_result(entry)
             return known
         accepted = asyncio.Event()
-        asking = asyncio.create_task(self._ask(await self._judged(entry, behind), accepted), name=f"ask {entry.id}")
+        ask = self._ask(await self._judged(entry, behind), accepted, turn.pieces)
+        asking = asyncio.create_task(ask, name=f"ask {entry.id}")
         there = asyncio.create_task(accepted.wait())
         try:
             await asyncio.wait([asking, there], return_when=asyncio.FIRST_COMPLETED)
@@ -91,24 +95,28 @@ class Asker:
         )
         return await self._journal.only_context(entry)
 
-    async def _ask(self, entry: Entry, accepted: asyncio.Event) -> Entry:
+    async def _ask(self, entry: Entry, accepted: asyncio.Event, pieces: Pieces) -> Entry:
         body = await self._journal.body(entry)
         if body is None:
             body = body_of(await self._reader.read(entry.event))
         if entry.context_only:
             body = as_context(body)
+        elif self._settings.stream:
+            body = as_stream(body)
         try:
-            reply = await self._server.ask(entry.chat, body, bool(entry.message_id), accepted)
+            reply = await self._server.ask(entry.chat, body, bool(entry.message_id), accepted, pieces)
         except ServerError as error:
             LOG.error("消息 %s（%s）没有答成：%s", entry.message_id, entry.chat.key, error)
-            texts = self._notice(entry, error)
+            messages = self._notice(entry, error)
         else:
-            texts = reply.texts
-            how = f"并入消息 {reply.merged_into} 的答复" if reply.merged_into else "已有答复" if texts else "不用回复"
+            messages = reply.messages
+            how = (
+                f"并入消息 {reply.merged_into} 的答复" if reply.merged_into else "已有答复" if messages else "不用回复"
+            )
             LOG.info("消息 %s（%s）%s", entry.message_id, entry.chat.key, how)
-        return await self._journal.answered(entry, texts)
+        return await self._journal.answered(entry, messages)
 
-    def _notice(self, entry: Entry, error: ServerError) -> tuple[str, ...]:
+    def _notice(self, entry: Entry, error: ServerError) -> tuple[Outgoing, ...]:
         """One short word to somebody who addressed the bot, and not again for a while."""
         now = time.monotonic()
         quiet_until = self._noticed.get(entry.chat.key, 0.0)
@@ -117,4 +125,4 @@ class Asker:
             return ()
         self._noticed = {key: until for key, until in self._noticed.items() if until > now}
         self._noticed[entry.chat.key] = now + self._settings.notice_gap_s
-        return (notice_for(error),)
+        return (Outgoing(notice_for(error)),)

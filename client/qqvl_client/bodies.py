@@ -10,7 +10,8 @@ from typing import Any
 from qqvl_client.entries import Errand
 from qqvl_client.errors import AnswerLostError
 from qqvl_client.events import id_of
-from qqvl_client.message import IncomingMessage, Picture, Quote, Reply
+from qqvl_client.message import IncomingMessage, Picture, Quote
+from qqvl_client.outgoing import Reply, outgoing_of
 from qqvl_client.segments import text_of
 
 MAX_SEGMENTS = 1000
@@ -47,7 +48,16 @@ def body_of(message: IncomingMessage) -> bytes:
 
 def as_context(body: bytes) -> bytes:
     """The same request, to be remembered and not answered. Bodies hold megabytes: never parsed again for a word."""
-    return body.removesuffix(b"}") + b', "context_only": true}'
+    return _with(body, b'"context_only": true')
+
+
+def as_stream(body: bytes) -> bytes:
+    """The same request; what the server has finished of its answer is wanted at once."""
+    return _with(body, b'"stream": true')
+
+
+def _with(body: bytes, field: bytes) -> bytes:
+    return body.removesuffix(b"}") + b", " + field + b"}"
 
 
 def _images(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:
@@ -75,9 +85,8 @@ def reply_of(kind: str, answer: Any) -> Reply:
     if kind == "group" and answer.get("should_reply") is not True:
         return Reply(())
     messages = answer.get("messages")
-    parts = [m.get("text") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-    texts = parts or [answer.get("reply")]
-    return Reply(tuple(text for text in texts if isinstance(text, str) and text.strip()))
+    elements = messages if isinstance(messages, list) and messages else [{"text": answer.get("reply")}]
+    return Reply(tuple(message for message in map(outgoing_of, elements) if message))
 
 
 def report_of(errand: Errand) -> tuple[str, bytes]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qqvl_client.message import Chat, MessageEvent
+from qqvl_client.outgoing import Outgoing
 
 State = Literal["taken", "ready", "answered"]
 # The one part of a picture's address that is new whenever the same message is told again.
@@ -18,7 +19,7 @@ _VOLATILE = re.compile(r"([?&])rkey=[^&\"]*")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One taken message, as far as it has come: taken → ready (request body written) → answered (texts known).
+    """One taken message, as far as it has come: taken → ready (request body written) → answered (messages known).
 
     `part_open` is set before a part is handed to the line and cleared after, so a restart knows which part may
     already be in the chat.
@@ -31,7 +32,7 @@ class Entry:
     taken_at: float
     context_only: bool = False
     state: State = "taken"
-    texts: tuple[str, ...] = ()
+    messages: tuple[Outgoing, ...] = ()
     next_part: int = 0
     part_open: bool = False
 

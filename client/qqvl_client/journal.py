@@ -20,6 +20,7 @@ from qqvl_client.entries import Entry, Errand, Seen
 from qqvl_client.errors import JournalError, JournalLockedError, SettingsError
 from qqvl_client.ledger import RETRY_S, Draft, Ledger
 from qqvl_client.message import Recall
+from qqvl_client.outgoing import Outgoing
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.journal")
@@ -63,9 +64,9 @@ class Journal:
     async def only_context(self, entry: Entry) -> Entry:
         return await self._run(lambda: self._ledger.update(entry, context_only=True))
 
-    async def answered(self, entry: Entry, texts: Sequence[str]) -> Entry:
+    async def answered(self, entry: Entry, messages: Sequence[Outgoing]) -> Entry:
         """The server has answered: from here on it is never asked about this message again."""
-        return await self._run(lambda: self._ledger.update(entry, state="answered", texts=tuple(texts)))
+        return await self._run(lambda: self._ledger.update(entry, state="answered", messages=tuple(messages)))
 
     async def opened(self, entry: Entry, number: int, is_open: bool) -> Entry:
         """A part is about to be handed to the line, or did not get to it."""

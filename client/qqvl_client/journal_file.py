@@ -13,6 +13,7 @@ from pathlib import Path
 from qqvl_client.entries import Changes, Entry, Seen, dump_chat, dump_errand, load_chat, load_errand
 from qqvl_client.errors import JournalDamagedError, JournalError, JournalLockedError, JournalUnwritableError
 from qqvl_client.events import dump_event, load_event
+from qqvl_client.outgoing import dump_outgoing, load_outgoing
 
 VERSION = 1
 MAGIC = b"SQLite format 3\0"
@@ -194,10 +195,14 @@ def _place_of(path: Path) -> tuple[int, int]:
 
 
 def _put(db: sqlite3.Connection, entry: Entry, body: bytes | None) -> None:
-    state = (entry.context_only, entry.state, json.dumps(entry.texts), entry.next_part, entry.part_open)
+    state = (entry.context_only, entry.state, _messages(entry), entry.next_part, entry.part_open)
     if db.execute(UPDATE, (*state, entry.state, body, entry.id)).rowcount == 0:
         kept = body if entry.state == "ready" else None
         db.execute(INSERT, (*state, kept, entry.id, dump_event(entry.event), entry.said_at, entry.taken_at))
+
+
+def _messages(entry: Entry) -> str:
+    return json.dumps([dump_outgoing(message) for message in entry.messages])
 
 
 def _read(db: sqlite3.Connection) -> Changes:
@@ -228,7 +233,7 @@ def _add(found: Changes, row: sqlite3.Row) -> None:
         context_only=bool(row["context_only"]),
         # Without its body it has to be read anew.
         state="taken" if row["state"] == "ready" and not row["body"] else row["state"],
-        texts=tuple(json.loads(row["texts"])),
+        messages=tuple(map(load_outgoing, json.loads(row["texts"]))),
         next_part=row["next_part"],
         part_open=bool(row["part_open"]),
     )

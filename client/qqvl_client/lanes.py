@@ -29,14 +29,14 @@ class Lanes(Generic[T, R]):
     """Lanes appear with their first turn and vanish with their last.
 
     `begin` gets a turn and how many wait behind it, and returns what the turn goes on as once the next may begin; at
-    most `most` of a lane go on at once. `end` gets the turn and what came of it, one at a time, in the lane's order. A
-    turn that begins into nothing, or is cancelled, has no end.
+    most `most` of a lane go on at once. `end` gets the turn and what it goes on as, done or not, when those before it
+    have ended. A turn that begins into nothing has no end.
     """
 
     def __init__(
         self,
         begin: Callable[[T, int], Awaitable[asyncio.Future[R] | None]],
-        end: Callable[[T, R], Awaitable[None]],
+        end: Callable[[T, asyncio.Future[R]], Awaitable[None]],
         most: int,
     ) -> None:
         self._begin = begin
@@ -106,11 +106,10 @@ class Lanes(Generic[T, R]):
         self, key: str, lane: _Lane[T], turn: T, going: asyncio.Future[R], earlier: asyncio.Task[None] | None
     ) -> None:
         try:
-            # Waiting for both this way raises nothing of theirs.
-            both: list[asyncio.Future[Any]] = [going, *([earlier] if earlier else [])]
-            await asyncio.wait(both)
-            if not going.cancelled():
-                await self._end(turn, going.result())
+            if earlier:
+                # Waiting this way raises nothing of its own.
+                await asyncio.wait([earlier])
+            await self._end(turn, going)
         # Its other edge, for the same reason.
         except Exception:
             _broke(key)

@@ -169,12 +169,3 @@ class IncomingMessage:
     @property
     def is_empty(self) -> bool:
         return not (self.content.strip() or self.pictures or self.quote)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the chat server wants said; no texts means silence."""
-
-    texts: tuple[str, ...]
-    merged_into: str = ""
-    """The message whose answer covers this one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from qqvl_client.errors import ActionRefusedError, ActionUnsureError, LineError
@@ -68,6 +68,13 @@ class OneBot:
             if chat.via_group:
                 params["group_id"] = _number(chat.via_group)
         action = f"send_{chat.kind}_msg"
+        data = _mapping(await self._link.call(chat.self_id, action, params, self._settings.action_timeout_s))
+        return id_of(data.get("message_id"))
+
+    async def send_record(self, chat: Chat, nodes: Sequence[Mapping[str, Any]]) -> str:
+        """Send a forwarded record made of `node` segments; its id, where told."""
+        place = {"group_id": _number(chat.id)} if chat.kind == "group" else {"user_id": _number(chat.id)}
+        action, params = f"send_{chat.kind}_forward_msg", {**place, "messages": list(nodes)}
         data = _mapping(await self._link.call(chat.self_id, action, params, self._settings.action_timeout_s))
         return id_of(data.get("message_id"))
 

@@ -172,10 +172,11 @@ class Relay:
             turn.reading.add_done_callback(self._readings.discard)
         self._lanes.put(entry.chat.key, turn)
 
-    async def _end(self, turn: Turn, entry: Entry) -> None:
-        if not entry.context_only:
-            await self._outbox.deliver(entry)
-        await self._journal.done([entry.id])
+    async def _end(self, turn: Turn, answer: asyncio.Future[Entry]) -> None:
+        await self._outbox.deliver(turn.entry, turn.pieces, answer)
+        await asyncio.wait([answer])
+        if not answer.cancelled():
+            await self._journal.done([turn.entry.id])
 
 
 def _event_of(one: Turn | Draft) -> MessageEvent:

@@ -12,6 +12,7 @@ from typing import Any
 
 from qqvl_client.entries import Changes, Entry, dump_errand, load_errand
 from qqvl_client.events import dump_event, load_event
+from qqvl_client.outgoing import dump_outgoing, load_outgoing
 
 
 class Spill:
@@ -52,7 +53,8 @@ def _lines(changes: Changes) -> Iterator[str]:
 
 def _packed(entry: Entry) -> list[Any]:
     state = "taken" if entry.state == "ready" else entry.state
-    flags = [entry.context_only, state, entry.texts, entry.next_part, entry.part_open]
+    messages = [dump_outgoing(message) for message in entry.messages]
+    flags = [entry.context_only, state, messages, entry.next_part, entry.part_open]
     return [dump_event(entry.event), entry.said_at, entry.taken_at, *flags]
 
 
@@ -67,4 +69,4 @@ def _change(line: dict[str, Any]) -> Changes:
     if event is None:
         return Changes()
     entry = Entry(line["id"], event, *line["entry"][1:])
-    return Changes(entries={entry.id: replace(entry, texts=tuple(entry.texts))})
+    return Changes(entries={entry.id: replace(entry, messages=tuple(map(load_outgoing, line["entry"][5])))})

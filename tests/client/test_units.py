@@ -14,12 +14,14 @@ import pytest
 import yaml
 from onebot.pictures import PictureHost, drawn
 
-from qqvl_client.bodies import body_of, reply_of
+from qqvl_client.bodies import body_of, reply_of, report_of, withdraw_of
+from qqvl_client.entries import Errand
 from qqvl_client.errors import PictureError, SettingsError
 from qqvl_client.images import PictureFetcher
 from qqvl_client.lanes import Lanes
 from qqvl_client.logs import RedactingFormatter
 from qqvl_client.message import Chat, IncomingMessage, MessageEvent, Picture, Quote, Sender
+from qqvl_client.outgoing import Outgoing
 from qqvl_client.reply import split
 from qqvl_client.segments import parse_cq, segments_of
 from qqvl_client.settings import Settings, load
@@ -227,9 +229,23 @@ def test_bodies_are_the_contracts_bodies(name: str) -> None:
 
 
 def test_answers_of_the_contract_are_understood() -> None:
-    assert reply_of("group", fixture("group_reply.json")).texts == ("红色。",)
-    assert reply_of("group", fixture("group_silent.json")).texts == ()
-    assert reply_of("private", fixture("private_reply.json")).texts == ("红色。",)
+    assert reply_of("group", fixture("group_reply.json")).messages == (Outgoing("红色。"),)
+    assert reply_of("group", fixture("group_silent.json")).messages == ()
+    assert reply_of("private", fixture("private_reply.json")).messages == (Outgoing("红色。"),)
+    for kind in ("group", "private"):
+        merged = reply_of(kind, fixture(f"{kind}_merged.json"))
+        assert (merged.messages, bool(merged.merged_into)) == ((), True)
+    assert withdraw_of(fixture("recall_reply.json")) == ("1122334460", "1122334461")
+    assert withdraw_of(fixture("sent_reply.json")) == ()
+
+
+@pytest.mark.parametrize("name", ["group_recall", "private_recall", "group_sent", "private_sent"])
+def test_reports_are_the_contracts_reports(name: str) -> None:
+    body = fixture(f"{name}.json")
+    place, _, kind = name.partition("_")
+    chat = Chat("group" if place == "group" else "private", body.get("group_id") or body["user_id"], body["self_id"])
+    path, made = report_of(Errand(1, "recall" if kind == "recall" else "sent", chat, {"operator_id": ""} | body, 0.0))
+    assert (path, json.loads(made)) == (f"/api/chat/{place}/{kind}", body)
 
 
 async def test_a_stalling_picture_is_given_up_long_before_its_time_is_over() -> None:
@@ -258,8 +274,11 @@ class Turns:
         self.going[turn] = asyncio.get_running_loop().create_future()
         return self.going[turn]
 
-    async def end(self, turn: str, result: str) -> None:
-        if result == "boom":
+    async def end(self, turn: str, going: asyncio.Future[str]) -> None:
+        await asyncio.wait([going])
+        if going.cancelled():
+            return
+        if going.result() == "boom":
             raise sqlite3.ProgrammingError("unforeseen")
         self.ended.append(turn)
 
@@ -296,7 +315,7 @@ async def test_turns_of_a_lane_go_on_together_and_end_in_order() -> None:
     assert turns.ended == ["1", "2", "3"]
 
 
-async def test_a_turn_called_off_has_no_end_and_holds_up_nobody() -> None:
+async def test_a_turn_called_off_holds_up_nobody() -> None:
     turns = Turns(most=2)
     for turn in ("1", "2", "3"):
         turns.lanes.put("a", turn)

@@ -89,3 +89,19 @@ def error(status: int, code: str = "x", message: str = "坏了", retry_after: in
     body = {"status": "error", "error": {"code": code, "message": message, "request_id": "r"}}
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return Response(json.dumps(body).encode(), status, headers)
+
+
+def streamed(*events: tuple[str, Answer] | asyncio.Event) -> Callable[[asyncio.StreamWriter], Any]:
+    """An answer told by and by; an `asyncio.Event` among the events is waited for."""
+
+    async def write(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n: ping\n\n")
+        for event in events:
+            if isinstance(event, asyncio.Event):
+                await event.wait()
+                continue
+            name, data = event
+            writer.write(f"event: {name}\r\ndata: {json.dumps(data, ensure_ascii=False)}\r\n\r\n".encode())
+            await writer.drain()
+
+    return write

@@ -21,6 +21,8 @@ from onebot.watch import Watched
 
 Fault = Literal["1200 delivered", "1200 lost", "mute delivered", "mute lost", "refused", "drop delivered", "drop lost"]
 Answer = dict[str, Any]
+RECORDS = ("send_group_forward_msg", "send_private_forward_msg")
+SENDING = ("send_group_msg", "send_private_msg", *RECORDS)
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ class OneBotServer(Watched):
         if action in self.mute_actions:
             return
         try:
-            sending = action in ("send_group_msg", "send_private_msg")
+            sending = action in SENDING
             data = self._send(connection, action, params) if sending else self._answer(action, params)
         except RefusalError as refusal:
             answer = {"status": "failed", "retcode": refusal.retcode, "data": None, "message": str(refusal)}
@@ -248,12 +250,14 @@ class OneBotServer(Watched):
         return None if fault else {"message_id": self.history[-1]["message_id"]}
 
     def _deliver(self, action: str, params: dict[str, Any]) -> None:
-        kind: Literal["group", "private"] = "group" if action == "send_group_msg" else "private"
+        kind: Literal["group", "private"] = "group" if action.startswith("send_group") else "private"
         target = str(params["group_id"] if kind == "group" else params["user_id"])
-        self.sent.append(Sent(kind, target, params["message"], params))
+        record = {"type": "forward", "data": {"id": f"r{len(self.sent)}", "content": params.get("messages")}}
+        message = [record] if action in RECORDS else params["message"]
+        self.sent.append(Sent(kind, target, message, params))
         mine = {"message_id": 2_000_000_000 + len(self.sent), "user_id": SELF_ID, "sender": {"user_id": SELF_ID}}
         place = {"group_id": params["group_id"]} if kind == "group" else {"target_id": params["user_id"]}
-        self.history.append(mine | place | {"message": params["message"], "message_type": kind})
+        self.history.append(mine | place | {"message": message, "message_type": kind})
         self.changed()
 
     def _delete_msg(self, params: dict[str, Any]) -> Answer:
