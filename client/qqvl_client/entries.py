@@ -45,14 +45,15 @@ class Entry:
         return self.event.id
 
 
-ErrandKind = Literal["recall", "sent", "withdraw"]
+ErrandKind = Literal["recall", "sent", "withdraw", "application"]
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
     """Something small that must be done once, after a restart too: tell the server, or withdraw in QQ.
 
-    `told`: recall → message_id, operator_id; sent → message_id, sent_ids; withdraw → ids.
+    `told`: recall → message_id, operator_id; sent → message_id, sent_ids; withdraw → ids;
+    application → kind, user_id, group_id, comment, flag, and it waits for an owner's word.
     """
 
     id: int

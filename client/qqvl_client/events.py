@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from qqvl_client.message import (
     AccountOffline,
+    Application,
     Chat,
     ChatMessage,
     Event,
@@ -48,6 +49,8 @@ def _parse(raw: Mapping[str, Any]) -> Event | None:
             status = raw.get("status")
             online = status.get("online") if isinstance(status, Mapping) else None
             return Heartbeat(stamp_of(raw), online if isinstance(online, bool) else None)
+        case "request":
+            return _application(raw)
         case "notice":
             return _notice(raw)
     return None
@@ -60,6 +63,17 @@ def _notice(raw: Mapping[str, Any]) -> Event | None:
         case "group_recall" | "friend_recall" as kind:
             return _recall(raw, "group" if kind == "group_recall" else "private")
     return None
+
+
+def _application(raw: Mapping[str, Any]) -> Application | None:
+    """A friend's request or an invitation; who wants to join a group that the account keeps is its people's matter."""
+    kind: Literal["friend", "group"] = "group" if raw.get("request_type") == "group" else "friend"
+    ours = raw.get("sub_type") == "invite" if kind == "group" else raw.get("request_type") == "friend"
+    self_id, user_id, group_id, flag = (text_of(raw.get(key)) for key in ("self_id", "user_id", "group_id", "flag"))
+    if not (ours and self_id and user_id and flag):
+        return None
+    comment = " ".join(text_of(raw.get("comment")).split())[:200]
+    return Application(self_id, kind, user_id, group_id if kind == "group" else "", comment, flag)
 
 
 def _recall(raw: Mapping[str, Any], kind: Literal["group", "private"]) -> Recall | None:

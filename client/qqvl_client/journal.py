@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qqvl_client.entries import Entry, Errand, Seen
 from qqvl_client.errors import JournalError, JournalLockedError, SettingsError
 from qqvl_client.ledger import RETRY_S, Draft, Ledger
-from qqvl_client.message import Recall
+from qqvl_client.message import Chat, Recall
 from qqvl_client.outgoing import Outgoing
 from qqvl_client.settings import Settings
 
@@ -79,6 +79,10 @@ class Journal:
     async def recall(self, recall: Recall) -> Errand:
         """A message was taken back; its entry, if it is still open, gets nothing more."""
         return await self._run(lambda: self._ledger.recall(recall.chat, recall.message_id, recall.operator_id))
+
+    async def application(self, chat: Chat, told: dict[str, Any]) -> Errand:
+        """Somebody's application, until it is decided on."""
+        return await self._run(lambda: self._ledger.errand("application", chat, told))
 
     async def settle(self, errand: Errand, withdraw: Sequence[str] = ()) -> Errand | None:
         """Done; what is to be withdrawn because of it is an errand of its own."""

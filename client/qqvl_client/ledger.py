@@ -144,6 +144,12 @@ class Ledger:
         self._commit(changes)
         return errand
 
+    def errand(self, kind: ErrandKind, chat: Chat, told: dict[str, Any]) -> Errand:
+        changes = Changes()
+        errand = self._new_errand(changes, kind, chat, told)
+        self._commit(changes)
+        return errand
+
     def settle(self, errand: Errand, withdraw: Sequence[str]) -> Errand | None:
         """An errand is done; the server may have asked to withdraw messages of ours."""
         changes = Changes(errands={errand.id: None})

@@ -75,6 +75,11 @@ class MessageEvent:
     sub_type: str = ""
 
     @property
+    def is_temporary(self) -> bool:
+        """A session through a group, of somebody who is no friend."""
+        return self.chat.kind == "private" and self.sub_type == "group"
+
+    @property
     def ats_self(self) -> bool:
         return any(s.type == "at" and str(s.data.get("qq")) == self.chat.self_id for s in self.segments)
 
@@ -121,7 +126,20 @@ class LineUp:
     stamp: float | None
 
 
-Event = MessageEvent | Heartbeat | AccountOffline | Recall | LineUp
+@dataclass(frozen=True, slots=True)
+class Application:
+    """Somebody wants to be a friend of the account, or to take it into a group: OneBot's request."""
+
+    self_id: str
+    kind: Literal["friend", "group"]
+    user_id: str
+    group_id: str
+    comment: str
+    flag: str
+    """What the answer must name."""
+
+
+Event = Application | MessageEvent | Heartbeat | AccountOffline | Recall | LineUp
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,19 @@ class OneBot:
         key = ("member", self_id, group_id, user_id)
         return await self._name(key, "get_group_member_info", params, "card", "nickname")
 
+    async def nickname(self, self_id: str, user_id: str) -> str:
+        return await self._name(
+            ("person", self_id, user_id), "get_stranger_info", {"user_id": _number(user_id)}, "nickname"
+        )
+
+    async def decide(self, self_id: str, kind: str, flag: str, approve: bool) -> None:
+        """Accept or refuse a friend's request or an invitation to a group."""
+        params: dict[str, Any] = {"flag": flag, "approve": approve}
+        if kind == "group":
+            params["sub_type"] = "invite"
+        action = "set_group_add_request" if kind == "group" else "set_friend_add_request"
+        await self._link.call(self_id, action, params, self._settings.action_timeout_s)
+
     async def _name(self, key: tuple[str, ...], action: str, params: Mapping[str, Any], *fields: str) -> str:
         known = self._names.get(key)
         if known and known[0] > time.monotonic():

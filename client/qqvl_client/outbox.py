@@ -11,7 +11,7 @@ from qqvl_client.entries import Entry
 from qqvl_client.errands import Errands
 from qqvl_client.errors import ActionRefusedError, ActionUnsureError, LineDownError, LineError
 from qqvl_client.journal import Journal
-from qqvl_client.message import ChatMessage
+from qqvl_client.message import Chat, ChatMessage
 from qqvl_client.onebot import OneBot
 from qqvl_client.outgoing import Outgoing, to_segments
 from qqvl_client.pacing import Pace
@@ -57,6 +57,16 @@ class Outbox:
             LOG.error("线路断开太久，给 %s 的回复没能发出", entry.chat.key)
         except ActionRefusedError as error:
             LOG.error("给 %s 的回复被拒绝：%s", entry.chat.key, error)
+
+    async def say(self, chat: Chat, text: str) -> None:
+        """Something of the client's own, once; a failure is a log line."""
+        try:
+            async with asyncio.timeout(self._settings.send_within_s):
+                await self._onebot.wait_up(chat.self_id)
+                await self._pace.turn(chat.key)
+                await self._onebot.send(chat, to_segments(Outgoing(text), "", ""))
+        except (LineError, TimeoutError) as error:
+            LOG.warning("没能告诉 %s：%s", chat.key, error or "线路断开太久")
 
     def _parts(self, messages: Sequence[Outgoing]) -> tuple[list[Outgoing], int]:
         return parts_of(messages, self._settings.max_text_chars, self._settings.parts_per_reply)

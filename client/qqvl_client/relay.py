@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from qqvl_client.admissions import Admissions
 from qqvl_client.asking import Asker, Turn
 from qqvl_client.catching_up import CatchingUp
 from qqvl_client.clock import Clock
@@ -18,7 +19,7 @@ from qqvl_client.intake import Arrival, Intake, crowd
 from qqvl_client.journal import Journal
 from qqvl_client.lanes import Lanes
 from qqvl_client.ledger import Draft
-from qqvl_client.message import AccountOffline, Event, Heartbeat, LineUp, MessageEvent, Recall
+from qqvl_client.message import AccountOffline, Application, Event, Heartbeat, LineUp, MessageEvent, Recall
 from qqvl_client.onebot import Link, OneBot
 from qqvl_client.outbox import Outbox
 from qqvl_client.reading import Reader
@@ -44,6 +45,7 @@ class Relay:
         self._asker = Asker(settings, self._onebot, reader, self._server, journal)
         self._errands = Errands(settings, self._onebot, self._server, journal)
         self._outbox = Outbox(settings, self._onebot, journal, self._errands)
+        self._admissions = Admissions(settings, self._onebot, journal, self._outbox)
         self._catching_up = CatchingUp(settings, self._onebot, journal)
         self._intake = Intake(self._admit)
         self._lanes: Lanes[Turn, Entry] = Lanes(self._asker.begin, self._end, settings.posts_per_chat)
@@ -57,8 +59,11 @@ class Relay:
     def resume(self) -> None:
         """Go on with what an earlier run left unfinished; look at the server meanwhile."""
         self._looking = asyncio.create_task(self._server.look(), name="look at the server")
-        for errand in self._journal.errands:
-            self._errands.put(errand)
+        errands = self._journal.errands
+        self._admissions.resume([errand for errand in errands if errand.kind == "application"])
+        for errand in errands:
+            if errand.kind != "application":
+                self._errands.put(errand)
         entries = self._journal.unfinished
         if entries:
             LOG.info("上次还有 %d 条消息没处理完，现在接着处理", len(entries))
@@ -77,6 +82,8 @@ class Relay:
                 recalling = asyncio.create_task(self._errands.recalled(event), name="recall")
                 self._recalling.add(recalling)
                 recalling.add_done_callback(self._recalling.discard)
+            case Application() if not self._closed:
+                self._admissions.take(event)
             case Heartbeat():
                 self._heard(event)
             case AccountOffline():
@@ -92,6 +99,7 @@ class Relay:
         await asyncio.gather(*ending, return_exceptions=True)
         await self._intake.aclose()
         await asyncio.gather(*self._recalling, return_exceptions=True)
+        await self._admissions.aclose()
         await self._errands.aclose(ERRANDS_GRACE_S)
         await self._server.aclose()
         await self._pictures.aclose()
@@ -102,13 +110,13 @@ class Relay:
     async def _admit(self, arrivals: Sequence[Arrival]) -> None:
         """Write a batch down and give every message of it its turn; what was missed before it comes first."""
         events = [event for event in arrivals if isinstance(event, MessageEvent)]
-        drafts = [self._draft(event) for event in events if event.sender.id != event.chat.self_id]
+        drafts = [self._draft(event) for event in events if self._is_heard(event)]
         for line_up in (event for event in arrivals if isinstance(event, LineUp)):
             missed = await self._catching_up.missed(line_up)
             # What was said after the line stood is in the record too, and is reported besides.
             reported = {identity_of(event) for event in self._intake.waiting() if isinstance(event, MessageEvent)}
             reported |= {identity_of(event) for event in events}
-            fresh = [line for line in missed if identity_of(line.event) not in reported]
+            fresh = [line for line in missed if identity_of(line.event) not in reported and self._is_heard(line.event)]
             drafts = [*(self._draft(line.event, only_context=not line.asks) for line in fresh), *drafts]
         await self._take_down(await self._thinned(drafts))
 
@@ -123,7 +131,21 @@ class Relay:
                 LOG.log(level, "重复的消息 %s（%s），不再处理", name, where)
                 continue
             LOG.log(level, "收到 %s 的消息 %s%s", where, name, "（只作历史）" if entry.context_only else "")
-            self._enqueue(entry)
+            if self._admissions.is_word(entry.event):
+                await self._journal.done([entry.id])
+                self._admissions.obey(entry.event)
+            else:
+                self._enqueue(entry)
+
+    def _is_heard(self, event: MessageEvent) -> bool:
+        """Not ourselves; and strangers who write through a group as the owner wants."""
+        if event.sender.id == event.chat.self_id:
+            return False
+        is_stranger = event.is_temporary and event.sender.id not in self._settings.owners
+        if is_stranger and not self._settings.answer_temporary:
+            LOG.info("不理会 %s 的群临时会话", event.chat.key)
+            return False
+        return True
 
     def _draft(self, event: MessageEvent, only_context: bool = False) -> Draft:
         age = self._clock.age(event.sent_at)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from qqvl_client.errors import SettingsError
 from qqvl_client.invocation import LAUNCHER
@@ -23,6 +33,16 @@ ENV_PREFIX = "QQVL_CLIENT_"
 ENV_SHORT = {"SERVER_URL": "server_url", "QQVL_API_KEY": "api_key"}
 # The settings file of both programs, what the scripts read, and what the server's tests plant.
 OTHER_ENV = frozenset(("QQVL_CONFIG", "QQVL_TORCH", "QQVL_PLANT_FAULT", LAUNCHER)) | SERVER_VARIABLES
+
+
+def _ids(value: Any) -> Any:
+    """QQ ids: a list, one number, or several in one string."""
+    items = re.split(r"[,，、\s]+", value.strip()) if isinstance(value, str) else value
+    items = items if isinstance(items, list | tuple) else [items]
+    ids = tuple(str(item).strip() for item in items if item not in ("", None))
+    if not all(found.isascii() and found.isdecimal() for found in ids):
+        raise ValueError("要写 QQ 号，多个用逗号隔开")
+    return ids
 
 
 class Settings(BaseModel):
@@ -39,6 +59,11 @@ class Settings(BaseModel):
     nonebot_mode: Literal["forward", "reverse"] = Field("forward", description="NoneBot 主动去连，还是等对方来连")
     listen_host: str = Field("127.0.0.1", description="反向 WebSocket 的监听地址")
     listen_port: int = Field(8080, ge=0, le=65535, description="反向 WebSocket 的监听端口")
+    owners: Annotated[tuple[str, ...], BeforeValidator(_ids)] = Field(
+        (), description="主人的 QQ 号，可写多个，用逗号隔开；留空则用服务器的 chat.owners（QQVL_OWNERS）"
+    )
+    auto_accept: bool = Field(False, description="好友申请、入群邀请自动同意；否则问主人")
+    answer_temporary: bool = Field(True, description="回答陌生人的群临时会话；否则不理会（主人除外）")
     proxy: str = Field("", description="取图片、连非本机服务器时用的代理；环境里的代理变量不用")
     data_dir: Path = Field(PROJECT / "data" / "client", description="日志与流水账放在哪里")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="日志详细程度")
@@ -135,7 +160,9 @@ def load(env: Mapping[str, str], flags: Mapping[str, Any], config: Path | None =
     """Merge every source and check the result; raises SettingsError with one readable line."""
     _refuse_unknown(env)
     named = config or (Path(env["QQVL_CONFIG"]) if env.get("QQVL_CONFIG") else None)
-    values = {**_from_ncatbot(env), **_from_yaml(named), **_from_env(env), **flags}
+    file = _file(named)
+    owners = _servers_owners(env, file)
+    values = {"owners": owners, **_from_ncatbot(env), **_from_yaml(named, file), **_from_env(env), **flags}
     if "data_dir" in values:
         values["data_dir"] = PROJECT / Path(str(values["data_dir"])).expanduser()
     try:
@@ -166,11 +193,21 @@ def _from_env(env: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _from_yaml(config: Path | None) -> dict[str, Any]:
+def _file(config: Path | None) -> dict[str, Any]:
+    """What the settings file of both programs says; nothing when none is named and none lies there."""
     path = config or PROJECT / "qqvl.yaml"
-    if config is None and not path.is_file():
-        return {}
-    section = _read_yaml(path).get("client") or {}
+    return {} if config is None and not path.is_file() else _read_yaml(path)
+
+
+def _servers_owners(env: Mapping[str, str], file: Mapping[str, Any]) -> Any:
+    """Whom the server takes for its owners: who keeps one of the two programs keeps the other."""
+    chat = file.get("chat")
+    return env.get("QQVL_OWNERS") or (chat.get("owners") if isinstance(chat, dict) else None) or ()
+
+
+def _from_yaml(config: Path | None, file: Mapping[str, Any]) -> dict[str, Any]:
+    path = config or PROJECT / "qqvl.yaml"
+    section = file.get("client") or {}
     if not isinstance(section, dict):
         raise SettingsError(f"{path}：client: 下面要写成“名字: 值”")
     for key in section:

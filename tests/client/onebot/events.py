@@ -91,3 +91,12 @@ def recall(of: Event, operator_id: int | None = None) -> Event:
         return notice | {"notice_type": "friend_recall", "message_id": of["message_id"]}
     place = {"group_id": of["group_id"], "operator_id": operator_id or of["user_id"]}
     return notice | place | {"notice_type": "group_recall", "message_id": of["message_id"]}
+
+
+def friend_request(user_id: int, comment: str = "", **more: Any) -> Event:
+    base = {"post_type": "request", "request_type": "friend", "time": int(time.time()), "self_id": SELF_ID}
+    return base | {"user_id": user_id, "comment": comment, "flag": f"flag-{next(_ids)}"} | more
+
+
+def invitation(group_id: int, user_id: int, **more: Any) -> Event:
+    return friend_request(user_id, request_type="group", sub_type="invite", group_id=group_id) | more

@@ -68,12 +68,17 @@ class OneBotServer(Watched):
         self.paths: list[str] = []
         self.history: list[Event] = []
         self.withdrawn: list[str] = []
+        self.decided: dict[str, dict[str, Any]] = {}
+        self.bad_flags: set[str] = set()
         self.send_faults: deque[Fault] = deque()
         self.mute_actions: set[str] = set()
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {
             "get_login_info": lambda _: {"user_id": SELF_ID, "nickname": "小助手"},
             "get_group_info": lambda p: {"group_id": p["group_id"], "group_name": "接口里的群名", "extra_key": 1},
             "get_group_member_info": lambda p: {"card": "", "nickname": f"成员{p['user_id']}"},
+            "get_stranger_info": lambda p: {"user_id": p["user_id"], "nickname": f"路人{p['user_id']}"},
+            "set_friend_add_request": self._decide,
+            "set_group_add_request": self._decide,
             "get_msg": self._get_msg,
             "delete_msg": self._delete_msg,
             "get_group_msg_history": self._history,
@@ -259,6 +264,13 @@ class OneBotServer(Watched):
         place = {"group_id": params["group_id"]} if kind == "group" else {"target_id": params["user_id"]}
         self.history.append(mine | place | {"message": message, "message_type": kind})
         self.changed()
+
+    def _decide(self, params: dict[str, Any]) -> Answer:
+        if params["flag"] in self.bad_flags:
+            raise RefusalError(1400, "flag 不对")
+        self.decided[params["flag"]] = params
+        self.changed()
+        return {}
 
     def _delete_msg(self, params: dict[str, Any]) -> Answer:
         self.withdrawn.append(str(params["message_id"]))
