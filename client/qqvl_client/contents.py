@@ -12,8 +12,8 @@ from qqvl_client.cards import Card, read_card
 from qqvl_client.errors import LineError
 from qqvl_client.events import messages_of
 from qqvl_client.formats import PICTURE_NAMES
-from qqvl_client.message import Chat, ChatMessage, ForwardNode, Segment, Sender
-from qqvl_client.notes import CARDS, at_name, describe, file_name, sticker_name
+from qqvl_client.message import POKE, Chat, ChatMessage, ForwardNode, Segment, Sender
+from qqvl_client.notes import CARDS, at_name, describe, file_name, sticker_name, video_length
 from qqvl_client.onebot import OneBot
 from qqvl_client.segments import FORWARDS, PICTURES, text_of
 
@@ -32,6 +32,8 @@ class Words:
     segment: dict[str, Any]
     nodes: tuple[ForwardNode, ...] = ()
     """The lines of the record that begins here."""
+    video: Mapping[str, Any] | None = None
+    """What is told of a video whose length is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class ContentReader:
         self._onebot = onebot
 
     async def pieces(self, chat: Chat, segments: Sequence[Segment]) -> list[Piece]:
+        if segments and segments[0].type == POKE:
+            return [await self._poke(chat, segments[0])]
         names = await self._names(chat, segments)
         found: list[Piece] = []
         for segment in segments:
@@ -63,6 +67,17 @@ class ContentReader:
             else:
                 found += _plain(segment, names)
         return found
+
+    async def _poke(self, chat: Chat, poke: Segment) -> Words:
+        target = text_of(poke.data.get("target_id"))
+        if target == chat.self_id:
+            name = "你"
+        elif chat.kind == "group":
+            name = await self._onebot.member_name(chat.self_id, chat.id, target)
+        else:
+            name = await self._onebot.nickname(chat.self_id, target)
+        text = f"[戳一戳:{text_of(poke.data.get('words')) or '戳了戳'} {name or target}]"
+        return Words(text, {"type": "poke", "text": text})
 
     async def _names(self, chat: Chat, segments: Sequence[Segment]) -> dict[str, str]:
         """The names of everybody who is @-ed, asked for side by side."""
@@ -208,7 +223,8 @@ def _plain(segment: Segment, names: Mapping[str, str]) -> list[Piece]:
         return [Words("", {"type": "reply", "id": text_of(data.get("id"))})]
     words = describe(segment)
     number = {"id": text_of(data.get("id"))} if kind == "face" else {}
-    note = Words(words, {"type": kind, "text": words, **number})
+    video = data if kind == "video" and not video_length(data) else None
+    note = Words(words, {"type": kind, "text": words, **number}, video=video)
     if kind == "file" and file_name(data).lower().endswith(PICTURE_NAMES):
         return [note, PictureSource(data, is_file=True)]
     return [note]

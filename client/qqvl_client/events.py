@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from qqvl_client.message import (
+    POKE,
     AccountOffline,
     Application,
     Chat,
@@ -62,7 +63,30 @@ def _notice(raw: Mapping[str, Any]) -> Event | None:
             return AccountOffline(text_of(raw.get("message"))[:200])
         case "group_recall" | "friend_recall" as kind:
             return _recall(raw, "group" if kind == "group_recall" else "private")
+        case "notify" if raw.get("sub_type") == "poke":
+            return _poke(raw)
     return None
+
+
+def _poke(raw: Mapping[str, Any]) -> MessageEvent | None:
+    """A line nobody wrote. In private `user_id` is the other person, and `sender_id` who of the two poked."""
+    self_id, group_id = text_of(raw.get("self_id")), text_of(raw.get("group_id"))
+    other, target = text_of(raw.get("user_id")), text_of(raw.get("target_id"))
+    if not (self_id and other and target):
+        return None
+    info = raw.get("raw_info")
+    words = (
+        "".join(text_of(item.get("txt")) for item in info if isinstance(item, Mapping))
+        if isinstance(info, list)
+        else ""
+    )
+    return MessageEvent(
+        chat=Chat("group", group_id, self_id) if group_id else Chat("private", other, self_id),
+        id="",
+        sender=Sender(other if group_id else text_of(raw.get("sender_id")) or other),
+        sent_at=stamp_of(raw) or time.time(),
+        segments=(Segment(POKE, {"target_id": target, "words": " ".join(words.split())[:40]}),),
+    )
 
 
 def _application(raw: Mapping[str, Any]) -> Application | None:

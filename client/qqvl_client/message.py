@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+POKE = "poked"
+"""The type of the one segment of a poke, which QQ tells as a notice; a `poke` segment is something that is said."""
 Role = Literal["", "owner", "admin", "member"]
 
 
@@ -73,6 +75,11 @@ class MessageEvent:
     segments: tuple[Segment, ...]
     group_name: str = ""
     sub_type: str = ""
+
+    @property
+    def poked_id(self) -> str:
+        """Whom the sender poked, where this is a poke and nothing that was said."""
+        return next((str(s.data.get("target_id", "")) for s in self.segments if s.type == POKE), "")
 
     @property
     def is_temporary(self) -> bool:

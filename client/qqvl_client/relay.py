@@ -149,6 +149,8 @@ class Relay:
 
     def _draft(self, event: MessageEvent, only_context: bool = False) -> Draft:
         age = self._clock.age(event.sent_at)
+        calls = self._settings.poke_calls and event.poked_id == event.chat.self_id
+        only_context = only_context or (bool(event.poked_id) and not calls)
         return Draft(event, time.time() - max(age, 0.0), only_context or age > self._settings.max_age_s)
 
     async def _thinned(self, drafts: list[Draft]) -> list[Draft]:

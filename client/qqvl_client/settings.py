@@ -64,6 +64,7 @@ class Settings(BaseModel):
     )
     auto_accept: bool = Field(False, description="好友申请、入群邀请自动同意；否则问主人")
     answer_temporary: bool = Field(True, description="回答陌生人的群临时会话；否则不理会（主人除外）")
+    poke_calls: bool = Field(False, description="戳一戳机器人算叫它；否则只作历史")
     proxy: str = Field("", description="取图片、连非本机服务器时用的代理；环境里的代理变量不用")
     data_dir: Path = Field(PROJECT / "data" / "client", description="日志与流水账放在哪里")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="日志详细程度")

@@ -100,3 +100,10 @@ def friend_request(user_id: int, comment: str = "", **more: Any) -> Event:
 
 def invitation(group_id: int, user_id: int, **more: Any) -> Event:
     return friend_request(user_id, request_type="group", sub_type="invite", group_id=group_id) | more
+
+
+def poke(user_id: int, target_id: int, words: tuple[str, ...] = ("戳了戳",), **more: Any) -> Event:
+    """NapCat's notice; with `group_id` in a group, else in private, where `user_id` is the other person."""
+    info = [{"col": "1", "nm": "", "type": "qq", "uid": "u_1"}, *({"txt": word, "type": "nor"} for word in words)]
+    notice = {"post_type": "notice", "notice_type": "notify", "sub_type": "poke", "time": int(time.time())}
+    return notice | {"self_id": SELF_ID, "user_id": user_id, "target_id": target_id, "raw_info": info} | more
