@@ -33,17 +33,22 @@ class Admissions:
         self._journal = journal
         self._outbox = outbox
         self._open: dict[int, Errand] = {}
+        self._flags: set[str] = set()
         self._working: set[asyncio.Task[None]] = set()
 
     def resume(self, errands: list[Errand]) -> None:
         """Owners are reminded of what an earlier run left undecided."""
         for errand in errands:
             self._open[errand.id] = errand
+            self._flags.add(errand.told["flag"])
             old = time.time() - errand.made_at > KEPT_S
             self._work(self._forget(errand) if old else self._announce(errand))
 
     def take(self, application: Application) -> None:
-        self._work(self._applied(application))
+        # Told twice it is one, also while the first is still being written down.
+        if application.flag not in self._flags:
+            self._flags.add(application.flag)
+            self._work(self._applied(application))
 
     def is_word(self, event: MessageEvent) -> bool:
         """Whether an owner decides here; the same word is plain talk while nobody waits for it."""
@@ -65,8 +70,6 @@ class Admissions:
         task.add_done_callback(self._working.discard)
 
     async def _applied(self, application: Application) -> None:
-        if any(errand.told["flag"] == application.flag for errand in self._open.values()):
-            return
         told = {name: getattr(application, name) for name in ("kind", "user_id", "group_id", "comment", "flag")}
         errand = await self._journal.application(Chat("private", application.user_id, application.self_id), told)
         self._open[errand.id] = errand
@@ -128,6 +131,7 @@ class Admissions:
 
     async def _forget(self, errand: Errand) -> None:
         self._open.pop(errand.id, None)
+        self._flags.discard(errand.told["flag"])
         await self._journal.settle(errand)
 
 
