@@ -16,9 +16,10 @@ from qqvl_server.engine.cache.kv_cache import kv_shape
 from qqvl_server.engine.cpu import checking, packing
 from qqvl_server.engine.cpu.backend import CpuBackend
 from qqvl_server.engine.cpu.kernels import text_shape
-from qqvl_server.engine.cuda import varlen
 from qqvl_server.engine.cuda.backend import CudaBackend, Recording
 from qqvl_server.engine.cuda.graphs import CudaCapture
+from qqvl_server.engine.cuda.trial import Trial, Trusted
+from qqvl_server.engine.cuda.varlen import LIBRARIES, NamedKernel
 from qqvl_server.engine.forward.backend import Backend
 from qqvl_server.engine.forward.compiled import compile_layers
 from qqvl_server.engine.forward.runner import ModelRunner
@@ -55,17 +56,27 @@ def build(
         ConfigError: the fault cannot be read.
     """
     backend = backend_for(model, settings, context_tokens)
-    return assemble(
+    blocks = _blocks(model, settings, context_tokens, backend.block_size)
+    ahead = model.device.type == "cuda" and settings.step_ahead == "auto"
+    core = assemble(
         model,
         backend,
-        blocks=_blocks(model, settings, context_tokens, backend.block_size),
+        blocks=blocks,
         step_tokens=settings.step_tokens,
         requests=settings.max_running,
-        ahead=model.device.type == "cuda" and settings.step_ahead == "auto",
+        ahead=ahead,
         never=never,
         fault=fault,
         on_picture=on_picture,
     )
+    tokens = blocks * backend.block_size
+    cache_bytes = tokens * kv_shape(model.config).bytes_per_token(model.dtype)
+    logger().info(
+        "引擎已备好", device=str(model.device), dtype=str(model.dtype).removeprefix("torch."), **backend.facts,
+        block_size=backend.block_size, ahead=ahead, kv_tokens=tokens, kv_gb=round(cache_bytes / 1e9, 2),
+        chats_of_8k=round(tokens / 8192, 1), free_gb=round(_free_bytes(model.device) / 1e9, 1),
+    )  # fmt: skip
+    return core
 
 
 def backend_for(model: Any, settings: EngineSettings, context_tokens: int) -> Backend:
@@ -82,13 +93,28 @@ def backend_for(model: Any, settings: EngineSettings, context_tokens: int) -> Ba
     if device.type != "cuda":
         return SdpaBackend(adapt=packing.pack)
     adapt = compile_layers if settings.torch_compile == "on" else None
-    found = varlen.find(device, dtype, kv, shape.heads)
+    trial = Trial(device, dtype, kv, shape.heads, settings.max_running, context_tokens)
+    found = attention_kernel(trial, LIBRARIES)
     if found is None:
         return SdpaBackend(adapt=adapt)
     recording = None
     if settings.cuda_graphs == "auto":
         recording = Recording(CudaCapture(device), settings.max_running, context_tokens)
-    return CudaBackend(*found, recording=recording, adapt=adapt)
+    return CudaBackend(found.attend, found.block_size, name=found.name, recording=recording, adapt=adapt)
+
+
+def attention_kernel(trial: Trial, kernels: Sequence[NamedKernel]) -> Trusted | None:
+    """The first kernel that is right on this card; a warning where it is not the first choice, or none is."""
+    found = trial.find(kernels)
+    if not isinstance(found, Trusted):
+        logger().warning(
+            "这块显卡上没有可用的分页注意力算子：每一步都要先拷贝缓存，也不能录制，会慢几倍；回答不变",
+            reasons=dict(found),
+        )
+        return None
+    if found.refused:
+        logger().warning("首选的注意力算子用不了，改用下一个", chosen=found.name, reasons=dict(found.refused))
+    return found
 
 
 def assemble(
@@ -126,10 +152,6 @@ def _blocks(model: Any, settings: EngineSettings, context_tokens: int, block_siz
             f"KV 缓存只够 {blocks * block_size} token，装不下一个 {context_tokens} token 的会话："
             "请调小 --context-tokens、换小一点的模型，或加大 --kv-cache-gb"
         )
-    logger().info(
-        "KV 缓存", blocks=blocks, tokens=blocks * block_size, gb=round(blocks * per_block / 1e9, 2),
-        chats_of_8k=round(blocks * block_size / 8192, 1),
-    )  # fmt: skip
     return blocks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,17 +29,19 @@ class Recording:
 
 
 class CudaBackend:
-    """``kernel`` takes blocks of ``block_size``. ``adapt`` as ``plug_in`` takes it."""
+    """``kernel``, called ``name``, takes blocks of ``block_size``. ``adapt`` as ``plug_in`` takes it."""
 
     def __init__(
         self,
         kernel: VarlenKernel,
         block_size: int,
         *,
+        name: str = "",
         recording: Recording | None = None,
         adapt: Callable[[Any], object] | None = None,
     ) -> None:
         self.block_size = block_size
+        self._name = name
         self._kernel = kernel
         self._recording = recording
         self._adapt = adapt
@@ -67,6 +69,11 @@ class CudaBackend:
             [_decode(chunk, step) for chunk in chunks],
             carried(step.batch, chunks, self._cache.device),
         )
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        recorded = self._graphs.recorded if self._graphs is not None else []
+        return {"attention": self._name, "graphs": recorded or "off"}
 
     def release(self) -> None:
         """Nothing is kept but recordings, which steps go on using."""

@@ -58,6 +58,11 @@ class DecodeGraphs:
         self._replays: dict[int, Replay] = {}
         self._record(capture)
 
+    @property
+    def recorded(self) -> list[int]:
+        """Batch sizes that are replayed; empty where recording failed."""
+        return sorted(self._replays)
+
     def takes(self, batch: ScheduledBatch) -> bool:
         """Whether every chunk is one new token of a reply, in a batch that was recorded."""
         return bool(self._replays) and len(batch.chunks) <= self._sizes[-1] and all(
