@@ -64,6 +64,7 @@ class FakeVarlenAttention:
                 "cumulative_sequence_length_q and cumulative_sequence_length_k must be both set or both not set"
             )
         assert seqused_k is not None
+        assert scale is not None
         assert block_table is not None
         assert enable_gqa
         assert {t.dtype for t in (cu_seq_q, cu_seq_k, seqused_k, block_table)} == {torch.int32}

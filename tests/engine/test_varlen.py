@@ -14,6 +14,7 @@ from qqvl_server.engine.cuda import varlen
 from qqvl_server.engine.cuda.backend import CudaBackend
 from qqvl_server.engine.cuda.trial import Trial, Trusted
 from qqvl_server.engine.cuda.varlen import LIBRARIES, NamedKernel, TorchVarlen
+from qqvl_server.errors import GenerationFailed
 from tests.engine.flash import FakeVarlenAttention
 from tests.engine.twins import Twins
 
@@ -131,6 +132,36 @@ def test_falling_back_is_a_warning_that_says_why() -> None:
         assert build.attention_kernel(tried, [right]) is not None
     assert [line["log_level"] for line in told] == ["warning", "warning"]
     assert all("no kernel image" in line["reasons"]["own, 16"] for line in told)
+
+
+def test_what_is_no_number_ends_its_request_and_nothing_of_it_is_used_again(twins: Twins) -> None:
+    """Also not where the same prompt, or one that begins alike, finds its blocks and its picture in the caches."""
+    bad = True
+
+    def overflowing(
+        query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: varlen.VarlenMetadata, scaling: float
+    ) -> torch.Tensor:
+        found = by_definition(query, keys, values, rows, scaling)
+        if bad and int(rows.lengths.max()) > 30:
+            found[int(rows.starts[rows.lengths.argmax()])] = torch.nan
+        return found
+
+    engine = twins.engine(blocks=120, backend=CudaBackend(overflowing, 16))
+    outputs = []
+    for name in "ab":
+        made = [twins.request(f"{name}{n}", twins.inputs[n]) for n in (0, 1)]
+        for request, patches in made:
+            engine.add(request, patches)
+        while engine.has_work:
+            outputs += engine.step()
+            engine.check_integrity()
+        assert made[0][0].output == twins.expected[0]
+        if name == "b":
+            assert made[1][0].output == twins.expected[1]
+        bad = False
+    (failed,) = [output for output in outputs if output.error is not None]
+    assert isinstance(failed.error, GenerationFailed)
+    assert failed.request.id == "a1"
 
 
 def test_the_engine_gives_the_same_tokens_through_such_a_kernel(twins: Twins) -> None:
