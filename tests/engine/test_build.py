@@ -26,7 +26,10 @@ class Shaped:
 
     def __init__(self, twins: Twins, dtype: torch.dtype) -> None:
         self.config: Any = twins.paged.model.config
-        self.device, self.dtype = torch.device("cpu"), dtype
+        self.device, self._dtype = torch.device("cpu"), dtype
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return torch.nn.Embedding(1, 1, dtype=self._dtype)
 
 
 @pytest.mark.parametrize(

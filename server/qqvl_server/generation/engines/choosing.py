@@ -46,7 +46,7 @@ def build(
         loaded.model.generation_config,
         metrics,
         max_waiting=max_waiting,
-        stall_s=settings.step_timeout_s,
+        stall_s=paged_core.stall_s(settings, loaded.device),
     )
 
 
