@@ -79,11 +79,17 @@ def random_words(folder: Path) -> Path:
 
 
 def reciting(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, said: Sequence[int], after: int, logits: int | None = None
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    said: Sequence[int],
+    after: int,
+    logits: int | None = None,
+    *,
+    endless: bool = False,
 ) -> Path:
     """Greedily says ``said``, tokens that all differ, and then its end, wherever the prompt ends in ``after``.
 
-    ``logits``: how many the model has, where not as many as usual.
+    ``logits``: how many the model has, where not as many as usual. ``endless``: it begins anew instead of ending.
 
     Its layers add nothing to the embeddings: token n has the n-th axis for its own, and the head of token n + 1 looks
     along that.
@@ -99,6 +105,8 @@ def reciting(
         rows, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         rows.zero_()
         head.zero_()
+        if endless:
+            ids[-1] = ids[1]
         for axis, (token, following) in enumerate(itertools.pairwise(ids)):
             rows[token, axis] = 1
             head[following, axis] = 1

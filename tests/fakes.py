@@ -12,7 +12,6 @@ from qqvl_server.generation.port import (
     Finished,
     FinishReason,
     GenerationRequest,
-    Grammar,
     ImagePart,
     TextDelta,
     TextEvent,
@@ -20,6 +19,7 @@ from qqvl_server.generation.port import (
     Usage,
     VoiceStatus,
 )
+from qqvl_server.generation.replies.speech import Speech
 from qqvl_server.media.image import ImageRef
 
 Script = Callable[[GenerationRequest], str | QqvlError]
@@ -65,14 +65,16 @@ class ScriptedVoice:
                 yield TextDelta("half of a rep")
                 raise said
             for choice in range(request.choices):
-                yield TextDelta(said, choice)
+                speech = Speech(request, choice)
+                for event in (*speech.push(said), *speech.finish()):
+                    yield event
                 usage = Usage(sum(count(m) for m in request.messages), len(said))
                 yield Finished(FinishReason.STOP, usage, choice, unseen=self.unseen)
         finally:
             self.running -= 1
 
-    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
-        return grammar.given_up
+    def given_up(self, request: GenerationRequest) -> tuple[str, ...]:
+        return request.grammar.given_up if request.grammar else ()
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         """Certain of what the script would begin with, and nearly sure that it is nothing else."""

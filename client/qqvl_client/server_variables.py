@@ -24,10 +24,12 @@ SERVER_VARIABLES = frozenset(
         "QQVL_GROUP_REPLY",
         "QQVL_HOST",
         "QQVL_IMAGE_STORE_GB",
+        "QQVL_KNOWN_BOTS",
         "QQVL_KV_CACHE_GB",
         "QQVL_LOG_FORMAT",
         "QQVL_LOG_LEVEL",
         "QQVL_LOOSE_SCHEMAS",
+        "QQVL_MAX_AGE_S",
         "QQVL_MAX_BODY_MB",
         "QQVL_MAX_BUFFERED_MB",
         "QQVL_MAX_FRAMES",
@@ -39,6 +41,7 @@ SERVER_VARIABLES = frozenset(
         "QQVL_MAX_PENDING",
         "QQVL_MAX_RUNNING",
         "QQVL_MEDIA_ALLOW",
+        "QQVL_MERGE_WAIT_S",
         "QQVL_MIN_BODY_KB_S",
         "QQVL_MIN_IMAGE_SHARE",
         "QQVL_MODEL_PATH",
@@ -58,5 +61,6 @@ SERVER_VARIABLES = frozenset(
         "QQVL_TOP_K",
         "QQVL_TOP_P",
         "QQVL_TORCH_COMPILE",
+        "QQVL_WITHDRAW_REPLIES",
     )
 )

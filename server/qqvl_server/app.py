@@ -60,7 +60,9 @@ async def _serve(
     library = _library(settings, data_dir)
     life = Lifecycle(settings.weights.device)
     async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
-        service = ChatService(store, life.get, library, settings.chat, settings.generation, settings.media.max_images)
+        service = ChatService(
+            store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics
+        )
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
         doors = (
             qq.build(service),
@@ -139,7 +141,7 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
     logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
     voice = LocalVoice(
         Preprocessor(loaded.processor, library, settings.media.max_image_tokens, context),
-        choosing.build(loaded, settings.engine, context, metrics, max_waiting=settings.generation.max_pending),
+        choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending),
         device=loaded.device,
         context_tokens=context,
         metrics=metrics,

@@ -241,14 +241,27 @@ class ChatSettings(Room):
     system_prompts: Annotated[dict[str, str], BeforeValidator(_chats)] = Field(
         default_factory=dict, description="单独给某个会话的人设，键如 group:123456 或 private:10001（只能写在文件里）"
     )
-    group_reply: Literal["auto", "addressed", "all"] = Field(
+    group_reply: Annotated[Literal["auto", "addressed", "all", "off"], BeforeValidator(_off)] = Field(
         "auto",
         description="群里回复谁：auto 只回 @ 机器人、引用机器人或叫到名字的，客户端没说 @ 没 @（at_me）时每条都回；"
-        "addressed 是它的旧名；all 每条都回",
+        "addressed 是它的旧名；all 每条都回；off 群里不说话，只听命令",
     )
     bot_names: Words = Field((), description="机器人的名字，群里叫到就回复；账号自己的昵称不用写")
     owners: Ids = Field(
         (), description="机器人主人的 QQ 号，可写多个，用逗号隔开；和群主、管理员一样能在群里用 /reset 清空记忆"
+    )
+    known_bots: Ids = Field((), description="别的机器人的 QQ 号，可写多个，用逗号隔开；它们说的话记下，不回")
+    max_age_s: float = Field(
+        300, gt=0, le=604800, description="叫了机器人的消息，轮到它时已经过了这么多秒就不回了，只记下；最简客户端的不看"
+    )
+    merge_wait_s: float = Field(
+        8,
+        ge=0,
+        le=60,
+        description="只有图或只有 @ 的消息，最多等同一个人的下一句多少秒，并成一次回答；0 不等，别的消息最多等 0.4 秒",
+    )
+    withdraw_replies: Annotated[Literal["on", "off"], BeforeValidator(_switch)] = Field(
+        "on", description="对方撤回了消息，两分钟内发出的回答也在 QQ 里撤回；off 不撤（记录里总是一起删掉）"
     )
 
 

@@ -22,17 +22,18 @@ from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.responses import routes as responses
 from qqvl_server.errors import ImageRejected, QqvlError
+from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
     FinishReason,
     GenerationRequest,
-    Grammar,
     TextDelta,
     TextEvent,
     Usage,
     VoiceStatus,
 )
+from qqvl_server.generation.replies.speech import Speech
 from qqvl_server.media.image import ImageRef
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ServerSettings
@@ -47,7 +48,10 @@ _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 class EventVoice:
-    """Says what ``script`` returns: a text (letter by letter), or events; an ``asyncio.Event`` is waited for."""
+    """Says what ``script`` returns: a text (letter by letter), or events; an ``asyncio.Event`` is waited for.
+
+    What stands in its texts is read, and what is asked of them looked at, as the local voice does it.
+    """
 
     def __init__(self, script: Script = lambda _: "好的", context_tokens: int = 1000) -> None:
         self._script = script
@@ -65,6 +69,8 @@ class EventVoice:
         self.asked.append(request)
         self.running += 1
         try:
+            constraint(request)
+            speeches = [Speech(request, choice) for choice in range(request.choices)]
             said = self._script(request)
             for event in spoken(said, request.choices) if isinstance(said, str) else said:
                 await asyncio.sleep(0)
@@ -72,13 +78,26 @@ class EventVoice:
                     await event.wait()
                 elif isinstance(event, QqvlError):
                     raise event
-                else:
+                elif request.raw is not None:
                     yield event
+                else:
+                    told = speeches[event.choice]
+                    match event:
+                        case TextDelta(text):
+                            for read in told.push(text, event.tokens):
+                                yield read
+                        case Finished():
+                            for read in told.finish():
+                                yield read
+                            yield event
+                        case _:
+                            yield event
         finally:
             self.running -= 1
 
-    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
-        return grammar.given_up
+    def given_up(self, request: GenerationRequest) -> tuple[str, ...]:
+        grammar = constraint(request)
+        return grammar.given_up if grammar else ()
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         return tuple(0.0 for _ in candidates)

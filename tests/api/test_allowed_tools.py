@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from qqvl_server.generation.constraints.grammar import constraint
+from qqvl_server.generation.port import ToolChoice, ToolMode
 from tests.api.stage import CALL, CANARY, Chat, Responses, Stage, check_named
 from tests.api.wire import WEATHER
 
@@ -33,13 +35,14 @@ async def test_all_are_shown_and_only_those_named_can_be_called(door: type[Stage
     async with door.open(lambda _: CALL) as on:
         free = await on.asked(tools=tools(door), tool_choice=allowed(door, "auto", "get_time", "get_news"))
         assert tuple(tool.name for tool in free.tools) == NAMES
-        assert free.may_call == ("get_time", "get_news")
-        assert free.grammar is None
+        assert free.tool_choice == ToolChoice(allowed=("get_time", "get_news"))
         forced = await on.asked(tools=tools(door), tool_choice=allowed(door, "required", "get_time", "get_news"))
         assert tuple(tool.name for tool in forced.tools) == NAMES
-        assert forced.grammar is not None
-        assert "get_time" in forced.grammar.text
-        assert "get_weather" not in forced.grammar.text
+        assert forced.tool_choice == ToolChoice(ToolMode.REQUIRED, allowed=("get_time", "get_news"))
+        grammar = constraint(forced)
+        assert grammar is not None
+        assert "get_time" in grammar.text
+        assert "get_weather" not in grammar.text
         # Were it called all the same, nobody would be told to run it.
         for name, calls in (("get_time", 0), ("get_weather", 1)):
             whole = await on.whole(tools=tools(door), tool_choice=allowed(door, "auto", name))

@@ -119,9 +119,9 @@ async def test_work_that_is_cancelled_ends(door: type[Stage]) -> None:
         asking = asyncio.create_task(on.post())
         while not on.voice.running:
             await asyncio.sleep(0)
+        # As a server does that must end: whoever still waits is told to come back.
         asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
+        assert (await asking).status_code == 503
         assert on.voice.running == 0
 
 
@@ -146,7 +146,8 @@ async def test_a_reader_who_leaves_ends_the_work(door: type[Stage], stream: bool
 
     scope = {
         "type": "http", "method": "POST", "path": door.path, "raw_path": door.path.encode(), "query_string": b"",
-        "headers": [(b"content-type", b"application/json")], "http_version": "1.1", "root_path": "",
+        "headers": [(b"content-type", b"application/json"), (b"host", b"127.0.0.1")], "http_version": "1.1",
+        "root_path": "",
     }  # fmt: skip
     working = asyncio.create_task(door.app(voice, Shelf())(scope, receive, send))
     async with asyncio.timeout(20):

@@ -63,19 +63,14 @@ def restart(server: RunningServer) -> None:
     server.start()
 
 
-def test_history_survives_kills_and_is_remembered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.long)])
+def test_history_survives_kills_and_is_remembered(tmp_path: Path, kills: int) -> None:
     with RunningServer(tmp_path / "data", "--max-new-tokens", "12", "--temperature", "0") as server:
         body = private_body("我叫小明", user="ming", message_id="name")
         told = server.post("private", body).json()
         server.private("看图", user="eyes", images=(base64_picture(),))
         before = server.messages("private", "ming")
-        restart(server)
-        assert server.messages("private", "ming") == before
-        again = server.post("private", body).json()
-        assert {**again, "request_id": ""} == {**told, "request_id": ""}
-        assert len(server.messages("private", "ming")) == len(before)
-
-        for kill in range(2):
+        for kill in range(kills):
             users = [f"kill{kill}-{n}" for n in range(3)]
             acknowledged: Acknowledged = {user: [] for user in users}
             first = threading.Event()
@@ -87,6 +82,10 @@ def test_history_survives_kills_and_is_remembered(tmp_path: Path) -> None:
                     each.result()
             restart(server)
             check_history(server, acknowledged)
+            assert server.messages("private", "ming") == before
+            again = server.post("private", body).json()
+            assert {**again, "request_id": ""} == {**told, "request_id": ""}
+            assert len(server.messages("private", "ming")) == len(before)
         assert "小明" in server.private("我叫什么名字？", user="ming")
 
 

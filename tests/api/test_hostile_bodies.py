@@ -107,11 +107,12 @@ WRONG: tuple[Any, ...] = (
 FIELDS = (
     "type", "group_id", "group_name", "user_id", "user_nickname", "user_card", "content", "images", "timestamp",
     "message_id", "self_id", "at_me", "reply_to", "segments", "message_type", "sub_type",
+    "sender_is_bot", "at_all", "forward",
 )  # fmt: skip
 
 
 def test_wrong_types_in_any_field_are_answered_or_refused(server: RunningServer) -> None:
-    """Sixteen fields, two dozen values; a few are right for some field, none may be a 5xx or come back in an error."""
+    """Nineteen fields, two dozen values; a few are right for some field, none may be a 5xx or come back in an error."""
     refused = 0
     for field in FIELDS:
         for value in WRONG:

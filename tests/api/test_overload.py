@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from tests.api.wire import check_error, metric, watching_health
 from tests.running import RunningServer, private_body
@@ -52,6 +53,22 @@ def test_a_flood_of_one_chat_takes_no_place_from_the_others(tight: RunningServer
         others = [pool.submit(tight.post, "private", private_body("你好", user=f"aside{n}")) for n in range(2)]
     assert [turn.result().status_code for turn in others] == [200, 200]
     assert {turn.result().status_code for turn in flood} == {200, 503}
+
+
+@pytest.mark.parametrize(("calls", "choices"), [(24, 1), (4, 16)])
+def test_a_flood_of_api_calls_takes_no_place_from_the_chats(tight: RunningServer, calls: int, choices: int) -> None:
+    def ask(number: int) -> int:
+        asked = {"messages": [{"role": "user", "content": f"讲个故事{number}"}], "n": choices, "max_tokens": 16}
+        with httpx.Client(base_url=tight.base, timeout=90, trust_env=False) as http:
+            return http.post("/v1/chat/completions", json=asked | {"model": "qqvl-demo"}).status_code
+
+    with ThreadPoolExecutor(calls) as pool:
+        flood = [pool.submit(ask, number) for number in range(calls)]
+        while not any(turn.done() for turn in flood):
+            time.sleep(0.01)
+        chats = [tight.post("private", private_body("你好", user=f"beside{choices}-{n}")) for n in range(4)]
+    assert [answer.status_code for answer in chats] == [200] * 4
+    assert {turn.result() for turn in flood} == {200, 503}
 
 
 def test_callers_that_hang_up_free_their_places(tight: RunningServer) -> None:

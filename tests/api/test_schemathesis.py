@@ -26,6 +26,7 @@ _QQ: dict[str, Any] = {
     "images": [],
     "segments": [],
     "reply_to": None,
+    "forward": [],
     "context_only": True,
 }
 _FREE = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
@@ -33,6 +34,10 @@ _PLAIN = dict.fromkeys((*_FREE, "tool_choice", "chat_template_kwargs", "best_of"
 _SENSIBLE: dict[str, dict[str, Any]] = {
     "/api/chat/group": _QQ | {"group_id": "7"},
     "/api/chat/private": _QQ,
+    "/api/chat/group/recall": {"group_id": "7", "message_id": "1"},
+    "/api/chat/private/recall": {"user_id": "7", "message_id": "1"},
+    "/api/chat/group/sent": {"group_id": "7", "message_id": "1", "sent_ids": ["2"]},
+    "/api/chat/private/sent": {"user_id": "7", "message_id": "1", "sent_ids": ["2"]},
     "/v1/chat/completions": _PLAIN | {"messages": _HELLO, "tools": []},
     "/v1/completions": _PLAIN | {"prompt": "你好"},
     "/v1/responses": {"input": "你好", "tools": [], "tool_choice": None, "text": None},

@@ -107,10 +107,11 @@ def watching_health(server: RunningServer, word: str = "healthy") -> Iterator[li
     """Ask ``/health`` all the while and fail when one answer is late or another word."""
     took: list[float] = []
     words: set[str] = set()
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()
 
     def ask() -> None:
         with httpx.Client(base_url=server.base, timeout=60, trust_env=False) as http:
+            begun.set()
             while not done.is_set():
                 started = time.monotonic()
                 words.add(http.get("/health").json()["status"])
@@ -119,6 +120,8 @@ def watching_health(server: RunningServer, word: str = "healthy") -> Iterator[li
 
     asking = threading.Thread(target=ask)
     asking.start()
+    # What is watched may be over before a busy machine has made a client.
+    begun.wait()
     try:
         yield took
     finally:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from qqvl_server.chat.database import Database
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Speaker, StoredMessage, Text
-from qqvl_server.chat.store import Draft, Store, sqlite_url
+from qqvl_server.chat.store import Draft, Outcome, Store, sqlite_url
 from qqvl_server.errors import StorageFailed
 
 pytestmark = pytest.mark.anyio
@@ -146,12 +146,12 @@ async def test_nothing_is_acknowledged_once_the_files_are_not_where_they_were(
     folder.mkdir()
     async with Store.open(sqlite_url(folder)) as store:
         await store.add_message(said("早", "m1"))
-        await store.add_answer(CHAT, named("m1"), Answer("早", True), ZHANG)
+        await store.add_answers(CHAT, [Outcome(named("m1"), Answer("早", True))], ZHANG)
         assert store.trouble is None
         harm(folder)
         for attempt in (
             lambda: store.add_message(said("在吗", "m2")),
-            lambda: store.add_answer(CHAT, named("m3"), Answer("在", True), ZHANG),
+            lambda: store.add_answers(CHAT, [Outcome(named("m3"), Answer("在", True))], ZHANG),
             lambda: store.find_answer(CHAT, named("m1")),
             lambda: store.reset(CHAT, "", named("m4"), Answer("清空", True)),
             lambda: store.move_window(CHAT, 1),
@@ -170,7 +170,9 @@ async def test_a_folder_that_is_put_back_is_used_again(tmp_path: Path) -> None:
         while not store.trouble:
             await asyncio.sleep(0.01)
         (tmp_path / "elsewhere").rename(folder)
-        assert (await store.add_message(said("好", "m2"))).seq == 2
+        later = await store.add_message(said("好", "m2"))
+        assert later is not None
+        assert later.seq == 2
         assert not store.trouble
     async with Store.open(sqlite_url(folder)) as store:
         assert len(await store.window(CHAT, until=9)) == 2
@@ -193,14 +195,14 @@ async def test_a_clock_that_jumps_a_month_sweeps_nothing(tmp_path: Path) -> None
     """Set forward: what was written an hour ago looks a month old. Set back: what is written now looks oldest."""
     for jump_s in (MONTH_S, -MONTH_S):
         async with Store.open(sqlite_url(tmp_path)) as store:
-            await store.add_answer(CHAT, named(f"before{jump_s}"), Answer("早", True), ZHANG)
+            await store.add_answers(CHAT, [Outcome(named(f"before{jump_s}"), Answer("早", True))], ZHANG)
         with sqlite3.connect(tmp_path / NAME) as database:
             database.execute("UPDATE answers SET created_at = created_at - ?", (jump_s,))
         database.close()
         for start in range(3):
             async with Store.open(sqlite_url(tmp_path)) as store:
                 assert await store.find_answer(CHAT, named(f"before{jump_s}")) is not None
-                await store.add_answer(CHAT, named(f"after{jump_s}{start}"), Answer("好", True), ZHANG)
+                await store.add_answers(CHAT, [Outcome(named(f"after{jump_s}{start}"), Answer("好", True))], ZHANG)
     async with Store.open(sqlite_url(tmp_path)) as store:
         for name in ("before-2678400", "before2678400", "after26784000", "after-26784002"):
             assert await store.find_answer(CHAT, named(name)) is not None, name
@@ -216,7 +218,7 @@ async def test_old_answers_are_swept_at_the_start_and_while_it_runs(tmp_path: Pa
 
     async with Store.open(sqlite_url(tmp_path)) as store:
         for name in ("new", "old", "kept"):
-            await store.add_answer(CHAT, named(name), Answer("早", True), ZHANG)
+            await store.add_answers(CHAT, [Outcome(named(name), Answer("早", True))], ZHANG)
     await age("old", 7.5)
     await age("kept", 6.5)
     async with Store.open(sqlite_url(tmp_path), sweep_s=0.01) as store:
@@ -264,7 +266,8 @@ async def test_many_chats_at_once_are_numbered_without_gaps(tmp_path: Path) -> N
         chats = [ChatKey(ChatKind.GROUP, str(number)) for number in range(20)]
 
         async def talk(chat: ChatKey) -> list[StoredMessage]:
-            return [await store.add_message(said(str(n), f"m{n}", chat)) for n in range(5)]
+            lines = [await store.add_message(said(str(n), f"m{n}", chat)) for n in range(5)]
+            return [line for line in lines if line is not None]
 
         told = await asyncio.gather(*map(talk, chats))
         assert [[line.seq for line in lines] for lines in told] == [[1, 2, 3, 4, 5]] * 20

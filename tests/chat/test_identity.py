@@ -111,9 +111,13 @@ async def test_at_once_each_message_has_one_turn(tmp_path: Path) -> None:
         while not voice.asked:
             await asyncio.sleep(0.01)
         voice.gate.set()
-        replies = [answer.reply for answer in await asyncio.gather(*turns)]
-        assert replies == ["第1次", "第2次", "第3次", "第3次"] * 4
+        answers = await asyncio.gather(*turns)
+        assert answers == answers[:4] * 4
+        # They share one turn; the last has its reply.
+        assert [answer.reply for answer in answers[:4]] == ["", "", "第1次", "第1次"]
+        assert [answer.merged_into for answer in answers[:4]] == ["10001", "10001", None, None]
         assert len(await said(service)) == 3
+    assert len(voice.asked) == 1
 
 
 async def test_a_failed_message_is_asked_again_under_its_own_line(tmp_path: Path) -> None:

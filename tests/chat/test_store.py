@@ -29,6 +29,7 @@ async def test_every_kind_of_part_survives_a_restart(tmp_path: Path) -> None:
         written = await store.add_message(Draft(CHAT, "群", ZHANG, PARTS, named("m1")))
     async with Store.open(sqlite_url(tmp_path)) as store:
         assert await store.window(CHAT, until=99) == (written,)
+        assert written is not None
         assert written.parts == PARTS
         (summary,) = await store.chats()
     assert (summary.key, summary.name, summary.messages) == (CHAT, "群", 1)
@@ -40,6 +41,7 @@ async def test_the_same_message_is_stored_once(tmp_path: Path) -> None:
         again = await store.add_message(Draft(CHAT, "", ZHANG, (Text("b"),), named("m1")))
         elsewhere = await store.add_message(Draft(ChatKey(ChatKind.PRIVATE, "1"), "", ZHANG, (Text("c"),), named("m1")))
     assert again == first
+    assert elsewhere is not None
     assert elsewhere.parts == (Text("c"),)
 
 
@@ -49,6 +51,7 @@ async def test_numbers_are_never_used_twice_even_after_a_reset(tmp_path: Path) -
             await store.add_message(Draft(CHAT, "", ZHANG, (Text(str(n)),), None))
         await store.reset(CHAT, "", named("r"), Answer("清空", True))
         after = await store.add_message(Draft(CHAT, "", ZHANG, (Text("新"),), None))
+        assert after is not None
         assert after.seq == 4
         assert await store.find_answer(CHAT, named("r")) == Answer("清空", True)
 
@@ -70,7 +73,7 @@ async def test_the_database_is_durable_and_whole(tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "qqvl.sqlite3") as database:
             assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            assert database.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
+            assert database.execute("SELECT version_num FROM alembic_version").fetchone() == ("0004",)
         database.close()
 
 

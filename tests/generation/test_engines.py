@@ -32,11 +32,11 @@ from qqvl_server.generation.port import (
     Tool,
 )
 from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
-from qqvl_server.generation.replies.tool_frames import read_reply
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import EngineSettings
 from qqvl_server.weights.load import LoadedModel
+from tests.calls import collected
 from tests.generation.conftest import exact
 from tests.pictures import encoded, picture
 
@@ -102,6 +102,9 @@ class Only:
 
 class OneText:
     """A grammar is the one text that may be said."""
+
+    # No thought is opened here.
+    unended: Sequence[int] = ()
 
     def __init__(self, loaded: LoadedModel, preprocessor: Preprocessor) -> None:
         ends = loaded.model.generation_config.eos_token_id
@@ -196,8 +199,7 @@ async def test_a_call_that_need_not_come_still_fits_its_schema(
     tools = (Tool("get_weather", "查询城市天气", json.dumps(cities)),)
     for text, called in (("北京今天天气怎么样？", True), ("你好", False)):
         asked = replace(request(ChatMessage("user", (TextPart(text),)), temperature=0), tools=tools)
-        said = "".join([e.text async for e in voice.generate(asked) if isinstance(e, TextDelta)])
-        content, calls = read_reply(said)
+        content, calls = collected([event async for event in voice.generate(asked)])
         assert [call.name for call in calls] == ["get_weather"] * called
         assert all(json.loads(call.arguments)["city"] in ("上海", "广州") for call in calls)
         assert bool(content) is not called

@@ -29,6 +29,7 @@ from qqvl_server.generation.port import (
     TextEvent,
     TextPart,
     Tool,
+    Urgency,
     Usage,
 )
 from qqvl_server.generation.replies.channel import End, LikelyToken, TokenChannel
@@ -51,6 +52,10 @@ class Letters:
     @property
     def opens_thought(self) -> bool:
         return opens_thought(self.text)
+
+    @property
+    def thinks(self) -> bool:
+        return False
 
 
 class LetterPrompts:
@@ -136,6 +141,8 @@ class AnyToken:
 
 
 class Grammars:
+    unended = (-1,)
+
     async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
         if grammar.text == "(":
             raise InvalidRequest("正则表达式写错了")
@@ -292,6 +299,62 @@ async def test_more_than_may_wait_are_told_to_come_back() -> None:
     engine.step.release(100)
     assert await asyncio.gather(*waiting) == ["ab", "ab"]
     assert await said(voice, ask("d")) == "d"
+    await voice.aclose()
+
+
+async def test_one_owner_that_floods_keeps_no_other_out() -> None:
+    engine = StepEngine()
+    engine.step = threading.Semaphore(0)
+    voice = voice_of(engine, max_pending=4)
+    api: dict[str, Any] = {"owner": "api:key", "urgency": Urgency.API}
+    flood = [asyncio.create_task(said(voice, ask("ab", **api))) for _ in range(4)]
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(said(voice, ask("cd", owner=f"group:{n}"))) for n in range(2)]
+    done, waiting = await asyncio.wait(flood, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
+    with pytest.raises(Busy):
+        # The two that came last made room; a third of the same owner has no more right than those who wait.
+        await said(voice, ask("ab", **api))
+    engine.step.release(100)
+    assert await asyncio.gather(*others) == ["cd", "cd"]
+    told = await asyncio.gather(*flood, return_exceptions=True)
+    assert told[:2] == ["ab", "ab"]
+    assert [type(one) for one in told[2:]] == [Busy, Busy]
+    assert done <= set(flood[2:])
+    assert waiting
+    await voice.aclose()
+
+
+async def test_replies_to_one_prompt_count_each_and_what_has_begun_stays() -> None:
+    engine = StepEngine()
+    engine.step = threading.Semaphore(1)
+    voice = voice_of(engine, max_pending=4)
+    begun = voice.generate(ask("abc", choices=4, owner="api:key", urgency=Urgency.API))
+    assert isinstance(await anext(begun), TextDelta)
+    waiting = asyncio.create_task(said(voice, ask("cd", owner="group:1")))
+    with pytest.raises(Busy):
+        await said(voice, ask("x", choices=4, owner="api:other", urgency=Urgency.API))
+    engine.step.release(100)
+    rest = [event async for event in begun]
+    assert sum(isinstance(event, Finished) for event in rest) == 4
+    assert await waiting == "cd"
+    await voice.aclose()
+
+
+async def test_no_number_of_keys_keeps_a_chat_out() -> None:
+    engine = StepEngine()
+    engine.step = threading.Semaphore(0)
+    voice = voice_of(engine, max_pending=3)
+    keys = [asyncio.create_task(said(voice, ask("ab", owner=f"api:{n}", urgency=Urgency.API))) for n in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await said(voice, ask("ab", owner="api:3", urgency=Urgency.API))
+    chat = asyncio.create_task(said(voice, ask("cd", owner="group:1")))
+    await asyncio.sleep(0)
+    engine.step.release(100)
+    assert await chat == "cd"
+    told = await asyncio.gather(*keys, return_exceptions=True)
+    assert told[:2] == ["ab", "ab"]
+    assert isinstance(told[2], Busy)
     await voice.aclose()
 
 

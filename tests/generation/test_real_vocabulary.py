@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qqvl_server.errors import InvalidRequest
-from qqvl_server.generation.constraints.grammar import GrammarCompiler, tool_grammar
+from qqvl_server.generation.constraints.grammar import GrammarCompiler
 from qqvl_server.generation.engines import choosing
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
@@ -24,15 +24,19 @@ from qqvl_server.generation.port import (
     GrammarKind,
     Sampling,
     TextDelta,
+    TextEvent,
     TextPart,
     Tool,
+    ToolCall,
+    ToolChoice,
+    ToolMode,
 )
 from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
-from qqvl_server.generation.replies.tool_frames import read_reply
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import EngineSettings
 from qqvl_server.weights.load import LoadedModel
+from tests.calls import collected
 from tests.checkpoints import demo_files, reciting
 from tests.generation.conftest import exact
 
@@ -64,16 +68,27 @@ async def voice(
     await made.aclose()
 
 
-async def replies(voice: LocalVoice[Prompt], tokens: int = 40, **fields: Any) -> list[tuple[str, Finished]]:
+async def told(voice: LocalVoice[Prompt], tokens: int = 40, **fields: Any) -> list[list[TextEvent]]:
+    """The events of each of two choices."""
     wanted = Sampling(tokens, **{"temperature": 0, **fields.pop("sampling", {})})
     message = ChatMessage("user", (TextPart("hi"),))
     asked = GenerationRequest("r", (message,), wanted, time.monotonic() + 60, choices=2, **fields)
     events = [event async for event in voice.generate(asked)]
-    ends = {event.choice: event for event in events if isinstance(event, Finished)}
-    return [
-        ("".join(e.text for e in events if isinstance(e, TextDelta) and e.choice == choice), ends[choice])
-        for choice in range(2)
-    ]
+    return [[event for event in events if event.choice == choice] for choice in range(2)]
+
+
+async def replies(voice: LocalVoice[Prompt], tokens: int = 40, **fields: Any) -> list[tuple[str, Finished]]:
+    made = []
+    for events in await told(voice, tokens, **fields):
+        *said, end = events
+        assert isinstance(end, Finished)
+        made.append(("".join(event.text for event in said if isinstance(event, TextDelta)), end))
+    return made
+
+
+async def called(voice: LocalVoice[Prompt], tokens: int = 40, **fields: Any) -> list[tuple[str, tuple[ToolCall, ...]]]:
+    """What each of two choices says and calls."""
+    return [collected(events) for events in await told(voice, tokens, **fields)]
 
 
 async def test_forced_formats_come_to_their_end(voice: LocalVoice[Prompt]) -> None:
@@ -81,8 +96,10 @@ async def test_forced_formats_come_to_their_end(voice: LocalVoice[Prompt]) -> No
         assert set(json.loads(said)) == {"title"}
         assert end.reason is FinishReason.STOP
     for forced in (None, "set_title"):
-        for said, _ in await replies(voice, tokens=60, grammar=tool_grammar(TOOLS, forced, parallel=True), tools=TOOLS):
-            assert read_reply(said)[1][0].name in ("set_title", "get_time")
+        choice = ToolChoice(ToolMode.REQUIRED, forced)
+        for said, calls in await called(voice, tokens=60, tools=TOOLS, tool_choice=choice):
+            assert not said
+            assert calls[0].name in ("set_title", "get_time")
     hurried: dict[str, Any] = {"sampling": {"min_new_tokens": 20, "temperature": 1.0, "seed": 1}}
     for said, _ in await replies(voice, grammar=Grammar(GrammarKind.CHOICE, '["红色"]'), **hurried):
         assert said == "红色"
@@ -90,8 +107,7 @@ async def test_forced_formats_come_to_their_end(voice: LocalVoice[Prompt]) -> No
 
 async def test_only_tools_that_may_be_called_are(voice: LocalVoice[Prompt]) -> None:
     begun: dict[str, Any] = {"sampling": {"logit_bias": ((CALL_TOKEN, 100.0),)}, "tools": TOOLS}
-    for said, _ in await replies(voice, **begun, may_call=("get_time",)):
-        content, calls = read_reply(said)
+    for content, calls in await called(voice, **begun, tool_choice=ToolChoice(allowed=("get_time",))):
         assert {call.name for call in calls} == {"get_time"}
         assert not content or content.startswith("<tool_call>")
 
@@ -130,10 +146,8 @@ async def test_a_name_half_of_two_tools_becomes_one_of_them(engine: str, tmp_pat
     tools = tuple(Tool(name, None, nothing) for name in ("get_weather", "get_zone"))
     async with reciter(tmp_path / "m", engine, library) as made:
         assert [said for said, _ in await replies(made)] == [begun, begun]
-        for said, _ in await replies(made, tools=tools):
-            assert [(call.name, call.arguments) for call in read_reply(said, ["get_weather", "get_zone"])[1]] == [
-                ("get_weather", "{}")
-            ]
+        for _, calls in await called(made, tools=tools):
+            assert [(call.name, call.arguments) for call in calls] == [("get_weather", "{}")]
 
 
 @pytest.mark.parametrize("engine", ["generate", "paged"])

@@ -10,14 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qqvl_server.generation.replies.tool_frames import (
-    CallArguments,
-    CallStarted,
-    Content,
-    ToolCallParser,
-    collected,
-    read_reply,
-)
+from qqvl_server.generation.port import TextDelta, ToolCallArguments, ToolCallStarted
+from qqvl_server.generation.replies.tool_frames import ToolCallParser
+from tests.calls import collected, read_reply
 
 NAMES = ("f", "get_weather")
 
@@ -59,25 +54,28 @@ def test_content_calls_and_white_space_between_them() -> None:
 def test_a_call_is_told_as_soon_as_its_name_is_known_and_its_arguments_as_they_come() -> None:
     ids = map("call-{}".format, itertools.count())
     parser = ToolCallParser(NAMES, lambda: next(ids))
-    assert parser.push("查一下<tool") == [Content("查一下")]
+    assert parser.push("查一下<tool") == [TextDelta("查一下")]
     assert parser.push('_call>\n{"name": "f", "argu') == []
-    assert parser.push('ments": {"city": "北') == [CallStarted(0, "call-0", "f"), CallArguments(0, '{"city": "北')]
-    assert parser.push('京"}') == [CallArguments(0, '京"}')]
+    assert parser.push('ments": {"city": "北') == [
+        ToolCallStarted(0, "call-0", "f"),
+        ToolCallArguments(0, '{"city": "北'),
+    ]
+    assert parser.push('京"}') == [ToolCallArguments(0, '京"}')]
     assert parser.push("}\n</tool_call>") == []
     assert parser.push('<tool_call>{"name":"get_weather","arguments":{') == [
-        CallStarted(1, "call-1", "get_weather"),
-        CallArguments(1, "{"),
+        ToolCallStarted(1, "call-1", "get_weather"),
+        ToolCallArguments(1, "{"),
     ]
-    assert parser.push("}}</tool_call>") == [CallArguments(1, "}")]
+    assert parser.push("}}</tool_call>") == [ToolCallArguments(1, "}")]
     assert parser.finish() == []
 
 
 def test_content_passes_at_once_but_for_what_may_begin_a_frame() -> None:
     parser = ToolCallParser()
-    assert parser.push("a < b") == [Content("a < b")]
+    assert parser.push("a < b") == [TextDelta("a < b")]
     assert parser.push(" \n") == []
     assert parser.push("<tool_c") == []
-    assert parser.push("at>") == [Content(" \n<tool_cat>")]
+    assert parser.push("at>") == [TextDelta(" \n<tool_cat>")]
 
 
 @pytest.mark.parametrize(

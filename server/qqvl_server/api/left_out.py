@@ -9,7 +9,7 @@ from __future__ import annotations
 import urllib.parse
 from typing import Final
 
-from qqvl_server.generation.port import Grammar, Role, TextPart, Voice
+from qqvl_server.generation.port import GenerationRequest, Role, TextPart, Voice
 
 HEADER: Final = "X-Qqvl-Warning"
 _LOST: Final = TextPart("[附件无法打开]")
@@ -39,9 +39,9 @@ class LeftOut:
         self.add(where)
         return (_LOST,) if role in ("user", "tool") else ()
 
-    def not_enforced(self, voice: Voice, grammar: Grammar | None) -> None:
-        """Adds what of its schemas an answer in this grammar, which has begun, need not keep to."""
-        for where in voice.given_up(grammar) if grammar is not None else ():
+    def not_enforced(self, voice: Voice, request: GenerationRequest) -> None:
+        """Adds what of its schemas an answer to this, which has begun, need not keep to."""
+        for where in voice.given_up(request):
             self.add(where, "not enforced")
 
     def headers(self) -> dict[str, str]:

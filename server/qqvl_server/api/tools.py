@@ -5,50 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.validation import bad
-from qqvl_server.generation.constraints.grammar import tool_grammar
-from qqvl_server.generation.port import Grammar, Tool
-from qqvl_server.generation.replies.tool_frames import ToolCallParser, new_call_id
+from qqvl_server.generation.port import Tool, ToolChoice, ToolMode
 
 # The template writes names between quotes without escaping them.
 NAME: Final = re.compile(r"[\w.:/-]{1,128}")
 _NO_PARAMETERS: Final = {"type": "object", "properties": {}}
-
-
-@dataclass(frozen=True, slots=True)
-class Toolset:
-    """``shown`` are what the model reads of. ``must_call``: it may say nothing but calls, of ``named`` if given.
-
-    ``may_call`` are the names of those it may call now; None is all of them.
-    """
-
-    shown: tuple[Tool, ...] = ()
-    must_call: bool = False
-    named: str | None = None
-    parallel: bool = True
-    may_call: tuple[str, ...] | None = None
-
-    @property
-    def offered(self) -> tuple[Tool, ...]:
-        return tuple(tool for tool in self.shown if self.may_call is None or tool.name in self.may_call)
-
-    def grammar(self, answer: Grammar | None) -> Grammar | None:
-        """Nothing but calls where one must come; else ``answer``, or calls in its place.
-
-        Raises:
-            InvalidRequest: a schema that cannot be kept to, or an ``answer`` that leaves no room for calls.
-        """
-        if self.must_call or (self.shown and answer is not None):
-            return tool_grammar(self.offered, self.named, self.parallel, answer)
-        return answer
-
-    def parser(self, ids: Callable[[], str] = new_call_id) -> ToolCallParser | None:
-        """Finds the calls in one reply; None where there is nothing to call."""
-        return ToolCallParser([tool.name for tool in self.offered], ids) if self.shown else None
 
 
 def functions(
@@ -97,7 +63,7 @@ def function(fields: dict[str, Any], where: str) -> Tool:
     return Tool(name, description, schema, f"{where}.parameters")
 
 
-def chosen(known: Sequence[Tool], choice: Any, named: str | None, parallel: bool | None) -> Toolset:
+def chosen(known: Sequence[Tool], choice: Any, named: str | None, parallel: bool | None) -> ToolChoice:
     """OpenAI's ``tool_choice`` among ``known``; ``named`` is the function it names, which each door spells its way.
 
     Raises:
@@ -108,20 +74,20 @@ def chosen(known: Sequence[Tool], choice: Any, named: str | None, parallel: bool
         raise bad("tools", "里有重名的函数（has two functions of one name）")
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         mode, allowed = _allowed(choice, names)
-        return replace(chosen(known, mode, None, parallel), may_call=allowed)
+        return replace(chosen(known, mode, None, parallel), allowed=allowed)
     if named is None and choice not in (None, "auto", "none", "required"):
         raise bad("tool_choice", "应是 auto、none、required 或一个函数（must be auto, none, required or a function）")
     if choice == "none":
-        return Toolset()
+        return ToolChoice(ToolMode.NONE)
     if choice in (None, "auto"):
-        return Toolset(tuple(known), parallel=parallel is not False)
+        return ToolChoice(parallel=parallel is not False)
     if not known:
         raise bad(
             "tools", "里没有能调用的函数，tool_choice 却要求调用（holds no function, which tool_choice requires）"
         )
     if named is not None and named not in names:
         raise bad("tool_choice", "指定的函数不在 tools 里（names no function of tools）")
-    return Toolset(tuple(known), True, named, parallel is not False)
+    return ToolChoice(ToolMode.REQUIRED, named, parallel=parallel is not False)
 
 
 def _allowed(choice: dict[str, Any], names: Sequence[str]) -> tuple[str, tuple[str, ...]]:

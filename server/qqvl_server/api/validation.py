@@ -74,4 +74,6 @@ def _reason(kind: str, message: str, context: dict[str, Any]) -> str:
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         return words.format(*[f"{context[key]:g}"] * 2)
+    if kind == "literal_error":
+        return f"应是 {context['expected']} 之一（must be one of them）"
     return _REASONS.get(kind, "类型或取值不对（has a wrong type or value）")

@@ -50,10 +50,11 @@ class LostPicture:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The message this one answers: who said it and what, cut by the sender's client or by us."""
+    """The message this one answers: who said it and what, cut by the sender's client or by us; its id if told."""
 
     speaker: str
     text: str
+    id: str = ""
 
 
 MessagePart = Text | Picture | LostPicture | Quote
@@ -77,7 +78,9 @@ class Incoming:
     ``at_me`` is None when the client cannot tell, as is ``role``, the speaker's place in the group; ``sent_at`` is the
     sender's own time and None when not told. ``self_id`` and ``self_names`` are those of the bot's account. ``typed``
     are the words the speaker typed where that is known to be less than the text parts: without those he forwarded and
-    those that name somebody else. ``context_only`` messages are remembered but never answered.
+    those that name somebody else. ``context_only`` messages are remembered but never answered. ``quotes_me``: it
+    quotes a line of the bot, which counts as ``at_me``; ``quoted_id`` is the quoted line's. ``to_other``: it mentions
+    somebody else. ``from_bot``: its client says that no person wrote it.
     """
 
     request_id: str
@@ -92,6 +95,15 @@ class Incoming:
     self_names: tuple[str, ...] = ()
     role: str | None = None
     typed: str | None = None
+    quotes_me: bool = False
+    quoted_id: str | None = None
+    to_other: bool = False
+    from_bot: bool = False
+
+    @property
+    def is_bare(self) -> bool:
+        """From a client of the bare interface, whose messages are answered one by one and taken as they are."""
+        return self.message_id is None and self.self_id is None and self.at_me is None
 
     @property
     def text(self) -> str:
@@ -113,10 +125,16 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a door gives back for one ``Incoming``. ``reply`` is empty when nothing is to be said."""
+    """What a door gives back for one ``Incoming``. ``reply`` is empty when nothing is to be said.
+
+    ``reason`` is a word of ``decision.Reason``, empty where an older version answered. ``merged_into`` is the id of
+    the message whose answer covers this one, where it has one.
+    """
 
     reply: str
     should_reply: bool
     warnings: tuple[str, ...] = field(default=())
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    reason: str = ""
+    merged_into: str | None = None

@@ -19,8 +19,8 @@ def part_to_json(part: MessagePart) -> dict[str, Any]:
             return {"type": "image", **asdict(image)}
         case LostPicture():
             return {"type": "lost_image"}
-        case Quote(speaker, text):
-            return {"type": "quote", "speaker": speaker, "text": text}
+        case Quote(speaker, text, quoted_id):
+            return {"type": "quote", "speaker": speaker, "text": text, "id": quoted_id}
 
 
 def part_from_json(part: dict[str, Any]) -> MessagePart:

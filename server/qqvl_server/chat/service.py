@@ -1,58 +1,39 @@
-"""A message comes in, an answer goes out: the whole of what happens to one turn, in order.
+"""Messages come in, answers go out: each message takes its place in its chat's lane, and lanes make turns of them.
 
-Knows history, gate, window and the voice's port; no HTTP, no SQL, no torch.
+Knows lanes, turns and the store; no HTTP, no SQL, no torch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from qqvl_server.chat import commands, policy
-from qqvl_server.chat.identity import Identity, are_one, has_pictures, identify
-from qqvl_server.chat.message import (
-    Answer,
-    ChatKey,
-    EncodedPicture,
-    Incoming,
-    LostPicture,
-    MessagePart,
-    Picture,
-    Speaker,
-    StoredMessage,
-)
-from qqvl_server.chat.session import Lanes, Place
-from qqvl_server.chat.store import ChatSummary, Draft, Store
-from qqvl_server.chat.warming import Warmer
+from qqvl_server.chat import arrivals, commands, policy
+from qqvl_server.chat.arrivals import Interruption, Line
+from qqvl_server.chat.decision import Reason
+from qqvl_server.chat.identity import are_one
+from qqvl_server.chat.loops import Exchanges
+from qqvl_server.chat.message import Answer, ChatKey, Incoming, StoredMessage
+from qqvl_server.chat.policy import Case
+from qqvl_server.chat.receiving import PictureBook, Receiver
+from qqvl_server.chat.session import Arrival, Lane, Lanes, Turn
+from qqvl_server.chat.store import ChatSummary, Store
+from qqvl_server.chat.turn import SILENT, Turns
 from qqvl_server.chat.window import Window
-from qqvl_server.errors import DeadlineExceeded, Draining, ImageRejected, InvalidRequest
-from qqvl_server.generation.port import Finished, FinishReason, GenerationRequest, TextDelta, Usage, Voice
-from qqvl_server.generation.replies.thoughts import spoken
-from qqvl_server.media.image import ImageRef
+from qqvl_server.errors import DeadlineExceeded, Draining
+from qqvl_server.generation.port import Voice
+from qqvl_server.observe.logs import logger
+from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ChatSettings, GenerationSettings
 
-_LOOKING_THREADS: Final = 24
-BOT: Final = Speaker("bot", "bot")
-
-
-class PictureBook(Protocol):
-    """What the chat needs of the image library; both calls block."""
-
-    def add_base64(self, text: str) -> ImageRef: ...
-    def holds(self, ref: ImageRef) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Received:
-    """Parts after their pictures were looked at, and what went wrong on the way."""
-
-    parts: tuple[MessagePart, ...]
-    warnings: tuple[str, ...]
+# The voice ends by the same deadline; so much more is for its own, more exact error.
+_GRACE_S: Final = 1
+# So many are known again when they are sent again.
+_STOPS: Final = 1000
+_LATE: Final = "这条消息等了太久，已放弃，请稍后再试"
+_STOPPED: Final = "服务正在停止，这条消息没能答完，请稍后再试"
 
 
 class ChatService:
@@ -64,21 +45,20 @@ class ChatService:
         settings: ChatSettings,
         generation: GenerationSettings,
         max_images: int,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._voice = voice
-        self._pictures = pictures
         self._settings = settings
-        self._generation = generation
-        self._max_images = max_images
-        self._window = Window(store, pictures, settings, generation)
-        self._warmer = Warmer(voice, self._window.messages)
+        self._timeout_s = generation.request_timeout_s
+        self._metrics = metrics or Metrics()
+        self._receiver = Receiver(pictures, max_images)
+        self._exchanges = Exchanges()
+        window = Window(store, pictures, settings, generation)
+        self._turns = Turns(store, voice, self._receiver, window, settings, self._exchanges, self._metrics)
         self._lanes = Lanes(generation.max_pending)
-        # Most of the time they wait for the decoder, which lets fewer slow pictures wait than there are threads here.
-        self._looking = ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="qqvl-looking")
-        self._refusals = commands.Refusals()
-        self._turns: dict[asyncio.Task[Answer], Incoming] = {}
-        self._by_id: dict[tuple[ChatKey, str], list[asyncio.Task[Answer]]] = {}
+        self._by_id: dict[tuple[ChatKey, str], list[Arrival]] = {}
+        self._stops: dict[tuple[ChatKey, str | None, float | None], Answer] = {}
         self._draining = False
 
     async def handle(self, incoming: Incoming, chat_name: str) -> Answer:
@@ -89,156 +69,175 @@ class ChatService:
         """
         running = self._running(incoming)
         if running is not None:
-            return await asyncio.shield(running)
+            return await asyncio.shield(running.answer)
         if self._draining:
             raise Draining("服务正在停止，请稍后再试", retry_after=5)
         self._voice()  # refuses while the weights are still loading
-        place = self._lanes.take(incoming.chat)
-        turn = asyncio.create_task(self._bounded_turn(incoming, chat_name, place))
-        self._enter(turn, incoming)
-        turn.add_done_callback(lambda _: self._lanes.leave(incoming.chat, place))
-        # A caller that hung up awaits no more; without this its turn's error would be reported as never retrieved.
-        turn.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(turn)
+        if self._is_stop(incoming):
+            return await self._stop(incoming, chat_name)
+        arrival = Arrival(incoming, chat_name, self._line(incoming), time.monotonic() + self._timeout_s)
+        lane = self._lanes.enter(arrival)
+        self._enter(arrival)
+        if lane.worker is None:
+            lane.worker = asyncio.create_task(self._work(incoming.chat, lane))
+        elif lane.turn is not None and self._follows_up(lane, lane.turn):
+            self._interrupt(lane.turn, Interruption.FOLLOW_UP)
+        return await asyncio.shield(arrival.answer)
 
-    def _running(self, incoming: Incoming) -> asyncio.Task[Answer] | None:
-        """The unfinished turn of the same message, if it was sent before."""
-        if incoming.message_id is None:
-            return None
-        turns = self._by_id.get((incoming.chat, incoming.message_id), ())
-        return next((turn for turn in turns if are_one(self._turns[turn], incoming)), None)
-
-    def _enter(self, turn: asyncio.Task[Answer], incoming: Incoming) -> None:
-        """Note a turn until it is done."""
-        self._turns[turn] = incoming
-        if incoming.message_id is not None:
-            self._by_id.setdefault((incoming.chat, incoming.message_id), []).append(turn)
-        turn.add_done_callback(self._left)
-
-    def _left(self, turn: asyncio.Task[Answer]) -> None:
-        incoming = self._turns.pop(turn)
-        if incoming.message_id is not None:
-            same_id = self._by_id[incoming.chat, incoming.message_id]
-            same_id.remove(turn)
-            if not same_id:
-                del self._by_id[incoming.chat, incoming.message_id]
-
-    async def _bounded_turn(self, incoming: Incoming, chat_name: str, place: Place) -> Answer:
-        deadline = time.monotonic() + self._generation.request_timeout_s
-        try:
-            # The voice ends by the same deadline; the second more is for its own, more exact error.
-            async with asyncio.timeout(self._generation.request_timeout_s + 1):
-                await place.turn()
-                return await self._turn(incoming, chat_name, deadline)
-        except TimeoutError:
-            raise DeadlineExceeded("这条消息等了太久，已放弃，请稍后再试", retry_after=5) from None
-        except asyncio.CancelledError:
-            raise Draining("服务正在停止，这条消息没能答完，请稍后再试", retry_after=5) from None
-
-    async def _turn(self, incoming: Incoming, chat_name: str, deadline: float) -> Answer:
-        self._warmer.forget(incoming.chat)
-        identity = await self._identified(incoming)
-        if identity is not None:
-            earlier = await self._store.find_answer(incoming.chat, identity)
-            if earlier is not None:
-                return earlier
-        is_reset = self._is_reset(incoming)
-        if is_reset and policy.may_reset(incoming, self._settings):
-            answer = Answer(commands.RESET_REPLY, should_reply=True)
-            await self._store.reset(incoming.chat, chat_name, identity, answer)
-            return answer
-        received = await self._received(incoming)
-        stored = await self._store.add_message(
-            Draft(incoming.chat, chat_name, incoming.speaker, received.parts, identity)
-        )
-        answer = Answer("", should_reply=False, warnings=received.warnings)
-        if is_reset:
-            if self._refusals.is_due(incoming.chat):
-                answer = Answer(commands.RESET_REFUSED, should_reply=True, warnings=received.warnings)
-        elif policy.is_answered(incoming, self._settings):
-            answer = await self._ask(incoming, stored, received.warnings, deadline)
-        else:
-            self._warmer.heard(incoming.chat, stored)
-        await self._store.add_answer(incoming.chat, identity, answer, BOT)
-        return answer
-
-    def _is_reset(self, incoming: Incoming) -> bool:
-        """A command is given to the bot: what somebody else is told, or is only remembered, is talk."""
-        return (
-            not incoming.context_only
-            and commands.is_reset(incoming, policy.names(incoming, self._settings))
-            and policy.is_addressed(incoming, self._settings)
-        )
-
-    async def _identified(self, incoming: Incoming) -> Identity | None:
-        """Pictures are decoded and hashed off the event loop."""
-        if not has_pictures(incoming):
-            return identify(incoming)
-        return await asyncio.get_running_loop().run_in_executor(self._looking, identify, incoming)
-
-    async def _received(self, incoming: Incoming) -> _Received:
-        if not any(isinstance(part, EncodedPicture) for part in incoming.parts):
-            # Words wait for nobody's pictures.
-            return self._receive(incoming)
-        return await asyncio.get_running_loop().run_in_executor(self._looking, self._receive, incoming)
-
-    def _receive(self, incoming: Incoming) -> _Received:
-        """Look at each picture once; blocking, on a worker thread.
+    async def recall(self, chat: ChatKey, message_id: str) -> tuple[str, ...]:
+        """A message left QQ: it leaves the history as well, and so does what answered it; an answer that is being
+        made ends. Gives our own messages that are to be withdrawn.
 
         Raises:
-            InvalidRequest: nothing readable is left of the message.
+            StorageFailed
         """
-        parts: list[MessagePart] = []
-        warnings: list[str] = []
-        seen = 0
-        for part in incoming.parts:
-            if not isinstance(part, EncodedPicture):
-                parts.append(part)
-                continue
-            seen += 1
-            if seen > self._max_images:
-                continue
-            try:
-                image = self._pictures.add_base64(part.data)
-                parts.append(Picture(image))
-                if image.share < 1:
-                    warnings.append(f"第 {seen} 张图的文件不完整，只看到约 {min(image.share, 0.99):.0%}")
-            except ImageRejected as error:
-                warnings.append(f"第 {seen} 张图没有看到：{error.message}")
-                parts.append(LostPicture())
-        if seen > self._max_images:
-            warnings.append(f"一条消息最多看 {self._max_images} 张图，后面 {seen - self._max_images} 张没有看")
-        if not incoming.text and not any(isinstance(part, Picture) for part in parts):
-            raise InvalidRequest("；".join(warnings) if warnings else "消息是空的：没有文字也没有图片")
-        return _Received(tuple(parts), tuple(warnings))
+        lane = self._lanes.of(chat)
+        meant = [a for a in lane or () if a.incoming.message_id == message_id and not a.is_settled]
+        arrival = meant[-1] if meant else None
+        if arrival is not None:
+            arrival.is_recalled = True
+            self._lanes.leave(arrival)
+            if lane is not None and lane.turn is not None and arrival in lane.turn.members:
+                self._interrupt(lane.turn, Interruption.RECALL)
+        self._turns.warmer.forget(chat)
+        try:
+            coming = await self._receiver.identified(arrival.incoming) if arrival is not None else None
+            recalled = await self._store.recall(chat, message_id, coming)
+        finally:
+            if arrival is not None:
+                arrival.settle(SILENT)
+        return recalled.withdraw if self._settings.withdraw_replies == "on" else ()
 
-    async def _ask(self, incoming: Incoming, last: StoredMessage, warnings: tuple[str, ...], deadline: float) -> Answer:
-        voice = self._voice()
-        messages = await self._window.messages(voice, incoming.chat, last)
-        request = GenerationRequest(
-            incoming.request_id,
-            messages,
-            self._window.sampling(voice),
-            deadline,
-            owner=str(incoming.chat),
-            urgency=policy.urgency(incoming, self._settings),
-            thoughts=False,
+    async def sent(self, chat: ChatKey, message_id: str, ids: Sequence[str]) -> tuple[str, ...]:
+        """QQ took our answer to a message and named it; gives what is to be withdrawn at once: the message has left.
+
+        Raises:
+            StorageFailed
+        """
+        self._exchanges.delivered(chat, time.time())
+        withdraw = await self._store.sent(chat, message_id, ids)
+        return withdraw if self._settings.withdraw_replies == "on" else ()
+
+    def _line(self, incoming: Incoming) -> Line:
+        settings = self._settings
+        case = Case(incoming, settings, time.time())
+        is_command = commands.is_reset(incoming, policy.names(incoming, settings)) and policy.is_heeded(case)
+        return Line(
+            incoming.speaker.id,
+            time.monotonic(),
+            joins=not (incoming.is_bare or is_command),
+            asks=policy.decide(case).speak,
+            unfinished=policy.is_unfinished(incoming, settings),
+            to_other=incoming.to_other and not incoming.at_me,
         )
-        text: list[str] = []
-        usage, reason = Usage(0, 0), FinishReason.STOP
-        unseen: tuple[str, ...] = ()
-        async with aclosing(voice.generate(request)) as events:
-            async for event in events:
-                match event:
-                    case TextDelta(delta):
-                        text.append(delta)
-                    case Finished(why, used):
-                        usage, reason, unseen = used, why, event.unseen
-        reply = spoken("".join(text))
-        warnings += tuple(f"聊天记录里有一张图没有看到：{cause}" for cause in unseen)
-        if not reply and reason is FinishReason.LENGTH:
-            warnings += ("模型没想完就到了回复长度的上限，这次没有说话；可以加大 --max-new-tokens",)
-        return Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens)
+
+    def _running(self, incoming: Incoming) -> Arrival | None:
+        """The unanswered arrival of the same message, if it was sent before."""
+        if incoming.message_id is None:
+            return None
+        same_id = self._by_id.get((incoming.chat, incoming.message_id), ())
+        return next((arrival for arrival in same_id if are_one(arrival.incoming, incoming)), None)
+
+    def _enter(self, arrival: Arrival) -> None:
+        """Note a message until it is answered, or too late."""
+        loop = asyncio.get_running_loop()
+        alarm = loop.call_later(self._timeout_s + _GRACE_S, self._too_late, arrival)
+        arrival.answer.add_done_callback(lambda _: alarm.cancel())
+        incoming = arrival.incoming
+        if incoming.message_id is not None:
+            key = incoming.chat, incoming.message_id
+            self._by_id.setdefault(key, []).append(arrival)
+            arrival.answer.add_done_callback(lambda _: self._forget(key, arrival))
+
+    def _forget(self, key: tuple[ChatKey, str], arrival: Arrival) -> None:
+        same_id = self._by_id[key]
+        same_id.remove(arrival)
+        if not same_id:
+            del self._by_id[key]
+
+    def _too_late(self, arrival: Arrival) -> None:
+        lane = self._lanes.of(arrival.incoming.chat)
+        if lane is None or lane.turn is None or arrival not in lane.turn.members:
+            self._lanes.leave(arrival)
+        elif time.monotonic() >= lane.turn.deadline:
+            # Its members are told once the voice is free.
+            lane.turn.give_up()
+            return
+        arrival.fail(DeadlineExceeded(_LATE, retry_after=5))
+
+    async def _work(self, chat: ChatKey, lane: Lane) -> None:
+        """Make turns of what waits in a lane until nothing does."""
+        try:
+            while lane.waiting:
+                lines = [arrival.line for arrival in lane.waiting]
+                places = arrivals.next_turn(lines, time.monotonic(), self._settings.merge_wait_s)
+                if isinstance(places, tuple):
+                    await self._run(lane.begin(chat, places))
+                    lane.end()
+                else:
+                    await lane.news(places)
+        except asyncio.CancelledError:
+            for arrival in lane:
+                arrival.fail(Draining(_STOPPED, retry_after=5))
+        finally:
+            self._lanes.close(chat)
+
+    async def _run(self, turn: Turn) -> None:
+        turn.task = asyncio.create_task(self._turns.run(turn))
+        try:
+            await turn.task
+        except asyncio.CancelledError:
+            if not turn.is_given_up:
+                raise
+            for arrival in turn.members:
+                arrival.fail(DeadlineExceeded(_LATE, retry_after=5))
+        except Exception as error:
+            # A turn's edge: what broke it is its callers' to hear; the chat goes on.
+            for arrival in turn.members:
+                arrival.fail(error)
+
+    def _follows_up(self, lane: Lane, turn: Turn) -> bool:
+        running = [arrival for arrival in turn.members if not arrival.is_settled]
+        restarts = max((arrival.begun for arrival in running), default=1) - 1
+        lines = [arrival.line for arrival in lane.waiting]
+        return arrivals.interrupts([a.line for a in running], restarts, lines, self._settings.merge_wait_s)
+
+    def _interrupt(self, turn: Turn, reason: Interruption) -> bool:
+        ended = turn.interrupt(reason)
+        if ended:
+            self._metrics.interruptions.labels(reason).inc()
+            logger().debug("回答停下", chat=str(turn.chat), reason=reason.value)
+        return ended
+
+    def _is_stop(self, incoming: Incoming) -> bool:
+        if incoming.is_bare or not commands.is_stop(incoming, policy.names(incoming, self._settings)):
+            return False
+        return policy.is_heeded(Case(incoming, self._settings, time.time()))
+
+    async def _stop(self, incoming: Incoming, chat_name: str) -> Answer:
+        """End the answer that is being made: at once, and not behind it."""
+        # Known by these alone: a look into the database takes the model some tokens.
+        known = (incoming.chat, incoming.message_id, incoming.sent_at)
+        if incoming.message_id is not None and known in self._stops:
+            return self._stops[known]
+        answer = Answer(self._stopped(incoming), should_reply=True, reason=Reason.COMMAND)
+        self._stops[known] = answer
+        if len(self._stops) > _STOPS:
+            self._stops.pop(next(iter(self._stops)))
+        self._metrics.decisions.labels(Reason.COMMAND).inc()
+        await self._store.add_command(incoming.chat, chat_name, await self._receiver.identified(incoming), answer)
+        return answer
+
+    def _stopped(self, incoming: Incoming) -> str:
+        """What is told to whoever said stop, once it is done."""
+        lane = self._lanes.of(incoming.chat)
+        turn = lane.turn if lane is not None else None
+        asked = [a for a in turn.members if not a.is_settled and a.line.asks] if turn is not None else []
+        if turn is None or not asked:
+            return commands.NOTHING_TO_STOP
+        if policy.may_stop(incoming, self._settings) or incoming.speaker.id in {a.line.speaker for a in asked}:
+            return commands.STOPPED if self._interrupt(turn, Interruption.STOP) else commands.NOTHING_TO_STOP
+        return commands.STOP_REFUSED
 
     @property
     def is_draining(self) -> bool:
@@ -253,11 +252,15 @@ class ChatService:
     async def drain(self, grace_s: float) -> None:
         """Take nothing new, give running turns ``grace_s`` seconds, then end them with an error."""
         self._draining = True
-        await self._warmer.aclose()
-        if self._turns:
-            _, late = await asyncio.wait(tuple(self._turns), timeout=grace_s)
-            for turn in late:
-                turn.cancel()
+        await self._turns.warmer.aclose()
+        workers = [lane.worker for lane in self._lanes if lane.worker is not None]
+        for lane in self._lanes:
+            # Nobody's next can come any more.
+            lane.hurry()
+        if workers:
+            _, late = await asyncio.wait(workers, timeout=grace_s)
+            for worker in late:
+                worker.cancel()
             if late:
                 await asyncio.wait(late, timeout=5)
-        self._looking.shutdown(wait=False, cancel_futures=True)
+        self._receiver.close()

@@ -8,38 +8,165 @@ So the share of a chat is what the others leave, down to places ÷ chats, and no
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 
-from qqvl_server.chat.message import ChatKey
-from qqvl_server.errors import Busy
+from qqvl_server.chat.arrivals import Interruption, Line
+from qqvl_server.chat.decision import Decision
+from qqvl_server.chat.identity import Identity
+from qqvl_server.chat.message import Answer, ChatKey, Incoming, StoredMessage
+from qqvl_server.errors import Busy, QqvlError
 
 _RETRY_S = 2
 
 
-class Place:
-    """A message's place in its chat's lane, from its arrival to the end of its turn."""
+class Arrival:
+    """A message from its arrival to its answer: what is known of it so far, and who waits for what comes of it.
+
+    ``came_at`` is in seconds since the epoch, ``deadline`` a ``time.monotonic`` instant. ``begun`` counts the turns
+    it was part of; ``stored``, ``warnings`` and ``decision`` are what the first of them found.
+    """
+
+    def __init__(self, incoming: Incoming, chat_name: str, line: Line, deadline: float) -> None:
+        self.incoming = incoming
+        self.chat_name = chat_name
+        self.line = line
+        self.deadline = deadline
+        self.came_at = time.time()
+        self.begun = 0
+        self.is_recalled = False
+        self.identity: Identity | None = None
+        self.stored: StoredMessage | None = None
+        self.warnings: tuple[str, ...] = ()
+        self.decision: Decision | None = None
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        # A caller that hung up awaits no more; without this an error would be reported as never retrieved.
+        self.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    @property
+    def is_settled(self) -> bool:
+        return self.answer.done()
+
+    def settle(self, answer: Answer) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def share(self, same: Arrival) -> None:
+        """It is the same message as another that came before, and is told the same."""
+
+        def told(done: asyncio.Future[Answer]) -> None:
+            error = done.exception()
+            if error is not None:
+                self.fail(error)
+            else:
+                self.settle(done.result())
+
+        same.answer.add_done_callback(told)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Turn:
+    """The messages that are answered together, and the model's speaking, which may be ended before it is whole."""
+
+    def __init__(self, chat: ChatKey, members: list[Arrival]) -> None:
+        self.chat = chat
+        self.members = members
+        self.ended_by: Interruption | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.is_given_up = False
+        self._speaking: asyncio.Task[Answer] | None = None
+        self._is_over = False
+
+    @property
+    def deadline(self) -> float:
+        return max(member.deadline for member in self.members)
+
+    def interrupt(self, reason: Interruption) -> bool:
+        """End the turn at the next token; False when its answer is whole, or it was ended before."""
+        if self._is_over or self.ended_by is not None:
+            return False
+        self.ended_by = reason
+        if self._speaking is not None:
+            self._speaking.cancel()
+        return True
+
+    def give_up(self) -> None:
+        """All of its messages are too late to be answered."""
+        self.is_given_up = True
+        if self.task is not None:
+            self.task.cancel()
+
+    async def spoken(self, speaking: asyncio.Task[Answer]) -> Answer | None:
+        """What ``speaking`` gives; None when the turn was ended before."""
+        self._speaking = speaking
+        if self.ended_by is not None:
+            speaking.cancel()
+        try:
+            answer = await speaking
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if self.ended_by is None or (current is not None and current.cancelling()):
+                raise
+            return None
+        except QqvlError:
+            if self.ended_by is None:
+                raise
+            return None
+        if self.ended_by is not None:
+            return None
+        self._is_over = True
+        return answer
+
+
+class Lane:
+    """``waiting`` is in the order of arrival; ``turn`` is what runs. ``changed`` is set when there is news."""
 
     def __init__(self) -> None:
-        self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting: list[Arrival] = []
+        self.turn: Turn | None = None
+        self.changed = asyncio.Event()
+        self.worker: asyncio.Task[None] | None = None
 
-    async def turn(self) -> None:
-        """Wait until all earlier messages of the chat are done.
+    def __len__(self) -> int:
+        return len(self.waiting) + (len(self.turn.members) if self.turn else 0)
 
-        Raises:
-            Busy: the place was given to a chat that had fewer.
-        """
-        await self._granted
+    def __iter__(self) -> Iterator[Arrival]:
+        yield from self.turn.members if self.turn else ()
+        yield from self.waiting
 
-    def grant(self) -> None:
-        # A caller that gave up has cancelled it.
-        if not self._granted.done():
-            self._granted.set_result(None)
+    def begin(self, chat: ChatKey, places: tuple[int, ...]) -> Turn:
+        members = [self.waiting[place] for place in places]
+        for member in members:
+            member.begun += 1
+        self.waiting = [arrival for place, arrival in enumerate(self.waiting) if place not in set(places)]
+        self.turn = Turn(chat, members)
+        return self.turn
 
-    def withdraw(self) -> None:
-        if not self._granted.done():
-            self._granted.set_exception(Busy("这个会话排队的消息太多了，请稍后再试", retry_after=_RETRY_S))
-            # Its turn may have been cancelled before it looked.
-            self._granted.exception()
+    def end(self) -> None:
+        """The turn is over; what it left unanswered waits again, before all others."""
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            self.waiting[:0] = [m for m in turn.members if not m.is_settled and not m.is_recalled]
+
+    def hurry(self) -> None:
+        """Nothing waits for company any more."""
+        for arrival in self.waiting:
+            arrival.line = replace(arrival.line, came_at=-math.inf)
+        self.changed.set()
+
+    async def news(self, until: float) -> None:
+        """Wait for a change, or the ``time.monotonic`` instant."""
+        self.changed.clear()
+        try:
+            async with asyncio.timeout(max(until - time.monotonic(), 0)):
+                await self.changed.wait()
+        except TimeoutError:
+            return
 
 
 class Lanes:
@@ -47,42 +174,44 @@ class Lanes:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lanes: dict[ChatKey, deque[Place]] = {}
-        self._taken = 0
+        self._lanes: dict[ChatKey, Lane] = {}
 
-    def take(self, chat: ChatKey) -> Place:
-        """The next place of a chat's lane, to be given back with ``leave``; blocks nothing.
+    def __iter__(self) -> Iterator[Lane]:
+        yield from tuple(self._lanes.values())
+
+    def of(self, chat: ChatKey) -> Lane | None:
+        return self._lanes.get(chat)
+
+    def enter(self, arrival: Arrival) -> Lane:
+        """Take the next place of a chat's lane; blocks nothing.
 
         Raises:
             Busy: all places are taken, and no chat has more than one more than this.
         """
-        if self._taken >= self._most:
+        chat = arrival.incoming.chat
+        if sum(map(len, self._lanes.values())) >= self._most:
             self._make_room(chat)
-        place = Place()
-        lane = self._lanes.setdefault(chat, deque())
-        lane.append(place)
-        self._taken += 1
-        if lane[0] is place:
-            place.grant()
-        return place
+        lane = self._lanes.setdefault(chat, Lane())
+        lane.waiting.append(arrival)
+        lane.changed.set()
+        return lane
 
-    def leave(self, chat: ChatKey, place: Place) -> None:
-        """Give a place back, whether its turn came or not; once more does nothing."""
-        lane = self._lanes.get(chat)
-        if lane is None or place not in lane:
-            return
-        lane.remove(place)
-        self._taken -= 1
-        if lane:
-            lane[0].grant()
-        else:
-            del self._lanes[chat]
+    def leave(self, arrival: Arrival) -> None:
+        """Give up a place that waits; one whose turn runs is given back with it."""
+        lane = self._lanes.get(arrival.incoming.chat)
+        if lane is not None and arrival in lane.waiting:
+            lane.waiting.remove(arrival)
+            lane.changed.set()
+
+    def close(self, chat: ChatKey) -> None:
+        self._lanes.pop(chat, None)
 
     def _make_room(self, newcomer: ChatKey) -> None:
-        longest = max(self._lanes, key=lambda chat: len(self._lanes[chat]))
+        longest = max(self._lanes.values(), key=len)
+        own = self._lanes.get(newcomer)
+        waiting = [arrival for arrival in longest.waiting if not arrival.begun]
         # With one more it would only trade places; a turn that has begun is never ended.
-        if len(self._lanes[longest]) < max(len(self._lanes.get(newcomer, ())) + 2, 2):
+        if len(longest) < max((len(own) if own else 0) + 2, 2) or not waiting:
             raise Busy("排队的消息太多了，请稍后再试", retry_after=_RETRY_S)
-        last = self._lanes[longest][-1]
-        last.withdraw()
-        self.leave(longest, last)
+        self.leave(waiting[-1])
+        waiting[-1].fail(Busy("这个会话排队的消息太多了，请稍后再试", retry_after=_RETRY_S))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from qqvl_server.chat.clock import Clock
 from qqvl_server.chat.database import Database
+from qqvl_server.chat.decision import Decision
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import (
     Answer,
@@ -24,15 +25,18 @@ from qqvl_server.chat.message import (
     StoredMessage,
     Text,
 )
-from qqvl_server.chat.records import part_to_json, to_message
-from qqvl_server.chat.tables import ANSWERS, CHATS, MESSAGES, is_of
+from qqvl_server.chat.records import to_message
+from qqvl_server.chat.rows import answers, chats, recalls
+from qqvl_server.chat.rows.recalls import Recalled
+from qqvl_server.chat.tables import ANSWERS, CHATS, DECISIONS, MESSAGES, RECALLS, SENT, is_of
 from qqvl_server.errors import StorageFailed
 
 _DAY_S: Final = 86400
 # A client retries for minutes; a week covers any journal it may replay.
 ANSWER_LIFETIME_S: Final = 7 * _DAY_S
-# What a gap counts for that is longer than a day: a clock that jumped tells no more than that some time went by.
-_GAP_S: Final = 3600
+# How long it is known which messages are ours, and why we spoke.
+_MONTH_S: Final = 30 * _DAY_S
+_LIFETIMES: Final = {ANSWERS: ANSWER_LIFETIME_S, RECALLS: ANSWER_LIFETIME_S, SENT: _MONTH_S, DECISIONS: _MONTH_S}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +58,21 @@ class Draft:
     identity: Identity | None
 
 
-class _Clock:
-    """Time by which answers grow old: goes on with the last one written, and no faster than this process lives.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of one message of a turn. ``covered``: the turn's reply answers it."""
 
-    The wall clock is believed when it says that less than a day has passed since then. Set forward by a month it would
-    otherwise have every answer swept, and each repeated message answered twice.
-    """
-
-    def __init__(self, last: float | None) -> None:
-        now = time.time()
-        if last is not None and not 0 <= now - last <= _DAY_S:
-            now = last + (_GAP_S if now > last else 0)
-        self._offset = now - time.monotonic()
-
-    def now(self) -> float:
-        return time.monotonic() + self._offset
+    identity: Identity | None
+    answer: Answer
+    seq: int | None = None
+    decision: Decision | None = None
+    covered: bool = False
 
 
 class Store:
     """Use as ``async with Store.open(url)``; every method raises ``StorageFailed`` when the database does."""
 
-    def __init__(self, database: Database, clock: _Clock) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._write = database.write
         self._read = database.read
         self._database = database
@@ -95,8 +93,8 @@ class Store:
         async with Database.open(url, is_ours) as database:
             async with database.read() as connection:
                 last = (await connection.execute(select(func.max(ANSWERS.c.created_at)))).scalar()
-            store = cls(database, _Clock(last))
-            await store._forget_old_answers()
+            store = cls(database, Clock(last))
+            await store._forget_old()
             sweeping = asyncio.create_task(store._sweep(sweep_s))
             try:
                 yield store
@@ -110,11 +108,11 @@ class Store:
         """A word for what keeps anything from being stored until somebody mends it; None while all is well."""
         return self._database.trouble
 
-    async def add_message(self, draft: Draft) -> StoredMessage:
-        """Make a message durable. A resend returns the stored line instead."""
+    async def add_message(self, draft: Draft) -> StoredMessage | None:
+        """Make a message durable. A resend returns the stored line instead; None for one that was recalled."""
 
-        async def add(connection: AsyncConnection) -> StoredMessage:
-            chat_id = await _chat_id(connection, draft.chat, draft.chat_name)
+        async def add(connection: AsyncConnection) -> StoredMessage | None:
+            chat_id = await chats.chat_id_of(connection, draft.chat, draft.chat_name)
             if draft.identity is not None:
                 known = await connection.execute(
                     select(MESSAGES).where(MESSAGES.c.chat_id == chat_id, is_of(MESSAGES, draft.identity))
@@ -122,36 +120,92 @@ class Store:
                 row = known.first()
                 if row is not None:
                     return to_message(row)
-            return await _append(connection, chat_id, "user", draft.speaker, draft.parts, draft.identity)
+                if await recalls.swallows(connection, chat_id, draft.identity, self._clock.now()):
+                    return None
+            return await chats.append(connection, chat_id, "user", draft.speaker, draft.parts, draft.identity)
 
         return await self._write(add)
 
-    async def add_answer(self, chat: ChatKey, identity: Identity | None, answer: Answer, bot: Speaker) -> None:
-        """Commit the reply and what the door will say about it, in one transaction."""
+    async def add_answers(self, chat: ChatKey, outcomes: Sequence[Outcome], bot: Speaker) -> None:
+        """Commit a reply and what the door will say about each message that shared the turn, in one transaction.
+
+        One of them at most has a reply. What was recalled in between keeps its silence.
+        """
 
         async def add(connection: AsyncConnection) -> None:
-            chat_id = await _chat_id(connection, chat, "")
-            if answer.reply and answer.should_reply:
-                await _append(connection, chat_id, "assistant", bot, (Text(answer.reply),), None)
-            await self._remember(connection, chat_id, identity, answer)
+            chat_id = await chats.chat_id_of(connection, chat)
+            fresh = [
+                outcome
+                for outcome in outcomes
+                if outcome.identity is None or not await answers.is_known(connection, chat_id, outcome.identity)
+            ]
+            said = next((o.answer.reply for o in fresh if o.answer.reply and o.answer.should_reply), None)
+            line = said and await chats.append(connection, chat_id, "assistant", bot, (Text(said),), None)
+            for outcome in fresh:
+                told_by = line.seq if line and outcome.covered else None
+                kept = answers.Kept(outcome.answer, self._clock.now(), outcome.seq, told_by)
+                await answers.remember(connection, chat_id, outcome.identity, kept)
+                if outcome.seq is not None and outcome.decision is not None:
+                    message_id = outcome.identity.message_id if outcome.identity else None
+                    await answers.note(connection, chat_id, outcome.seq, message_id, outcome.decision)
+
+        await self._write(add)
+
+    async def add_command(self, chat: ChatKey, chat_name: str, identity: Identity | None, answer: Answer) -> None:
+        """Keep a command's answer for whoever asks again; it is no part of the talk."""
+
+        async def add(connection: AsyncConnection) -> None:
+            chat_id = await chats.chat_id_of(connection, chat, chat_name)
+            if identity is None or not await answers.is_known(connection, chat_id, identity):
+                await answers.remember(connection, chat_id, identity, answers.Kept(answer, self._clock.now()))
 
         await self._write(add)
 
     async def find_answer(self, chat: ChatKey, identity: Identity) -> Answer | None:
         async with self._read() as connection:
             found = await connection.execute(
-                select(ANSWERS).join(CHATS, CHATS.c.id == ANSWERS.c.chat_id).where(*_is(chat), is_of(ANSWERS, identity))
+                select(ANSWERS)
+                .join(CHATS, CHATS.c.id == ANSWERS.c.chat_id)
+                .where(*chats.is_chat(chat), is_of(ANSWERS, identity))
             )
             row = found.first()
-            if row is None:
-                return None
-            return Answer(
-                reply=row.reply,
-                should_reply=row.should_reply,
-                warnings=tuple(row.warnings),
-                prompt_tokens=row.prompt_tokens,
-                completion_tokens=row.completion_tokens,
-            )
+            return None if row is None else answers.to_answer(row)
+
+    async def recall(self, chat: ChatKey, message_id: str, coming: Identity | None) -> Recalled:
+        """A message left QQ: it leaves the history too, now or when it comes, and what answered it with it.
+
+        Again, it gives the same. An id that came twice means its newest line; ``coming`` is the message meant where it
+        is on its way, stored or not.
+        """
+
+        async def forget(connection: AsyncConnection) -> Recalled:
+            chat_id = await chats.chat_id_of(connection, chat)
+            return await recalls.recall(connection, chat_id, message_id, coming, self._clock.now())
+
+        recalled = await self._write(forget)
+        if recalled.lines:
+            await self._database.empty_log()
+        return recalled
+
+    async def sent(self, chat: ChatKey, message_id: str, ids: Sequence[str]) -> tuple[str, ...]:
+        """Note QQ's ids of our own messages; those that are to be withdrawn, because what they answer has left."""
+
+        async def add(connection: AsyncConnection) -> tuple[str, ...]:
+            chat_id = await chats.chat_id_of(connection, chat)
+            row = await answers.newest_of(connection, chat_id, message_id)
+            if row is None or row.reply_seq is None:
+                return ()
+            await answers.report(connection, chat_id, row.reply_seq, ids, self._clock.now())
+            late = await recalls.reported_late(connection, chat_id, row.reply_seq, list(ids))
+            return tuple(ids) if late else ()
+
+        return await self._write(add)
+
+    async def is_ours(self, chat: ChatKey, message_id: str) -> bool:
+        """Whether QQ gave this id to a message of ours."""
+        async with self._read() as connection:
+            chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
+            return chat_id is not None and await answers.reply_sent_as(connection, chat_id, message_id) is not None
 
     async def window(self, chat: ChatKey, until: int) -> tuple[StoredMessage, ...]:
         """Lines from the window's start up to and including ``until``, oldest first."""
@@ -159,13 +213,13 @@ class Store:
             rows = await connection.execute(
                 select(MESSAGES)
                 .join(CHATS, CHATS.c.id == MESSAGES.c.chat_id)
-                .where(*_is(chat), MESSAGES.c.seq >= CHATS.c.window_start, MESSAGES.c.seq <= until)
+                .where(*chats.is_chat(chat), MESSAGES.c.seq >= CHATS.c.window_start, MESSAGES.c.seq <= until)
                 .order_by(MESSAGES.c.seq)
             )
             return tuple(to_message(row) for row in rows)
 
     async def move_window(self, chat: ChatKey, start: int) -> None:
-        moved = update(CHATS).where(*_is(chat)).values(window_start=start)
+        moved = update(CHATS).where(*chats.is_chat(chat)).values(window_start=start)
         await self._write(lambda connection: connection.execute(moved))
 
     async def reset(self, chat: ChatKey, chat_name: str, identity: Identity | None, answer: Answer) -> None:
@@ -175,12 +229,10 @@ class Store:
         """
 
         async def empty(connection: AsyncConnection) -> None:
-            chat_id = await _chat_id(connection, chat, chat_name)
+            chat_id = await chats.chat_id_of(connection, chat, chat_name)
             await connection.execute(delete(MESSAGES).where(MESSAGES.c.chat_id == chat_id))
-            await connection.execute(
-                update(ANSWERS).where(ANSWERS.c.chat_id == chat_id).values(reply="", should_reply=False, warnings=[])
-            )
-            await self._remember(connection, chat_id, identity, answer)
+            await answers.blank_all(connection, chat_id)
+            await answers.remember(connection, chat_id, identity, answers.Kept(answer, self._clock.now()))
 
         await self._write(empty)
         await self._database.empty_log()
@@ -201,7 +253,7 @@ class Store:
     async def messages(self, chat: ChatKey, *, before: int | None, limit: int) -> tuple[StoredMessage, ...] | None:
         """The newest ``limit`` lines below ``before``, oldest first; None when the chat was never heard of."""
         async with self._read() as connection:
-            chat_id = (await connection.execute(select(CHATS.c.id).where(*_is(chat)))).scalar()
+            chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
             if chat_id is None:
                 return None
             query = select(MESSAGES).where(MESSAGES.c.chat_id == chat_id)
@@ -215,76 +267,15 @@ class Store:
             await asyncio.sleep(every_s)
             # The next time is soon enough, and whoever wanted something stored has been told.
             with suppress(StorageFailed):
-                await self._forget_old_answers()
+                await self._forget_old()
 
-    async def _forget_old_answers(self) -> None:
-        old = delete(ANSWERS).where(ANSWERS.c.created_at < self._clock.now() - ANSWER_LIFETIME_S)
-        await self._write(lambda connection: connection.execute(old))
+    async def _forget_old(self) -> None:
+        async def sweep(connection: AsyncConnection) -> None:
+            for table, lifetime_s in _LIFETIMES.items():
+                await connection.execute(delete(table).where(table.c.created_at < self._clock.now() - lifetime_s))
 
-    async def _remember(
-        self, connection: AsyncConnection, chat_id: int, identity: Identity | None, answer: Answer
-    ) -> None:
-        if identity is None:
-            return
-        await connection.execute(
-            ANSWERS.insert().values(
-                chat_id=chat_id,
-                message_id=identity.message_id,
-                digest=identity.digest,
-                should_reply=answer.should_reply,
-                reply=answer.reply,
-                warnings=list(answer.warnings),
-                prompt_tokens=answer.prompt_tokens,
-                completion_tokens=answer.completion_tokens,
-                created_at=self._clock.now(),
-            )
-        )
+        await self._write(sweep)
 
 
 def sqlite_url(folder: Path) -> str:
     return f"sqlite+aiosqlite:///{folder / 'qqvl.sqlite3'}"
-
-
-def _is(chat: ChatKey) -> tuple[Any, Any]:
-    return CHATS.c.kind == chat.kind.value, CHATS.c.external_id == chat.id
-
-
-async def _chat_id(connection: AsyncConnection, chat: ChatKey, name: str) -> int:
-    row = (await connection.execute(select(CHATS.c.id, CHATS.c.name).where(*_is(chat)))).first()
-    now = time.time()
-    if row is None:
-        inserted = await connection.execute(
-            CHATS.insert().values(
-                kind=chat.kind.value, external_id=chat.id, name=name, next_seq=1, window_start=1, updated_at=now
-            )
-        )
-        assert inserted.inserted_primary_key is not None
-        return int(inserted.inserted_primary_key[0])
-    await connection.execute(update(CHATS).where(CHATS.c.id == row.id).values(updated_at=now, name=name or row.name))
-    return int(row.id)
-
-
-async def _append(
-    connection: AsyncConnection,
-    chat_id: int,
-    role: str,
-    speaker: Speaker,
-    parts: Sequence[MessagePart],
-    identity: Identity | None,
-) -> StoredMessage:
-    taken = await connection.execute(
-        update(CHATS).where(CHATS.c.id == chat_id).values(next_seq=CHATS.c.next_seq + 1).returning(CHATS.c.next_seq)
-    )
-    row = {
-        "chat_id": chat_id,
-        "seq": int(taken.scalar_one()) - 1,
-        "role": role,
-        "speaker_id": speaker.id,
-        "speaker_name": speaker.name,
-        "parts": [part_to_json(part) for part in parts],
-        "message_id": identity and identity.message_id,
-        "digest": identity and identity.digest,
-        "created_at": time.time(),
-    }
-    stored = await connection.execute(MESSAGES.insert().values(row).returning(MESSAGES))
-    return to_message(stored.one())

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     ForeignKey,
+    Index,
     Integer,
     MetaData,
     String,
@@ -71,7 +72,58 @@ ANSWERS = Table(
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
     Column("created_at", Float, nullable=False, index=True),
+    Column("reason", String(16), nullable=False, server_default=""),
+    Column("merged_into", String(128)),
+    # The line that was answered, and the line that answers it and what was merged with it.
+    Column("seq", BigInteger),
+    Column("reply_seq", BigInteger),
     UniqueConstraint("chat_id", "message_id", "digest", name="uq_answers_message_id"),
+    Index("ix_answers_reply_seq", "chat_id", "reply_seq"),
+)
+
+# QQ's ids of our own messages, as the client reports them.
+SENT = Table(
+    "sent",
+    METADATA,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("chat_id", ForeignKey("chats.id"), nullable=False),
+    Column("sent_id", String(128), nullable=False),
+    Column("reply_seq", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+    UniqueConstraint("chat_id", "sent_id", "reply_seq", name="uq_sent_sent_id"),
+    Index("ix_sent_reply_seq", "chat_id", "reply_seq"),
+)
+
+# Recalled messages. ``seq`` is the chat's last line then: what is newer under the same id is another message. Without
+# it the recall came first and waits for its message. ``digest`` is the message's, where it was known.
+RECALLS = Table(
+    "recalls",
+    METADATA,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("chat_id", ForeignKey("chats.id"), nullable=False),
+    Column("message_id", String(128), nullable=False),
+    Column("digest", String(64)),
+    Column("seq", BigInteger),
+    Column("reply_seq", BigInteger),
+    Column("withdraw", JSON, nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+    Index("ix_recalls_message_id", "chat_id", "message_id"),
+)
+
+# Why the bot spoke or not, without a word of what was said.
+DECISIONS = Table(
+    "decisions",
+    METADATA,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("chat_id", ForeignKey("chats.id"), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("message_id", String(128)),
+    Column("speak", Boolean, nullable=False),
+    Column("reason", String(16), nullable=False),
+    Column("score", Float),
+    Column("cost_ms", Float, nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+    Index("ix_decisions_seq", "chat_id", "seq"),
 )
 
 # How far the clocks of QQ and of this machine may be apart.

@@ -24,6 +24,11 @@ class PreparedPrompt(Protocol):
         """Whether the template began a thought, so that only its end will be written."""
         ...
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the template knows of thoughts at all."""
+        ...
+
 
 POut = TypeVar("POut", bound=PreparedPrompt, covariant=True)
 PIn = TypeVar("PIn", bound=PreparedPrompt, contravariant=True)
@@ -74,6 +79,11 @@ class Engine(Protocol[PIn]):
 
 
 class GrammarCompiler(Protocol):
+    @property
+    def unended(self) -> Sequence[int]:
+        """The mask (as ``TokenMask`` has them) that lets every token come but those that end a reply."""
+        ...
+
     async def compile(self, grammar: Grammar) -> Callable[[int], TokenMask]:
         """Makes a fresh mask on each call, one per choice. Raises InvalidRequest: the grammar cannot be compiled."""
         ...

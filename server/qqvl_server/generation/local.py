@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Generic, TypeVar
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import (
-    Busy,
     DeadlineExceeded,
     EngineDead,
     GenerationFailed,
@@ -21,6 +20,8 @@ from qqvl_server.errors import (
     QqvlError,
 )
 from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
+from qqvl_server.generation.constraints.grammar import constraint
+from qqvl_server.generation.constraints.thinking import WhileThinking, budget_of
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
@@ -31,11 +32,13 @@ from qqvl_server.generation.port import (
     VoiceStatus,
 )
 from qqvl_server.generation.replies.channel import Inbox, Scores, TokenChannel
+from qqvl_server.generation.replies.pulse import Pulse
 from qqvl_server.generation.replies.reply import Choices, Reply
-from qqvl_server.generation.replies.thoughts import Thoughts
+from qqvl_server.generation.replies.speech import Speech
+from qqvl_server.generation.replies.thoughts import FORCED_CLOSING, NO_THOUGHT
+from qqvl_server.generation.seats import Seat, Seats
 from qqvl_server.observe.metrics import Metrics
 
-_RETRY_AFTER_S = 5
 # Most of the time they wait for the decoder: one slow picture must not hold up what is remembered of others.
 _PICTURE_THREADS = 8
 # Tokens of a prompt that is handed to the engine without leaving the event loop.
@@ -52,7 +55,7 @@ T = TypeVar("T")
 
 
 class LocalVoice(Generic[P]):
-    """``max_pending`` calls at most may wait for their first token at once; the next is refused as busy."""
+    """``max_pending`` replies at most may wait for their first token at once, shared among owners (``Seats``)."""
 
     def __init__(
         self,
@@ -70,11 +73,10 @@ class LocalVoice(Generic[P]):
         self._device = device
         self._context_tokens = context_tokens
         self._metrics = metrics
-        self._max_pending = max_pending
         self._grammars = grammars
-        self._pending: set[object] = set()
+        self._seats = Seats(max_pending)
         self._streams = 0
-        self._pulse = _Pulse()
+        self._pulse = Pulse()
         self._closed = False
         # Apart, so that one chat's many pictures do not hold up another's words.
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="qqvl-prompt")
@@ -94,26 +96,36 @@ class LocalVoice(Generic[P]):
         return await self._aside(self._texts, count_all)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
-        with self._waiting() as seat:
-            prompt = await self._prepared(request)
-            fresh_mask = await _in_time(self._compiled(request), request.deadline)
-            room = self._context_tokens - prompt.tokens
-            sampling = replace(request.sampling, max_new_tokens=min(request.sampling.max_new_tokens, room))
-            self._metrics.prompt_tokens.inc(prompt.tokens)
-            async with aclosing(self._events(prompt, replace(request, sampling=sampling), fresh_mask)) as events:
-                async for event in events:
-                    self._pending.discard(seat)
-                    if prompt.unseen and isinstance(event, Finished):
-                        event = replace(event, unseen=prompt.unseen)
-                    yield event
+        wanted = constraint(request)
+        seat = self._seats.take(request)
+        async with AsyncExitStack() as leaving:
+            leaving.callback(self._seats.leave, seat)
+            async with self._seats.waiting(seat):
+                prompt = await self._prepared(request)
+                fresh_mask = await _in_time(self._masks(prompt, request, wanted), request.deadline)
+                room = self._context_tokens - prompt.tokens
+                sampling = replace(request.sampling, max_new_tokens=min(request.sampling.max_new_tokens, room))
+                self._metrics.prompt_tokens.inc(prompt.tokens)
+                fitting = replace(request, sampling=sampling)
+                events = await leaving.enter_async_context(aclosing(self._events(prompt, fitting, fresh_mask, seat)))
+                event = await anext(events, None)
+            while event is not None:
+                if prompt.unseen and isinstance(event, Finished):
+                    event = replace(event, unseen=prompt.unseen)
+                yield event
+                event = await anext(events, None)
 
-    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
-        return self._grammars.given_up(grammar) if self._grammars else ()
+    def given_up(self, request: GenerationRequest) -> tuple[str, ...]:
+        grammar = constraint(request)
+        return self._grammars.given_up(grammar) if self._grammars and grammar else ()
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         if not candidates or not all(candidates):
             raise InvalidRequest("要比较的候选不能为空")
-        with self._waiting():
+        seat = self._seats.take(request)
+        async with AsyncExitStack() as leaving:
+            leaving.callback(self._seats.leave, seat)
+            await leaving.enter_async_context(self._seats.waiting(seat))
             prompt = await self._prepared(request)
             encode = self._prompts.encode
             ids = await self._aside(self._texts, lambda: [encode(candidate) for candidate in candidates])
@@ -154,7 +166,7 @@ class LocalVoice(Generic[P]):
         self._engine.close()
 
     async def _events(
-        self, prompt: P, request: GenerationRequest, fresh_mask: Callable[[int], TokenMask] | None
+        self, prompt: P, request: GenerationRequest, fresh_mask: Callable[[int], TokenMask] | None, seat: Seat
     ) -> AsyncGenerator[TextEvent, None]:
         inbox = Inbox()
         channels = [TokenChannel(choice, inbox) for choice in range(request.choices)]
@@ -184,6 +196,9 @@ class LocalVoice(Generic[P]):
                 items = await inbox.all() if crowded else [await inbox.get()]
                 if (0, late) in items:
                     raise late
+                if seat.waiting:
+                    for choice, _ in items:
+                        self._seats.began(seat, choice)
                 if rest := list(later):
                     await self._aside(self._pool(request), lambda rest=rest: submit(rest))  # type: ignore[misc]
                 for event in choices.take(items):
@@ -197,8 +212,9 @@ class LocalVoice(Generic[P]):
                 channel.abandon()
 
     def _reply(self, choice: int, prompt: P, request: GenerationRequest) -> Reply:
-        thoughts = None if request.thoughts else Thoughts(inside=prompt.opens_thought)
-        return Reply(choice, self._prompts.decoder(), self._prompts.spell, request.sampling, prompt.tokens, thoughts)
+        # What is written after a raw prompt is nobody's speech: it is told as it is.
+        speech = Speech(request, choice, inside=prompt.opens_thought) if request.raw is None else None
+        return Reply(choice, self._prompts.decoder(), self._prompts.spell, request.sampling, prompt.tokens, speech)
 
     async def _prepared(self, request: GenerationRequest) -> P:
         prepare = self._aside(self._pool(request), lambda: self._prompts.prepare(request))
@@ -208,28 +224,32 @@ class LocalVoice(Generic[P]):
             raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {limit}", limit=limit)
         return prompt
 
-    async def _compiled(self, request: GenerationRequest) -> Callable[[int], TokenMask] | None:
-        if request.grammar is None:
-            names = request.may_call
-            tools = [tool for tool in request.tools if names is None or tool.name in names]
+    async def _masks(
+        self, prompt: P, request: GenerationRequest, wanted: Grammar | None
+    ) -> Callable[[int], TokenMask] | None:
+        """What makes a reply's mask of the most tokens that it may have; None where nothing constrains it."""
+        speaking = await self._speaking(request, wanted)
+        opened = prompt.opens_thought
+        budget = budget_of(request.thinking, opened=opened, thinks=prompt.thinks)
+        if request.raw is not None or (budget is None and not (opened and speaking)):
+            return speaking
+        written = NO_THOUGHT if budget == 0 else FORCED_CLOSING
+        closing = await self._aside(self._texts, lambda: self._prompts.encode(written))
+        unended = self._grammars.unended if self._grammars and wanted else None
+        spell = self._prompts.spell
+        return lambda most: WhileThinking(
+            speaking, spell, closing, most, budget, inside=opened, unended=unended if opened else None
+        )
+
+    async def _speaking(self, request: GenerationRequest, wanted: Grammar | None) -> Callable[[int], TokenMask] | None:
+        if wanted is None:
+            tools = request.callable_tools
             if not tools or self._grammars is None:
                 return None
-            return await self._grammars.while_calling(tools, strict=names is not None)
+            return await self._grammars.while_calling(tools, strict=request.tool_choice.allowed is not None)
         if self._grammars is None:
             raise InvalidRequest("这个模型不支持规定回答的格式")
-        return await self._grammars.compile(request.grammar)
-
-    @contextmanager
-    def _waiting(self) -> Iterator[object]:
-        """A seat until the first token has come (or the call is over)."""
-        if len(self._pending) >= self._max_pending:
-            raise Busy("现在太忙了，请稍后再试", retry_after=_RETRY_AFTER_S)
-        seat = object()
-        self._pending.add(seat)
-        try:
-            yield seat
-        finally:
-            self._pending.discard(seat)
+        return await self._grammars.compile(wanted)
 
     def _check_open(self) -> None:
         if self._closed or not self._engine.alive:
@@ -242,25 +262,6 @@ class LocalVoice(Generic[P]):
     async def _aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         self._check_open()
         return await asyncio.get_running_loop().run_in_executor(pool, work)
-
-
-class _Pulse:
-    """Wakes all who wait for it together: each alone would take the interpreter from the engine once more."""
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Event] = []
-
-    async def beat(self, pause_s: float, due: asyncio.Event) -> None:
-        """Until ``due`` is set: by the beat, ``pause_s`` after the first began to wait, if by nobody before."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_later(pause_s, self._wake)
-        self._waiting.append(due)
-        await due.wait()
-
-    def _wake(self) -> None:
-        for due in self._waiting:
-            due.set()
-        self._waiting.clear()
 
 
 def _one_choice(request: GenerationRequest, choice: int) -> GenerationRequest:

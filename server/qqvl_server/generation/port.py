@@ -1,7 +1,7 @@
 """What the doors and the chat may ask of any voice. Values only: no torch, no HTTP, no chats.
 
-A voice takes chat messages and yields text events. ``local.py`` speaks with a model in this process;
-others (the paged engine, an upstream cluster) fit behind the same protocol.
+A voice takes chat messages and yields what a model thinks, says and calls, without the marks of its own frames.
+``local.py`` speaks with a model in this process; an upstream cluster fits behind the same protocol.
 """
 
 from __future__ import annotations
@@ -12,6 +12,15 @@ from enum import IntEnum, StrEnum
 from typing import Literal, Protocol
 
 from qqvl_server.errors import InvalidRequest
+from qqvl_server.generation.events import Finished as Finished
+from qqvl_server.generation.events import FinishReason as FinishReason
+from qqvl_server.generation.events import Reasoning as Reasoning
+from qqvl_server.generation.events import TextDelta as TextDelta
+from qqvl_server.generation.events import TextEvent as TextEvent
+from qqvl_server.generation.events import TokenLogprob as TokenLogprob
+from qqvl_server.generation.events import ToolCallArguments as ToolCallArguments
+from qqvl_server.generation.events import ToolCallStarted as ToolCallStarted
+from qqvl_server.generation.events import Usage as Usage
 from qqvl_server.media.image import ImageRef
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -56,6 +65,43 @@ class Tool:
     description: str | None
     parameters: str
     where: str = field(default="", compare=False)
+
+
+class ToolMode(StrEnum):
+    """Whether tools may (AUTO), must (REQUIRED) or may not (NONE: the model does not even read of them) be called."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """``named`` is the one tool that must be called, once; REQUIRED goes with it.
+
+    ``allowed`` are the names of those that may be called now, of all that the model reads of; None is all of them.
+    ``parallel`` false lets one call through at most.
+    """
+
+    mode: ToolMode = ToolMode.AUTO
+    named: str | None = None
+    allowed: tuple[str, ...] | None = None
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """How much a model thinks before it speaks, where it can; None leaves it to the checkpoint and its template.
+
+    ``enabled`` and ``effort`` are switches of the chat template; where it opens a thought nevertheless, ``enabled``
+    false closes it at once. After ``budget`` tokens a thought is closed.
+    ``anywhere``: one may begin in the middle of a reply too, so that texts about such marks do not come through whole.
+    """
+
+    enabled: bool | None = None
+    budget: int | None = None
+    effort: str | None = None
+    anywhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +190,7 @@ class GenerationRequest:
     ``raw`` is a prompt that no chat template touches, as text or as token ids; ``messages`` is then empty.
     ``choices`` replies are made of one prompt. ``template`` holds extra arguments for the chat template.
     ``opening`` is the reply's beginning, said already: what is generated goes on from it and does not repeat it.
-    ``may_call`` are the names of the tools that may be called; None is all of them.
-    ``thoughts`` false leaves out what the model thinks before it speaks.
+    ``grammar`` is what a reply must be; thoughts come before it, and calls may come in its place.
     """
 
     request_id: str
@@ -155,68 +200,24 @@ class GenerationRequest:
     owner: str = ""
     urgency: Urgency = Urgency.PRIVATE
     tools: tuple[Tool, ...] = ()
-    may_call: tuple[str, ...] | None = None
+    tool_choice: ToolChoice = ToolChoice()
     grammar: Grammar | None = None
     choices: int = 1
     raw: str | tuple[int, ...] | None = None
     template: tuple[tuple[str, bool | str], ...] = ()
     opening: str = ""
-    thoughts: bool = True
+    thinking: Thinking = Thinking()
 
+    @property
+    def shown_tools(self) -> tuple[Tool, ...]:
+        """Those that the model reads of."""
+        return () if self.tool_choice.mode is ToolMode.NONE else self.tools
 
-class FinishReason(StrEnum):
-    STOP = "stop"
-    LENGTH = "length"
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """``cached_tokens`` are those of the prompt whose keys and values were at hand already."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """Natural logarithm of a token's probability before temperature.
-
-    ``top`` are the likeliest tokens at its place, best first. ``data`` is the token's own bytes, which need not be
-    whole characters.
-    """
-
-    token: int
-    data: bytes
-    logprob: float
-    top: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TextDelta:
-    """``choice`` counts replies to one prompt from 0. ``tokens`` only when log-probabilities were asked for."""
-
-    text: str
-    choice: int = 0
-    tokens: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """One per choice. ``stopped_by`` is the stop text or stop token id that ended it, None for the model's own end.
-
-    ``unseen`` tells why pictures of the prompt were not shown, in words for those who are answered; never for API
-    callers, whose request is refused.
-    """
-
-    reason: FinishReason
-    usage: Usage
-    choice: int = 0
-    stopped_by: str | int | None = None
-    unseen: tuple[str, ...] = ()
-
-
-TextEvent = TextDelta | Finished
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """Those of them that may be called."""
+        allowed = self.tool_choice.allowed
+        return tuple(tool for tool in self.shown_tools if allowed is None or tool.name in allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,17 +243,19 @@ class Voice(Protocol):
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
-        """Text deltas, then one ``Finished`` per choice. Closing the iterator stops the model at the next token.
+        """What it thinks, says and calls, then one ``Finished`` per choice.
+
+        Closing the iterator stops the model at the next token.
 
         Raises:
-            InvalidRequest: a grammar that cannot be compiled, a token id outside the vocabulary, or something this
-                engine cannot do.
+            InvalidRequest: a grammar or a tool's schema that cannot be compiled, a token id outside the vocabulary, or
+                something this engine cannot do.
             PromptTooLong, Busy, DeadlineExceeded, GenerationFailed, EngineDead
         """
         ...
 
-    def given_up(self, grammar: Grammar) -> tuple[str, ...]:
-        """Places in the request that replies in this grammar need not keep to; known once one of them has begun."""
+    def given_up(self, request: GenerationRequest) -> tuple[str, ...]:
+        """Places in its schemas that replies need not keep to; known once one of them has begun."""
         ...
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
@@ -265,10 +268,7 @@ class Voice(Protocol):
         ...
 
     async def warm(self, request: GenerationRequest) -> None:
-        """Read a prompt into the cache when nothing else is to do, so that a later turn starts sooner. May do nothing.
-
-        Never raises: what cannot be warmed now is simply read later.
-        """
+        """Read a prompt into the cache when nothing else is to do, so that a later turn starts sooner. Never raises."""
         ...
 
     async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:

@@ -36,6 +36,15 @@ class Metrics:
         self.http_requests = Counter(
             "qqvl_http_requests", "HTTP 请求数", labelnames=("door", "status"), registry=self.registry
         )
+        self.decisions = Counter(
+            "qqvl_chat_decisions", "QQ 消息回或不回，按原因", labelnames=("reason",), registry=self.registry
+        )
+        self.interruptions = Counter(
+            "qqvl_chat_interruptions",
+            "没答完就停下的回答，按原因：追问、叫停、撤回",
+            labelnames=("reason",),
+            registry=self.registry,
+        )
 
     def waited(self, queued_s: float | None, first_token_s: float | None) -> None:
         """One reply has ended; None is what it never came to."""

@@ -10,6 +10,7 @@ import pytest
 
 from qqvl_server import errors
 from qqvl_server.api.anthropic.schema import UNHEEDED
+from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
@@ -235,13 +236,13 @@ async def test_tools_and_the_choice_among_them() -> None:
         assert [tool.name for tool in request.tools] == ["get_weather", "clock"]
         assert json.loads(request.tools[0].parameters) == WEATHER["input_schema"]
         assert request.grammar is None
-        assert (await door.asked(tools=[WEATHER], tool_choice={"type": "none"})).tools == ()
+        assert (await door.asked(tools=[WEATHER], tool_choice={"type": "none"})).shown_tools == ()
         for choice, words in (
             ({"type": "any"}, ("get_weather", "clock", ")*")),
             ({"type": "any", "disable_parallel_tool_use": True}, ("get_weather", "clock")),
             ({"type": "tool", "name": "clock"}, ("clock",)),
         ):
-            grammar = (await door.asked(tools=[WEATHER, other], tool_choice=choice)).grammar
+            grammar = constraint(await door.asked(tools=[WEATHER, other], tool_choice=choice))
             assert grammar is not None
             for word in ("get_weather", "clock", ")*"):
                 assert (word in grammar.text) == (word in words), (choice, word)

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.port import (
     Finished,
     FinishReason,
     GenerationRequest,
     Sampling,
     TextDelta,
+    Thinking,
     TokenLogprob,
     Tool,
     ToolCall,
@@ -130,7 +132,7 @@ async def test_sampling_reaches_the_voice_as_it_was_sent() -> None:
             max_tokens=9,
             max_completion_tokens=8,
             priority=5,
-            chat_template_kwargs={"enable_thinking": False},
+            chat_template_kwargs={"enable_thinking": False, "add_vision_id": True},
         )
     assert request.sampling == Sampling(
         max_new_tokens=8,
@@ -150,7 +152,7 @@ async def test_sampling_reaches_the_voice_as_it_was_sent() -> None:
     )
     assert request.urgency is Urgency.ACTIVE_SPEECH
     assert request.owner == "api:open"
-    assert request.template == (("enable_thinking", False),)
+    assert (request.thinking, request.template) == (Thinking(enabled=False), (("add_vision_id", True),))
 
 
 async def test_what_is_left_out_is_the_models_own() -> None:
@@ -235,7 +237,7 @@ async def test_a_call_is_told_as_a_call_whole_and_streamed() -> None:
         plain = (await on.post(tools=[WEATHER])).json()["choices"][0]
         chunks = events_of(await on.post(tools=[WEATHER], stream=True))
         silent = (await on.post(tools=[WEATHER], tool_choice="none")).json()["choices"][0]
-        assert on.voice.asked[-1].tools == ()
+        assert on.voice.asked[-1].shown_tools == ()
     assert plain["finish_reason"] == "tool_calls"
     assert plain["message"]["content"].strip() == "我查一下"
     (call,) = plain["message"]["tool_calls"]
@@ -273,7 +275,9 @@ async def test_only_calls_give_no_content_and_only_one_when_parallel_ones_are_no
 async def test_a_forced_call_is_a_grammar(choice: Any) -> None:
     async with Chat.open(lambda _: CALL) as on:
         answer = (await on.post(tools=[WEATHER], tool_choice=choice)).json()
-        assert on.voice.asked[0].grammar is not None
+        wanted = constraint(on.voice.asked[0])
+    assert wanted is not None
+    assert "get_weather" in wanted.text
     assert answer["choices"][0]["finish_reason"] == "tool_calls"
 
 
@@ -281,9 +285,10 @@ async def test_a_format_leaves_room_for_calls() -> None:
     async with Chat.open() as on:
         request = await on.asked(tools=[WEATHER], response_format={"type": "json_object"})
         error_of(await on.post(tools=[WEATHER], guided_regex="a"), 400)
-    assert request.grammar is not None
-    assert "get_weather" in request.grammar.text
-    assert "answer: %json" in request.grammar.text
+    wanted = constraint(request)
+    assert wanted is not None
+    assert "get_weather" in wanted.text
+    assert "answer: %json" in wanted.text
 
 
 async def test_a_call_cut_off_by_the_limit_says_so() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from qqvl_server.api.responses.schema import INCLUDABLE, MOVED, REFUSED, UNHEEDED
 from qqvl_server.errors import GenerationFailed
+from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
@@ -201,9 +202,9 @@ async def test_settings_reach_the_voice() -> None:
         assert (await door.asked(text={"format": {"type": "text"}, "verbosity": "low"})).grammar is None
         offered = await door.asked(tools=[WEATHER])
         assert ([tool.name for tool in offered.tools], offered.grammar) == (["get_weather"], None)
-        assert (await door.asked(tools=[WEATHER], tool_choice="none")).tools == ()
+        assert (await door.asked(tools=[WEATHER], tool_choice="none")).shown_tools == ()
         for choice in ("required", {"type": "function", "name": "get_weather"}):
-            forced = (await door.asked(tools=[WEATHER], tool_choice=choice)).grammar
+            forced = constraint(await door.asked(tools=[WEATHER], tool_choice=choice))
             assert forced is not None
             assert forced.kind is GrammarKind.LARK
 

@@ -37,11 +37,13 @@ def message(model: str, prompt_tokens: int = 0) -> dict[str, Any]:
 
 def usage(used: Usage) -> dict[str, Any]:
     """Prompt tokens are told apart: ``input_tokens`` are only those that were not at hand already."""
+    thought = {"output_tokens_details": {"thinking_tokens": used.reasoning_tokens}}
     return {
         "input_tokens": used.prompt_tokens - used.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": used.cached_tokens,
         "output_tokens": used.completion_tokens,
+        **(thought if used.reasoning_tokens else {}),
     }
 
 

@@ -1,41 +1,59 @@
-"""One reply as it grows: text events in, Anthropic's stream events out; and these put together again as a message."""
+"""One reply as it grows: the voice's events in, Anthropic's stream events out; and these put together as a message."""
 
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterator
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 
 from qqvl_server.api.anthropic import render
-from qqvl_server.generation.port import Finished, FinishReason, TextDelta
+from qqvl_server.generation.port import (
+    Finished,
+    FinishReason,
+    Reasoning,
+    TextDelta,
+    TextEvent,
+    ToolCallArguments,
+    ToolCallStarted,
+)
 from qqvl_server.generation.replies.json_mender import JsonMender
-from qqvl_server.generation.replies.tool_frames import CallArguments, CallStarted, Content, ToolCallParser, ToolEvent
+
+# Blocks that come back are not read, so that there is nothing to sign; clients drop thoughts without a signature.
+_SIGNATURE: Final = "qqvl"
 
 
-def new_call_id() -> str:
-    return f"toolu_{uuid.uuid4().hex[:24]}"
+class Thoughts(StrEnum):
+    """How thoughts are told: their text, that there were some, or not at all."""
+
+    TOLD = "summarized"
+    OMITTED = "omitted"
+    HIDDEN = "hidden"
 
 
 class MessageReply:
-    """``parser`` is given where the model may call tools. ``parallel`` false lets only the first call through."""
-
-    def __init__(self, parser: ToolCallParser | None, *, parallel: bool) -> None:
-        self._parser = parser
-        self._parallel = parallel
+    def __init__(self, thoughts: Thoughts = Thoughts.TOLD) -> None:
+        self._thoughts = thoughts
         self._blocks = 0
         self._open = ""
         self._called = False
 
-    def push(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
-        if self._parser is None:
-            yield from self._text(delta.text)
-        else:
-            yield from self._told(self._parser.push(delta.text))
+    def take(self, event: TextEvent) -> Iterator[dict[str, Any]]:
+        match event:
+            case TextDelta(text):
+                yield from self._text(text)
+            case Reasoning(text):
+                yield from self._thought(text)
+            case ToolCallStarted(_, call_id, name):
+                self._called = True
+                call_id = f"toolu_{call_id.removeprefix('call_')}"
+                yield from self._opened("tool_use", {"id": call_id, "name": name, "input": {}})
+            case ToolCallArguments(_, piece):
+                yield self._delta({"type": "input_json_delta", "partial_json": piece})
+            case Finished():
+                yield from self._finish(event)
 
-    def finish(self, event: Finished) -> Iterator[dict[str, Any]]:
-        if self._parser is not None:
-            yield from self._told(self._parser.finish())
+    def _finish(self, event: Finished) -> Iterator[dict[str, Any]]:
         if not self._blocks:
             # Clients read the first block without looking whether there is one.
             yield from self._opened("text", {"text": ""})
@@ -53,16 +71,13 @@ class MessageReply:
             return "stop_sequence"
         return "tool_use" if self._called else "end_turn"
 
-    def _told(self, events: list[ToolEvent]) -> Iterator[dict[str, Any]]:
-        for event in events:
-            match event:
-                case Content(text):
-                    yield from self._text(text)
-                case CallStarted(index, call_id, name) if self._parallel or index == 0:
-                    self._called = True
-                    yield from self._opened("tool_use", {"id": call_id, "name": name, "input": {}})
-                case CallArguments(index, piece) if self._parallel or index == 0:
-                    yield self._delta({"type": "input_json_delta", "partial_json": piece})
+    def _thought(self, text: str) -> Iterator[dict[str, Any]]:
+        if not text or self._thoughts is Thoughts.HIDDEN:
+            return
+        if self._open != "thinking":
+            yield from self._opened("thinking", {"thinking": "", "signature": ""})
+        if self._thoughts is Thoughts.TOLD:
+            yield self._delta({"type": "thinking_delta", "thinking": text})
 
     def _text(self, text: str) -> Iterator[dict[str, Any]]:
         if text:
@@ -79,6 +94,8 @@ class MessageReply:
             yield {"type": "ping"}
 
     def _closed(self) -> Iterator[dict[str, Any]]:
+        if self._open == "thinking":
+            yield self._delta({"type": "signature_delta", "signature": _SIGNATURE})
         if self._open:
             self._open = ""
             yield {"type": "content_block_stop", "index": self._blocks - 1}
@@ -100,8 +117,7 @@ class MessageFold:
                 self._message["content"].append(dict(event["content_block"]))
                 self._written = []
             case "content_block_delta":
-                delta = event["delta"]
-                self._written.append(delta["text"] if delta["type"] == "text_delta" else delta["partial_json"])
+                self._add(event["delta"])
             case "content_block_stop":
                 self._settle(self._message["content"][-1], "".join(self._written))
             case "message_delta":
@@ -111,10 +127,17 @@ class MessageFold:
     def whole(self) -> dict[str, Any]:
         return self._message
 
+    def _add(self, delta: dict[str, Any]) -> None:
+        match delta:
+            case {"signature": signature}:
+                self._message["content"][-1]["signature"] = signature
+            case {"text": piece} | {"thinking": piece} | {"partial_json": piece}:
+                self._written.append(piece)
+
     @staticmethod
     def _settle(block: dict[str, Any], written: str) -> None:
-        if block["type"] == "text":
-            block["text"] = written
+        if block["type"] in ("text", "thinking"):
+            block[block["type"]] = written
         else:
             block["input"] = _object(written) or _object(JsonMender.mended(written)) or {}
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from qqvl_server.api import sse
 from qqvl_server.api.anthropic import render, translate
-from qqvl_server.api.anthropic.reply import MessageFold, MessageReply, new_call_id
+from qqvl_server.api.anthropic.reply import MessageFold, MessageReply, Thoughts
 from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody, unsupported
 from qqvl_server.api.body import read_object
 from qqvl_server.api.document import request_body
@@ -21,9 +20,8 @@ from qqvl_server.api.door import Door
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.model_access import Caller, ModelAccess, served_name
-from qqvl_server.api.tools import Toolset
 from qqvl_server.api.validation import validated
-from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Voice
+from qqvl_server.generation.port import GenerationRequest, Voice
 from qqvl_server.keys import Scope
 
 
@@ -54,25 +52,25 @@ async def _message(
 ) -> Response:
     model = served_name(access, body.model)
     voice = access.voice()
-    asked, tools = await translate.message(body, access, caller, request_id, left_out)
+    asked, thoughts = await translate.message(body, access, caller, request_id, left_out)
     if body.stream:
-        chunks = await sse.begun(_stream(voice, asked, tools, model))
-        left_out.not_enforced(voice, asked.grammar)
+        chunks = await sse.begun(_stream(voice, asked, thoughts, model))
+        left_out.not_enforced(voice, asked)
         headers = {"request-id": request_id, **left_out.headers()}
         return sse.EventStream(chunks, functools.partial(render.failure, request_id=request_id), headers=headers)
     fold = MessageFold(model)
-    reply = _reply(tools)
+    reply = MessageReply(thoughts)
     async with aclosing(voice.generate(asked)) as events:
         async for event in events:
-            for told in _told(reply, event):
+            for told in reply.take(event):
                 fold.add(told)
-    left_out.not_enforced(voice, asked.grammar)
+    left_out.not_enforced(voice, asked)
     return JSONResponse(fold.whole(), headers={"request-id": request_id, **left_out.headers()})
 
 
-async def _stream(voice: Voice, asked: GenerationRequest, tools: Toolset, model: str) -> AsyncGenerator[str, None]:
+async def _stream(voice: Voice, asked: GenerationRequest, thoughts: Thoughts, model: str) -> AsyncGenerator[str, None]:
     """Events in the order of Anthropic's documentation; none before the first token."""
-    reply = _reply(tools)
+    reply = MessageReply(thoughts)
     # The first event already tells the prompt's length, which the voice tells in its last; counted beside the model.
     counting = asyncio.create_task(voice.tokenize(asked))
     opened = False
@@ -83,23 +81,11 @@ async def _stream(voice: Voice, asked: GenerationRequest, tools: Toolset, model:
                     opened = True
                     start = render.message(model, len(await counting))
                     yield render.event({"type": "message_start", "message": start})
-                for told in _told(reply, event):
+                for told in reply.take(event):
                     yield render.event(told)
     finally:
         counting.cancel()
         await asyncio.gather(counting, return_exceptions=True)
-
-
-def _reply(tools: Toolset) -> MessageReply:
-    return MessageReply(tools.parser(new_call_id), parallel=tools.parallel)
-
-
-def _told(reply: MessageReply, event: TextEvent) -> Iterator[dict[str, Any]]:
-    match event:
-        case TextDelta():
-            return reply.push(event)
-        case Finished():
-            return reply.finish(event)
 
 
 def _caller(request: Request) -> Caller:

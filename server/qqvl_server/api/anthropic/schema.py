@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from qqvl_server.api.fields import Model, Name, Objects, Word, words
 from qqvl_server.api.left_out import LeftOut
+from qqvl_server.api.thinking import Effort
 
 # Fields that offer the model what only Anthropic's servers run: left out like the tools of that kind, and told.
 LEFT_OUT: Final = ("container", "mcp_servers")
@@ -22,10 +23,8 @@ UNHEEDED: Final[dict[str, str]] = {
     "diagnostics": "tells about Anthropic's own cache",
     "inference_geo": "there is one place",
     "metadata": "for abuse reports",
-    "output_config.effort": "the model has one effort",
     "service_tier": "there is one tier",
     "speed": "there is one speed",
-    "thinking": "the model answers without telling its thoughts",
     "user_profile_id": "an account's own",
     "workspace_id": "an account's own",
 }
@@ -43,6 +42,19 @@ def unsupported(body: dict[str, Any]) -> LeftOut:
 Stops = Annotated[tuple[Word, ...], BeforeValidator(words), Field(max_length=64)]
 
 
+class ThinkingOptions(Model):
+    """Kinds that nobody knows yet are taken for ``adaptive``."""
+
+    type: Word | None = None
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    display: Word | None = None
+
+
+class OutputOptions(Model):
+    effort: Effort | None = None
+    format: dict[str, Any] | None = None
+
+
 class PromptBody(Model):
     """What ``/count_tokens`` takes. Messages and tools are read by hand, in ``content`` and ``translate``."""
 
@@ -51,7 +63,8 @@ class PromptBody(Model):
     system: Any = None
     tools: Annotated[Objects, Field(max_length=512)] = ()
     tool_choice: dict[str, Any] | None = None
-    output_config: dict[str, Any] | None = None
+    thinking: ThinkingOptions | None = None
+    output_config: OutputOptions | None = None
     output_format: dict[str, Any] | None = None
 
 

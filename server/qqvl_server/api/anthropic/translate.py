@@ -8,19 +8,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from qqvl_server.api.anthropic import content
-from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody
+from qqvl_server.api.anthropic.reply import Thoughts
+from qqvl_server.api.anthropic.schema import MessagesBody, PromptBody, ThinkingOptions
 from qqvl_server.api.drafts import Draft, resolve_pictures
 from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.model_access import Caller, ModelAccess
-from qqvl_server.api.tools import NAME, Toolset, functions
+from qqvl_server.api.tools import NAME, functions
 from qqvl_server.api.validation import bad
-from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Sampling, Tool, Urgency
+from qqvl_server.generation.port import (
+    GenerationRequest,
+    Grammar,
+    GrammarKind,
+    Sampling,
+    Thinking,
+    Tool,
+    ToolChoice,
+    ToolMode,
+    Urgency,
+)
 
 
 async def message(
     body: MessagesBody, access: ModelAccess, caller: Caller, request_id: str, left_out: LeftOut
-) -> tuple[GenerationRequest, Toolset]:
-    """Raises InvalidRequest, ImageRejected."""
+) -> tuple[GenerationRequest, Thoughts]:
+    """And how its thoughts are told. Raises InvalidRequest, ImageRejected."""
     sampling = Sampling(
         max_new_tokens=body.max_tokens,
         temperature=body.temperature,
@@ -28,40 +39,43 @@ async def message(
         top_k=body.top_k,
         stop=body.stop_sequences,
     )
-    return await _request(body, sampling, access, caller, request_id, left_out)
+    return await _request(body, sampling, access, caller, request_id, left_out), _told(body.thinking)
 
 
 async def prompt(
     body: PromptBody, access: ModelAccess, caller: Caller, request_id: str, left_out: LeftOut
 ) -> GenerationRequest:
     """What ``/count_tokens`` counts. Raises InvalidRequest, ImageRejected."""
-    request, _ = await _request(body, Sampling(1), access, caller, request_id, left_out)
-    return request
+    return await _request(body, Sampling(1), access, caller, request_id, left_out)
 
 
 async def _request(
     body: PromptBody, sampling: Sampling, access: ModelAccess, caller: Caller, request_id: str, left_out: LeftOut
-) -> tuple[GenerationRequest, Toolset]:
-    tools = _toolset(functions(body.tools, _tool, left_out, "custom"), body.tool_choice)
-    grammar = _grammar(body, tools)
+) -> GenerationRequest:
+    tools = functions(body.tools, _tool, left_out, "custom")
+    choice = _chosen(tools, body.tool_choice)
+    grammar = _grammar(body)
+    if choice.mode is ToolMode.REQUIRED and grammar is not None:
+        raise bad("tool_choice", "要求调用工具时不能再约束回复（cannot be combined with output_config.format）")
     drafts, opening = _opening(content.read(body.system, body.messages, access.max_images, left_out))
-    if opening and grammar is not None:
+    if opening and (grammar is not None or choice.mode is ToolMode.REQUIRED):
         raise bad("messages", "回复有约束时不能续写（must end with a user message when the answer has a format）")
     if not any(draft.role != "system" for draft in drafts):
         raise bad("messages", "里没有 user 消息（must hold a user message）")
     deadline = time.monotonic() + access.timeout_s
-    request = GenerationRequest(
+    return GenerationRequest(
         request_id,
         await resolve_pictures(drafts, access.pictures, left_out),
         sampling,
         deadline,
         owner=f"api:{caller.name}",
         urgency=Urgency.API,
-        tools=tools.shown,
+        tools=tools,
+        tool_choice=choice,
         grammar=grammar,
         opening=opening,
+        thinking=_thinking(body),
     )
-    return request, tools
 
 
 def _opening(drafts: Sequence[Draft]) -> tuple[Sequence[Draft], str]:
@@ -73,7 +87,7 @@ def _opening(drafts: Sequence[Draft]) -> tuple[Sequence[Draft], str]:
     return drafts[:-1], drafts[-1].text
 
 
-def _toolset(known: tuple[Tool, ...], choice: dict[str, Any] | None) -> Toolset:
+def _chosen(known: tuple[Tool, ...], choice: dict[str, Any] | None) -> ToolChoice:
     names = [tool.name for tool in known]
     if len(set(names)) < len(names):
         raise bad("tools", "里有重名的工具（has two tools of one name）")
@@ -81,13 +95,13 @@ def _toolset(known: tuple[Tool, ...], choice: dict[str, Any] | None) -> Toolset:
     parallel = choice.get("disable_parallel_tool_use") is not True
     match choice.get("type"):
         case "auto":
-            return Toolset(known, parallel=parallel)
+            return ToolChoice(parallel=parallel)
         case "none":
-            return Toolset()
+            return ToolChoice(ToolMode.NONE)
         case "any" if known:
-            return Toolset(known, True, None, parallel)
+            return ToolChoice(ToolMode.REQUIRED, parallel=parallel)
         case "tool" if choice.get("name") in names:
-            return Toolset(known, True, str(choice["name"]), parallel)
+            return ToolChoice(ToolMode.REQUIRED, str(choice["name"]), parallel=parallel)
         case "any" | "tool":
             raise bad(
                 "tool_choice",
@@ -107,14 +121,28 @@ def _tool(item: dict[str, Any], where: str) -> Tool:
     return Tool(name, description, json.dumps(schema, ensure_ascii=False), f"{where}.input_schema")
 
 
-def _grammar(body: PromptBody, tools: Toolset) -> Grammar | None:
-    wanted = (body.output_config or {}).get("format") or body.output_format
+def _grammar(body: PromptBody) -> Grammar | None:
+    wanted = (body.output_config.format if body.output_config else None) or body.output_format
     if wanted is None:
-        return tools.grammar(None)
-    schema = wanted.get("schema") if isinstance(wanted, dict) else None
-    if not isinstance(wanted, dict) or wanted.get("type") != "json_schema" or not isinstance(schema, dict):
+        return None
+    schema = wanted.get("schema")
+    if wanted.get("type") != "json_schema" or not isinstance(schema, dict):
         raise bad("output_config.format", '应是 {"type": "json_schema", "schema": {…}}（must be a JSON schema）')
-    if tools.must_call:
-        raise bad("tool_choice", "要求调用工具时不能再约束回复（cannot be combined with output_config.format）")
     text = json.dumps(schema, ensure_ascii=False)
-    return tools.grammar(Grammar(GrammarKind.JSON_SCHEMA, text, ("output_config.format.schema",)))
+    return Grammar(GrammarKind.JSON_SCHEMA, text, ("output_config.format.schema",))
+
+
+def _thinking(body: PromptBody) -> Thinking:
+    asked = body.thinking or ThinkingOptions()
+    enabled = None if body.thinking is None else asked.type != "disabled"
+    effort = body.output_config.effort if body.output_config else None
+    return Thinking(enabled, asked.budget_tokens, None if effort == "none" else effort)
+
+
+def _told(asked: ThinkingOptions | None) -> Thoughts:
+    """A checkpoint that thinks unasked tells its thoughts unasked."""
+    if asked is None:
+        return Thoughts.TOLD
+    if asked.type == "disabled":
+        return Thoughts.HIDDEN
+    return Thoughts.OMITTED if asked.display == Thoughts.OMITTED else Thoughts.TOLD

@@ -9,26 +9,28 @@ from typing import Any
 from qqvl_server.api.openai import render
 from qqvl_server.api.openai.render import Envelope
 from qqvl_server.api.openai.reply import ChatMessageFold, ChatReply
-from qqvl_server.api.tools import Toolset
-from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Usage, Voice
+from qqvl_server.generation.port import GenerationRequest, Usage, Voice
 
 
-async def whole(voice: Voice, request: GenerationRequest, tools: Toolset, envelope: Envelope) -> dict[str, Any]:
-    replies = _replies(request, tools)
+async def whole(
+    voice: Voice, request: GenerationRequest, envelope: Envelope, *, thoughts: bool = True
+) -> dict[str, Any]:
+    replies = _replies(request, thoughts=thoughts)
     folds = [ChatMessageFold(index) for index in range(request.choices)]
     async with aclosing(voice.generate(request)) as events:
         async for event in events:
-            for choice in _choices(replies, event):
-                folds[choice["index"]].add(choice)
+            choice = replies[event.choice].take(event)
+            if choice is not None:
+                folds[event.choice].add(choice)
     logprobs = request.sampling.logprobs is not None
     return envelope.whole([fold.whole(logprobs=logprobs) for fold in folds], total(reply.usage for reply in replies))
 
 
 async def stream(
-    voice: Voice, request: GenerationRequest, tools: Toolset, envelope: Envelope, *, tell_usage: bool
+    voice: Voice, request: GenerationRequest, envelope: Envelope, *, tell_usage: bool, thoughts: bool = True
 ) -> AsyncGenerator[str, None]:
     """Events: each choice's role, its deltas, its end; usage if asked for; ``[DONE]``. None before the first token."""
-    replies = _replies(request, tools)
+    replies = _replies(request, thoughts=thoughts)
     opened = False
     async with aclosing(voice.generate(request)) as events:
         async for event in events:
@@ -36,7 +38,8 @@ async def stream(
                 opened = True
                 for reply in replies:
                     yield envelope.chunk([reply.opening()])
-            for choice in _choices(replies, event):
+            choice = replies[event.choice].take(event)
+            if choice is not None:
                 yield envelope.chunk([choice])
     if tell_usage:
         yield envelope.chunk([], total(reply.usage for reply in replies))
@@ -47,16 +50,9 @@ def total(parts: Iterator[Usage | None]) -> Usage:
     """Choices share their prompt, which counts once; only the first can tell how much of it was at hand before."""
     used = [part for part in parts if part is not None]
     made = sum(part.completion_tokens for part in used)
-    return Usage(used[0].prompt_tokens, made, used[0].cached_tokens) if used else Usage(0, 0)
+    thought = sum(part.reasoning_tokens for part in used)
+    return Usage(used[0].prompt_tokens, made, used[0].cached_tokens, thought) if used else Usage(0, 0)
 
 
-def _replies(request: GenerationRequest, tools: Toolset) -> Sequence[ChatReply]:
-    return [ChatReply(index, tools.parser(), parallel=tools.parallel) for index in range(request.choices)]
-
-
-def _choices(replies: Sequence[ChatReply], event: TextEvent) -> Iterator[dict[str, Any]]:
-    match event:
-        case TextDelta():
-            return replies[event.choice].push(event)
-        case Finished():
-            return replies[event.choice].finish(event)
+def _replies(request: GenerationRequest, *, thoughts: bool) -> Sequence[ChatReply]:
+    return [ChatReply(index, thoughts=thoughts) for index in range(request.choices)]

@@ -14,6 +14,7 @@ from qqvl_server.api.openai.schema import MAX_TOKEN_ID, CompletionBody
 from qqvl_server.api.openai.translate import Asker, sampling, urgency
 from qqvl_server.api.validation import bad
 from qqvl_server.generation.port import (
+    Finished,
     GenerationRequest,
     TextDelta,
     TextEvent,
@@ -94,6 +95,9 @@ class TextReply:
     def take(self, event: TextEvent) -> dict[str, Any]:
         if isinstance(event, TextDelta):
             return self._choice(event.text, event.tokens)
+        if not isinstance(event, Finished):
+            # Never told of a raw prompt, which is nobody's turn to speak.
+            return self._choice("", event.tokens)
         self.usage = event.usage
         return self._choice("") | {"finish_reason": event.reason.value, "stop_reason": event.stopped_by}
 

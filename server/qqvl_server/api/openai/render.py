@@ -70,11 +70,13 @@ def failure(error: QqvlError) -> str:
 
 
 def usage(used: Usage) -> dict[str, Any]:
+    thought = {"completion_tokens_details": {"reasoning_tokens": used.reasoning_tokens}}
     return {
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+        **(thought if used.reasoning_tokens else {}),
     }
 
 

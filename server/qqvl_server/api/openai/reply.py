@@ -1,25 +1,30 @@
-"""One reply to a chat as it grows: text events in, deltas of OpenAI's message out."""
+"""One reply to a chat as it grows: the voice's events in, deltas of OpenAI's message out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from qqvl_server.api.openai import render
-from qqvl_server.generation.port import Finished, FinishReason, TextDelta, TokenLogprob, Usage
-from qqvl_server.generation.replies.tool_frames import CallArguments, CallStarted, Content, ToolCallParser, ToolEvent
+from qqvl_server.generation.events import SpeechEvent
+from qqvl_server.generation.port import (
+    Finished,
+    FinishReason,
+    Reasoning,
+    TextDelta,
+    TextEvent,
+    TokenLogprob,
+    ToolCallArguments,
+    ToolCallStarted,
+    Usage,
+)
 
 
 class ChatReply:
-    """Yields choices of chunks. ``parser`` is given where the model may call functions.
+    """Makes choices of chunks. ``thoughts`` false keeps them back. ``usage`` is set once the reply has finished."""
 
-    ``parallel`` false lets only the first call through. ``usage`` is set once the reply has finished.
-    """
-
-    def __init__(self, index: int, parser: ToolCallParser | None, *, parallel: bool) -> None:
+    def __init__(self, index: int, *, thoughts: bool = True) -> None:
         self._index = index
-        self._parser = parser
-        self._parallel = parallel
+        self._thoughts = thoughts
         self._tokens: list[TokenLogprob] = []
         self._calls = 0
         self.usage: Usage | None = None
@@ -27,40 +32,31 @@ class ChatReply:
     def opening(self) -> dict[str, Any]:
         return self._choice({"role": "assistant", "content": ""})
 
-    def push(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
-        self._tokens += delta.tokens
-        if self._parser is None:
-            yield self._choice({"content": delta.text})
-        else:
-            yield from self._told(self._parser.push(delta.text))
+    def take(self, event: TextEvent) -> dict[str, Any] | None:
+        """None where nothing is to be told."""
+        if isinstance(event, Finished):
+            return self._finish(event)
+        self._tokens += event.tokens
+        delta = self._delta(event)
+        return None if delta is None else self._choice(delta)
 
-    def finish(self, event: Finished) -> Iterator[dict[str, Any]]:
-        if self._parser is not None:
-            yield from self._told(self._parser.finish())
+    def _finish(self, event: Finished) -> dict[str, Any]:
         self.usage = event.usage
         called = self._calls and event.reason is FinishReason.STOP
         last = self._choice({}, "tool_calls" if called else event.reason.value)
-        yield last | {"stop_reason": event.stopped_by}
+        return last | {"stop_reason": event.stopped_by}
 
-    def _told(self, events: list[ToolEvent]) -> Iterator[dict[str, Any]]:
-        for event in events:
-            delta = self._delta(event)
-            if delta is not None:
-                yield self._choice(delta)
-
-    def _delta(self, event: ToolEvent) -> dict[str, Any] | None:
+    def _delta(self, event: SpeechEvent) -> dict[str, Any] | None:
         match event:
-            case Content(text):
+            case TextDelta(text):
                 return {"content": text}
-            case CallStarted(index, call_id, name):
-                if index and not self._parallel:
-                    return None
+            case Reasoning(text):
+                return {"reasoning_content": text} if text and self._thoughts else None
+            case ToolCallStarted(index, call_id, name):
                 self._calls += 1
                 function = {"name": name, "arguments": ""}
                 return {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]}
-            case CallArguments(index, piece):
-                if index and not self._parallel:
-                    return None
+            case ToolCallArguments(index, piece):
                 return {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
 
     def _choice(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
@@ -77,6 +73,7 @@ class ChatMessageFold:
     def __init__(self, index: int) -> None:
         self._index = index
         self._content: list[str] = []
+        self._thoughts: list[str] = []
         self._calls: list[dict[str, Any]] = []
         self._logprobs: list[dict[str, Any]] = []
         self._last: dict[str, Any] = {}
@@ -84,6 +81,7 @@ class ChatMessageFold:
     def add(self, choice: dict[str, Any]) -> None:
         delta = choice["delta"]
         self._content.append(delta.get("content") or "")
+        self._thoughts.append(delta.get("reasoning_content") or "")
         for call in delta.get("tool_calls", ()):
             if "id" in call:
                 self._calls.append({"id": call["id"], "type": "function", "function": dict(call["function"])})
@@ -100,6 +98,8 @@ class ChatMessageFold:
             "content": None if self._calls and not content.strip() else content,
         }
         message["refusal"] = None
+        if thoughts := "".join(self._thoughts):
+            message["reasoning_content"] = thoughts
         if self._calls:
             message["tool_calls"] = self._calls
         return {

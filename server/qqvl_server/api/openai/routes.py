@@ -66,14 +66,14 @@ def build(access: ModelAccess) -> Door:
 async def _chat(access: ModelAccess, body: ChatBody, who: Asker, left_out: LeftOut) -> Response:
     name = served_name(access, body.model)
     voice = access.voice()
-    asked, tools = await translate.chat(body, access, who, voice.context_tokens, left_out)
-    envelope = render.chat_envelope(name)
+    asked = await translate.chat(body, access, who, voice.context_tokens, left_out)
+    envelope, thoughts = render.chat_envelope(name), body.include_reasoning is not False
     if not body.stream:
-        told = await chat.whole(voice, asked, tools, envelope)
-        left_out.not_enforced(voice, asked.grammar)
+        told = await chat.whole(voice, asked, envelope, thoughts=thoughts)
+        left_out.not_enforced(voice, asked)
         return JSONResponse(told, headers=left_out.headers())
-    begun = await sse.begun(chat.stream(voice, asked, tools, envelope, tell_usage=_tells_usage(body)))
-    left_out.not_enforced(voice, asked.grammar)
+    begun = await sse.begun(chat.stream(voice, asked, envelope, tell_usage=_tells_usage(body), thoughts=thoughts))
+    left_out.not_enforced(voice, asked)
     return sse.EventStream(begun, render.failure, headers=left_out.headers())
 
 
@@ -84,10 +84,10 @@ async def _complete(access: ModelAccess, body: CompletionBody, who: Asker, left_
     envelope = render.text_envelope(name)
     if not body.stream:
         told = await completions.whole(completion, envelope)
-        left_out.not_enforced(voice, asked[0].grammar)
+        left_out.not_enforced(voice, asked[0])
         return JSONResponse(told, headers=left_out.headers())
     begun = await sse.begun(completions.stream(completion, envelope, tell_usage=_tells_usage(body)))
-    left_out.not_enforced(voice, asked[0].grammar)
+    left_out.not_enforced(voice, asked[0])
     return sse.EventStream(begun, render.failure, headers=left_out.headers())
 
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from qqvl_server.api.fields import Model, Name, Objects, SamplingFields, listed, refuse
 from qqvl_server.api.openai import documented
+from qqvl_server.api.thinking import Effort, TemplateArguments, ThinkingFields
 from qqvl_server.api.validation import bad, unfit
 
 MAX_CHOICES: Final = 16
@@ -47,7 +48,6 @@ REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "suffix": ("",),
-    "thinking_token_budget": (),
     "truncate_prompt_tokens": (-1,),
     "use_beam_search": (False,),
     "video": (),
@@ -85,10 +85,18 @@ def _biases(value: Any) -> Any:
     return tuple(pairs)
 
 
+def _template(value: Any) -> Any:
+    """Checked here because an error of pydantic's would name the caller's keys."""
+    if isinstance(value, dict) and not value.keys() <= TemplateArguments.model_fields.keys():
+        raise unfit(f"只支持 {'、'.join(TemplateArguments.model_fields)}（has an unsupported key）")
+    return value
+
+
 Positive = Annotated[int, Field(ge=1)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(listed), WithJsonSchema(documented.TOKEN_IDS)]
 Biases = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_biases), WithJsonSchema(documented.LOGIT_BIAS)]
+TemplateKwargs = Annotated[TemplateArguments | None, BeforeValidator(_template)]
 # Parsed by hand in ``messages.py`` and ``toolset.py``, which take more spellings than the document says.
 Messages = Annotated[Objects, Field(max_length=10_000), WithJsonSchema(documented.MESSAGES)]
 Tools = Annotated[Objects, Field(max_length=128), WithJsonSchema(documented.TOOLS)]
@@ -123,7 +131,7 @@ class Generate(SamplingFields):
     metadata: dict[str, Any] | None = None
 
 
-class ChatBody(Generate):
+class ChatBody(Generate, ThinkingFields):
     messages: Annotated[Messages, Field(min_length=1)]
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
@@ -131,7 +139,9 @@ class ChatBody(Generate):
     tools: Tools = ()
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateKwargs = None
+    reasoning_effort: Effort | None = None
+    include_reasoning: bool | None = None
 
 
 class CompletionBody(Generate):
@@ -142,14 +152,14 @@ class CompletionBody(Generate):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
 
-class TokenizeBody(Model):
+class TokenizeBody(ThinkingFields):
     """Either ``prompt`` or ``messages``."""
 
     model: Name | None = None
     prompt: str | None = None
     messages: Messages = ()
     tools: Tools = ()
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateKwargs = None
 
 
 class DetokenizeBody(Model):

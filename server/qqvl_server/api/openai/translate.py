@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Final
 
 from qqvl_server.api.drafts import resolve_pictures
 from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import constraints, messages, toolset
 from qqvl_server.api.openai.schema import ChatBody, Generate, TokenizeBody
-from qqvl_server.api.tools import Toolset
+from qqvl_server.api.thinking import TemplateArguments, wished_by
 from qqvl_server.api.validation import bad
-from qqvl_server.generation.port import GenerationRequest, Grammar, Sampling, Urgency
-
-# Arguments of the chat template that change nothing but what the caller's own prompt looks like.
-_TEMPLATE: Final = ("enable_thinking", "add_vision_id")
+from qqvl_server.generation.port import GenerationRequest, Sampling, ToolMode, Urgency
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +28,28 @@ def asker(access: ModelAccess, request_id: str, caller: str) -> Asker:
     return Asker(request_id, f"api:{caller}", time.monotonic() + access.timeout_s)
 
 
-async def chat(
-    body: ChatBody, access: ModelAccess, who: Asker, context: int, left_out: LeftOut
-) -> tuple[GenerationRequest, Toolset]:
+async def chat(body: ChatBody, access: ModelAccess, who: Asker, context: int, left_out: LeftOut) -> GenerationRequest:
     """``context`` bounds a reply whose caller does not. Raises InvalidRequest, ImageRejected."""
-    tools = toolset.read(body.tools, body.tool_choice, body.parallel_tool_calls, left_out)
-    grammar = _grammar(constraints.read(body), tools)
-    template = _template(body.chat_template_kwargs)
+    tools, choice = toolset.read(body.tools, body.tool_choice, body.parallel_tool_calls, left_out)
+    grammar = constraints.read(body)
+    if choice.mode is ToolMode.REQUIRED and grammar is not None:
+        raise bad("tool_choice", "要求调用函数时不能再约束回复（cannot be combined with a response format）")
     drafts = messages.read(body.messages, access.max_images, left_out)
     wanted = sampling(body, body.max_completion_tokens or body.max_tokens or context, _logprobs(body))
-    request = GenerationRequest(
+    return GenerationRequest(
         who.request_id,
         await resolve_pictures(drafts, access.pictures, left_out),
         wanted,
         who.deadline,
         owner=who.owner,
         urgency=urgency(body),
-        tools=tools.shown,
-        may_call=tools.may_call,
+        tools=tools,
+        tool_choice=choice,
         grammar=grammar,
         choices=body.n or 1,
-        template=template,
+        template=_template(body.chat_template_kwargs),
+        thinking=wished_by(body, body.chat_template_kwargs, body.reasoning_effort),
     )
-    return request, tools
 
 
 async def prompt_of(body: TokenizeBody, access: ModelAccess, who: Asker, left_out: LeftOut) -> GenerationRequest:
@@ -62,15 +57,17 @@ async def prompt_of(body: TokenizeBody, access: ModelAccess, who: Asker, left_ou
     if (body.prompt is None) == (not body.messages):
         raise bad("prompt", "和 messages 要给且只能给一个（exactly one of prompt and messages is required）")
     drafts = messages.read(body.messages, access.max_images, left_out)
+    tools, _ = toolset.read(body.tools, None, None, left_out)
     return GenerationRequest(
         who.request_id,
         await resolve_pictures(drafts, access.pictures, left_out),
         Sampling(1),
         who.deadline,
         owner=who.owner,
-        tools=toolset.read(body.tools, None, None, left_out).shown,
+        tools=tools,
         raw=body.prompt,
         template=_template(body.chat_template_kwargs),
+        thinking=wished_by(body, body.chat_template_kwargs, None),
     )
 
 
@@ -100,18 +97,6 @@ def _logprobs(body: ChatBody) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
-def _grammar(asked: Grammar | None, tools: Toolset) -> Grammar | None:
-    if tools.must_call and asked is not None:
-        raise bad("tool_choice", "要求调用函数时不能再约束回复（cannot be combined with a response format）")
-    return tools.grammar(asked)
-
-
-def _template(given: dict[str, Any] | None) -> tuple[tuple[str, bool | str], ...]:
-    chosen = []
-    for name, value in (given or {}).items():
-        if name not in _TEMPLATE:
-            raise bad("chat_template_kwargs", f"只支持 {' 和 '.join(_TEMPLATE)}（has an unsupported key）")
-        if not isinstance(value, bool):
-            raise bad(f"chat_template_kwargs.{name}", "应是 true 或 false（must be a boolean）")
-        chosen.append((name, value))
-    return tuple(chosen)
+def _template(given: TemplateArguments | None) -> tuple[tuple[str, bool | str], ...]:
+    """What is no wish about thoughts: those the voice knows of."""
+    return () if given is None or given.add_vision_id is None else (("add_vision_id", given.add_vision_id),)

@@ -1,4 +1,4 @@
-"""POST /api/chat/group and /api/chat/private."""
+"""POST /api/chat/group and /api/chat/private, and what QQ says of messages later: recalled, sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ from qqvl_server.api.document import request_body
 from qqvl_server.api.door import Door
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.qq import translate
-from qqvl_server.api.qq.schema import GroupMessage, GroupReply, PrivateMessage, PrivateReply
+from qqvl_server.api.qq.schema import (
+    GroupMessage,
+    GroupRecall,
+    GroupReply,
+    GroupSent,
+    PrivateMessage,
+    PrivateRecall,
+    PrivateReply,
+    PrivateSent,
+    RecallReply,
+    SentReply,
+)
+from qqvl_server.chat.message import ChatKey, ChatKind
 from qqvl_server.chat.service import ChatService
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.keys import Scope
@@ -39,11 +51,41 @@ def build(service: ChatService) -> Door:
         answer = await service.handle(translate.private_to_incoming(body, request_id), body.user_nickname)
         return _told(translate.answer_to_private(answer, request_id))
 
+    @router.post("/group/recall", openapi_extra=request_body(GroupRecall), response_model=RecallReply)
+    async def group_recall(request: Request) -> Response:
+        body = _validated(GroupRecall, await read_object(request))
+        return _told(RecallReply(withdraw=await service.recall(_group(body.group_id), body.message_id)))
+
+    @router.post("/private/recall", openapi_extra=request_body(PrivateRecall), response_model=RecallReply)
+    async def private_recall(request: Request) -> Response:
+        body = _validated(PrivateRecall, await read_object(request))
+        return _told(RecallReply(withdraw=await service.recall(_private(body.user_id), body.message_id)))
+
+    @router.post("/group/sent", openapi_extra=request_body(GroupSent), response_model=SentReply)
+    async def group_sent(request: Request) -> Response:
+        body = _validated(GroupSent, await read_object(request))
+        withdraw = await service.sent(_group(body.group_id), body.message_id, body.sent_ids)
+        return _told(SentReply(withdraw=withdraw or None))
+
+    @router.post("/private/sent", openapi_extra=request_body(PrivateSent), response_model=SentReply)
+    async def private_sent(request: Request) -> Response:
+        body = _validated(PrivateSent, await read_object(request))
+        withdraw = await service.sent(_private(body.user_id), body.message_id, body.sent_ids)
+        return _told(SentReply(withdraw=withdraw or None))
+
     return Door("qq", ("/api/chat",), Scope.QQ, router, error_bodies.own)
 
 
+def _group(group_id: str) -> ChatKey:
+    return ChatKey(ChatKind.GROUP, group_id)
+
+
+def _private(user_id: str) -> ChatKey:
+    return ChatKey(ChatKind.PRIVATE, user_id)
+
+
 def _told(reply: BaseModel) -> Response:
-    return Response(reply.model_dump_json(), media_type="application/json")
+    return Response(reply.model_dump_json(exclude_none=True), media_type="application/json")
 
 
 def _validated(model: type[M], value: dict[str, Any]) -> M:

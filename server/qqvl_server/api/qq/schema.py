@@ -68,14 +68,32 @@ class QuotedMessage(Model):
 
 
 class Segment(Model):
-    """One piece of the message in order; unknown types are read as their ``text``, if any."""
+    """One piece of the message in order; unknown types are read as their ``text``, if any.
+
+    ``user_id`` of type ``at``: who is mentioned.
+    """
 
     type: str
     text: Content = ""
     index: int | None = None
+    user_id: Any = None
 
 
 Segments = Annotated[tuple[Segment, ...], FailFast(), Field(strict=False, max_length=2000), BeforeValidator(_no_list)]
+
+
+class ForwardNode(Model):
+    """One line of a forwarded record."""
+
+    speaker: Name = ""
+    user_id: Annotated[str, BeforeValidator(_as_id), Field(max_length=64)] = ""
+    text: Content = ""
+    images: Images = ()
+
+
+Forward = Annotated[
+    tuple[ForwardNode, ...], FailFast(), Field(strict=False, max_length=1000), BeforeValidator(_no_list)
+]
 
 
 class ChatMessageBody(Model):
@@ -91,6 +109,8 @@ class ChatMessageBody(Model):
     at_me: bool | None = None
     reply_to: QuotedMessage | None = None
     segments: Segments = ()
+    forward: Forward = ()
+    sender_is_bot: Annotated[bool, BeforeValidator(_not_told)] = False
     message_type: str | None = None
     context_only: Annotated[bool, BeforeValidator(_not_told)] = False
 
@@ -100,6 +120,7 @@ class GroupMessage(ChatMessageBody):
     group_id: Id
     group_name: Name = ""
     user_card: Name = ""
+    at_all: Annotated[bool, BeforeValidator(_not_told)] = False
     sender_role: Annotated[Annotated[str, Field(max_length=64)] | None, BeforeValidator(_role)] = None
 
 
@@ -113,13 +134,70 @@ class UsageBody(Model):
     total_tokens: int
 
 
+class OutgoingBody(Model):
+    """One message to send: its plain text."""
+
+    text: str
+
+
 class PrivateReply(Model):
+    """What is None is left out."""
+
     status: Literal["success"] = "success"
     reply: str
     request_id: str
     warnings: tuple[str, ...] = ()
     usage: UsageBody
+    messages: tuple[OutgoingBody, ...] = ()
+    reason: str | None = None
+    merged_into: str | None = None
 
 
 class GroupReply(PrivateReply):
     should_reply: bool
+
+
+MessageId = Annotated[str, BeforeValidator(_as_id), Field(min_length=1, max_length=128)]
+_SentIds = Annotated[tuple[MessageId, ...], FailFast(), Field(strict=False, max_length=1000)]
+
+
+class _GroupReport(Model):
+    group_id: Id
+    message_id: MessageId
+    self_id: OptionalId = None
+
+
+class _PrivateReport(Model):
+    user_id: Id
+    message_id: MessageId
+    self_id: OptionalId = None
+
+
+class GroupRecall(_GroupReport):
+    operator_id: OptionalId = None
+
+
+class PrivateRecall(_PrivateReport):
+    pass
+
+
+class GroupSent(_GroupReport):
+    sent_ids: _SentIds
+
+
+class PrivateSent(_PrivateReport):
+    sent_ids: _SentIds
+
+
+class RecallReply(Model):
+    """Ids of our own messages that are to be withdrawn in QQ."""
+
+    status: Literal["success"] = "success"
+    withdraw: tuple[str, ...] = ()
+
+
+class SentReply(Model):
+    """``withdraw`` only where what was answered has been recalled in between."""
+
+    status: Literal["success"] = "success"
+    withdraw: tuple[str, ...] | None = None

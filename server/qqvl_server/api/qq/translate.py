@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 from qqvl_server.api.qq.schema import (
     ChatMessageBody,
+    ForwardNode,
     GroupMessage,
     GroupReply,
+    OutgoingBody,
     PrivateMessage,
     PrivateReply,
     UsageBody,
 )
+from qqvl_server.chat import outgoing
 from qqvl_server.chat.message import (
     Answer,
     ChatKey,
@@ -25,11 +29,20 @@ from qqvl_server.chat.message import (
     Text,
 )
 
+# A record may hold dozens; these are looked at.
+_FORWARDED_PICTURES: Final = 4
+
 
 def group_to_incoming(body: GroupMessage, request_id: str) -> Incoming:
     chat = ChatKey(ChatKind.GROUP, body.group_id)
     incoming = _incoming(body, chat, body.user_card or body.user_nickname, request_id)
-    return replace(incoming, role=body.sender_role, typed=_typed(body))
+    at_me = incoming.at_me
+    if at_me is None and body.at_all:
+        # Everybody was called, and the client would have said if we were besides.
+        at_me = incoming.quotes_me
+    others = (s for s in body.segments if s.type == "at" and s.user_id not in (None, "", "all"))
+    to_other = any(str(segment.user_id) != body.self_id for segment in others)
+    return replace(incoming, role=body.sender_role, typed=_typed(body), at_me=at_me, to_other=to_other)
 
 
 def private_to_incoming(body: PrivateMessage, request_id: str) -> Incoming:
@@ -41,7 +54,7 @@ def _incoming(body: ChatMessageBody, chat: ChatKey, name: str, request_id: str) 
         request_id=request_id,
         chat=chat,
         speaker=Speaker(body.user_id, name),
-        parts=(*_quote(body), *_content(body)),
+        parts=(*_quote(body), *_content(body), *_forward(body)) if _says(body) else (*_quote(body), _call(body)),
         sent_at=body.timestamp,
         message_id=body.message_id,
         # Who quotes the bot speaks to it, also where the client counts mentions only.
@@ -49,7 +62,19 @@ def _incoming(body: ChatMessageBody, chat: ChatKey, name: str, request_id: str) 
         context_only=body.context_only,
         self_id=body.self_id,
         self_names=(body.self_nickname, body.self_card),
+        quotes_me=_quotes_us(body),
+        quoted_id=(body.reply_to and body.reply_to.id) or None,
+        from_bot=body.sender_is_bot,
     )
+
+
+def _says(body: ChatMessageBody) -> bool:
+    """False for a mention of us and nothing else, which a client may have left out of the words."""
+    return body.at_me is not True or bool(body.content.strip() or body.images or body.segments or body.forward)
+
+
+def _call(body: ChatMessageBody) -> IncomingPart:
+    return Text(f"@{body.self_card or body.self_nickname or '你'}")
 
 
 def _quotes_us(body: ChatMessageBody) -> bool:
@@ -67,7 +92,7 @@ def _quote(body: ChatMessageBody) -> Iterator[IncomingPart]:
     quoted = body.reply_to
     if quoted is None or not (quoted.text or quoted.images):
         return
-    yield Quote(quoted.user_nickname or quoted.user_id, quoted.text)
+    yield Quote(quoted.user_nickname or quoted.user_id, quoted.text, quoted.id)
     yield from (EncodedPicture(image.data, quoted=True) for image in quoted.images)
 
 
@@ -88,6 +113,24 @@ def _content(body: ChatMessageBody) -> Iterator[IncomingPart]:
     yield from (EncodedPicture(image.data) for image in body.images)
 
 
+def _forward(body: ChatMessageBody) -> Iterator[IncomingPart]:
+    """The record's lines, unless the content has them already; then only its first pictures."""
+    is_told = any(segment.type == "forward" and segment.text for segment in body.segments)
+    room = _FORWARDED_PICTURES
+    if body.forward and not is_told:
+        yield Text(("\n" if body.content else "") + "[聊天记录]")
+    for node in body.forward:
+        if not is_told:
+            yield Text(_line(node))
+        yield from (EncodedPicture(image.data) for image in node.images[:room])
+        room -= len(node.images[:room])
+
+
+def _line(node: ForwardNode) -> str:
+    unseen = "" if node.text or not node.images else "[图片]"
+    return f"\n{node.speaker or node.user_id}: {node.text}{unseen}"
+
+
 def _usage(answer: Answer) -> UsageBody:
     return UsageBody(
         prompt_tokens=answer.prompt_tokens,
@@ -97,14 +140,17 @@ def _usage(answer: Answer) -> UsageBody:
 
 
 def answer_to_group(answer: Answer, request_id: str) -> GroupReply:
-    return GroupReply(
-        should_reply=answer.should_reply,
+    private = answer_to_private(answer, request_id)
+    return GroupReply(should_reply=answer.should_reply, **dict(private))
+
+
+def answer_to_private(answer: Answer, request_id: str) -> PrivateReply:
+    return PrivateReply(
         reply=answer.reply,
         request_id=request_id,
         warnings=answer.warnings,
         usage=_usage(answer),
+        messages=tuple(OutgoingBody(text=part.text) for part in outgoing.messages(answer.reply)),
+        reason=answer.reason or None,
+        merged_into=answer.merged_into,
     )
-
-
-def answer_to_private(answer: Answer, request_id: str) -> PrivateReply:
-    return PrivateReply(reply=answer.reply, request_id=request_id, warnings=answer.warnings, usage=_usage(answer))

@@ -8,13 +8,14 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from qqvl_server.api.responses.schema import ResponseBody
+from qqvl_server.api.responses.schema import ReasoningOptions, ResponseBody
 from qqvl_server.errors import QqvlError, RequestError
 from qqvl_server.generation.port import Usage
 
 
 def frame(body: ResponseBody, model: str) -> dict[str, Any]:
     """A response with nothing said yet; it repeats what was asked for."""
+    asked = body.reasoning or ReasoningOptions()
     return {
         "id": f"resp_{uuid.uuid4().hex}",
         "object": "response",
@@ -32,7 +33,7 @@ def frame(body: ResponseBody, model: str) -> dict[str, Any]:
         "output": [],
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": None,
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": {"effort": asked.effort, "summary": asked.summary},
         "service_tier": "default",
         "store": False,
         "temperature": body.temperature,
@@ -69,6 +70,15 @@ def message() -> dict[str, Any]:
     }
 
 
+def reasoning() -> dict[str, Any]:
+    """An item of thoughts with nothing thought yet. They are told as they are, so that there is nothing to sum up."""
+    return {"id": f"rs_{uuid.uuid4().hex}", "type": "reasoning", "status": "in_progress", "summary": [], "content": []}
+
+
+def reasoning_part(text: str) -> dict[str, Any]:
+    return {"type": "reasoning_text", "text": text}
+
+
 def function_call(call_id: str, name: str) -> dict[str, Any]:
     return {
         "id": f"fc_{uuid.uuid4().hex}",
@@ -89,7 +99,7 @@ def usage(used: Usage) -> dict[str, Any]:
         "input_tokens": used.prompt_tokens,
         "input_tokens_details": {"cached_tokens": used.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": used.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": used.reasoning_tokens},
         "total_tokens": used.prompt_tokens + used.completion_tokens,
     }
 

@@ -1,4 +1,4 @@
-"""One reply as it grows: text events in, the stream events of Responses out; the last of them holds it whole."""
+"""One reply as it grows: the voice's events in, the stream events of Responses out; the last of them holds it whole."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import Any
 from qqvl_server.api import error_bodies, logprobs
 from qqvl_server.api.responses import render
 from qqvl_server.errors import QqvlError
-from qqvl_server.generation.port import Finished, FinishReason, TextDelta, TokenLogprob
-from qqvl_server.generation.replies.tool_frames import CallArguments, CallStarted, Content, ToolCallParser, ToolEvent
+from qqvl_server.generation.port import (
+    Finished,
+    FinishReason,
+    Reasoning,
+    TextDelta,
+    TextEvent,
+    TokenLogprob,
+    ToolCallArguments,
+    ToolCallStarted,
+)
 
 Event = dict[str, Any]
 
 
 class ResponseReply:
-    """``frame`` is the response with nothing said yet. ``parser`` is given where the model may call functions.
+    """``frame`` is the response with nothing said yet; ``response`` the reply so far, whole once its end is through."""
 
-    ``parallel`` false lets only the first call through. ``response`` is the reply so far, whole once ``finish`` is
-    through.
-    """
-
-    def __init__(self, frame: dict[str, Any], parser: ToolCallParser | None, *, parallel: bool) -> None:
+    def __init__(self, frame: dict[str, Any]) -> None:
         self.response = frame
-        self._parser = parser
-        self._parallel = parallel
         self._events = 0
         # The item that grows now, what of it was told, and with which log-probabilities.
         self._item: dict[str, Any] | None = None
@@ -37,16 +39,22 @@ class ResponseReply:
         yield self._event("response.created", response=self.response)
         yield self._event("response.in_progress", response=self.response)
 
-    def push(self, delta: TextDelta) -> Iterator[Event]:
-        self._tokens += delta.tokens
-        if self._parser is None:
-            yield from self._text(delta.text)
-        else:
-            yield from self._told(self._parser.push(delta.text))
+    def take(self, event: TextEvent) -> Iterator[Event]:
+        match event:
+            case TextDelta(text):
+                self._tokens += event.tokens
+                yield from self._text(text)
+            case Reasoning(text):
+                yield from self._thought(text)
+            case ToolCallStarted(_, call_id, name):
+                yield from self._opened(render.function_call(call_id, name))
+            case ToolCallArguments(_, piece):
+                self._written.append(piece)
+                yield self._of_item("response.function_call_arguments.delta", delta=piece)
+            case Finished():
+                yield from self._finish(event)
 
-    def finish(self, event: Finished) -> Iterator[Event]:
-        if self._parser is not None:
-            yield from self._told(self._parser.finish())
+    def _finish(self, event: Finished) -> Iterator[Event]:
         if self._item is None and not self.response["output"]:
             # Clients read the first item without looking whether there is one.
             yield from self._opened_text()
@@ -73,16 +81,14 @@ class ResponseReply:
         events.append(self._event("error", **told["error"] | told | {"type": "error"}))
         return "".join(map(render.event, events))
 
-    def _told(self, events: list[ToolEvent]) -> Iterator[Event]:
-        for event in events:
-            match event:
-                case Content(text):
-                    yield from self._text(text)
-                case CallStarted(index, call_id, name) if self._parallel or index == 0:
-                    yield from self._opened(render.function_call(call_id, name))
-                case CallArguments(index, piece) if self._parallel or index == 0:
-                    self._written.append(piece)
-                    yield self._of_item("response.function_call_arguments.delta", delta=piece)
+    def _thought(self, text: str) -> Iterator[Event]:
+        if not text:
+            return
+        if self._item is None or self._item["type"] != "reasoning":
+            yield from self._opened(render.reasoning())
+            yield self._of_item("response.content_part.added", content_index=0, part=render.reasoning_part(""))
+        self._written.append(text)
+        yield self._of_item("response.reasoning_text.delta", content_index=0, delta=text)
 
     def _text(self, text: str) -> Iterator[Event]:
         if not text:
@@ -110,17 +116,22 @@ class ResponseReply:
         if self._item is None:
             return
         text = "".join(self._written)
-        if self._item["type"] == "message":
-            part = render.text_part(text, self._logprobs)
-            told = {"content_index": 0, "text": text, "logprobs": self._logprobs}
-            yield self._of_item("response.output_text.done", **told)
-            yield self._of_item("response.content_part.done", content_index=0, part=part)
-            whole = self._item | {"content": [part], "status": status}
-        else:
+        kind = self._item["type"]
+        if kind == "function_call":
             name = self._item["name"]
             yield self._of_item("response.function_call_arguments.done", name=name, arguments=text)
             whole = self._item | {"arguments": text, "status": status}
-        # The frame of the calls is not part of any text.
+        else:
+            part = render.reasoning_part(text)
+            if kind == "reasoning":
+                yield self._of_item("response.reasoning_text.done", content_index=0, text=text)
+            else:
+                part = render.text_part(text, self._logprobs)
+                told = {"content_index": 0, "text": text, "logprobs": self._logprobs}
+                yield self._of_item("response.output_text.done", **told)
+            yield self._of_item("response.content_part.done", content_index=0, part=part)
+            whole = self._item | {"content": [part], "status": status}
+        # What is still to be told of a text is told with it.
         self._tokens.clear()
         self._item = None
         index = len(self.response["output"])

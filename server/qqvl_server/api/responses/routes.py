@@ -5,7 +5,7 @@ Nothing is kept, so that nothing can be asked for afterwards: callers send the w
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -22,7 +22,7 @@ from qqvl_server.api.responses import render, translate
 from qqvl_server.api.responses.reply import ResponseReply
 from qqvl_server.api.responses.schema import ResponseBody, refuse_unsupported
 from qqvl_server.api.validation import validated
-from qqvl_server.generation.port import Finished, GenerationRequest, TextDelta, TextEvent, Voice
+from qqvl_server.generation.port import GenerationRequest, Voice
 from qqvl_server.keys import Scope
 
 
@@ -44,17 +44,17 @@ async def _respond(access: ModelAccess, body: ResponseBody, caller: Caller, requ
     model = served_name(access, body.model)
     voice = access.voice()
     left_out = body.unheeded()
-    asked, tools = await translate.response(body, access, caller, request_id, voice.context_tokens, left_out)
-    reply = ResponseReply(render.frame(body, model), tools.parser(), parallel=tools.parallel)
+    asked = await translate.response(body, access, caller, request_id, voice.context_tokens, left_out)
+    reply = ResponseReply(render.frame(body, model))
     events = _events(voice, asked, reply)
     if body.stream:
         begun = await sse.begun(_written(events))
-        left_out.not_enforced(voice, asked.grammar)
+        left_out.not_enforced(voice, asked)
         return sse.EventStream(begun, reply.failure, headers=left_out.headers())
     async with aclosing(events):
         async for _ in events:
             pass
-    left_out.not_enforced(voice, asked.grammar)
+    left_out.not_enforced(voice, asked)
     return JSONResponse(reply.response, headers=left_out.headers())
 
 
@@ -73,13 +73,5 @@ async def _events(voice: Voice, asked: GenerationRequest, reply: ResponseReply) 
                 opened = True
                 for told in reply.opening():
                     yield told
-            for told in _told(reply, event):
+            for told in reply.take(event):
                 yield told
-
-
-def _told(reply: ResponseReply, event: TextEvent) -> Iterator[dict[str, Any]]:
-    match event:
-        case TextDelta():
-            return reply.push(event)
-        case Finished():
-            return reply.finish(event)

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from qqvl_server.api.fields import Model, Name, Objects, SamplingFields, listed, refuse
 from qqvl_server.api.left_out import LeftOut
+from qqvl_server.api.thinking import Effort, TemplateArguments, ThinkingFields
 from qqvl_server.api.validation import bad, unfit
 
 # Fields that ask for something this server cannot do, and the values of each that ask for nothing.
@@ -42,7 +43,7 @@ UNHEEDED: Final[dict[str, str]] = {
     "prompt_cache_key": "every prompt's prefix is cached anyway",
     "prompt_cache_options": "every prompt's prefix is cached anyway",
     "prompt_cache_retention": "every prompt's prefix is cached anyway",
-    "reasoning": "the model answers without telling its thoughts",
+    "reasoning.summary": "thoughts are told whole",
     "safety_identifier": "for abuse reports",
     "service_tier": "there is one tier",
     "store": "nothing is kept; the answer says store: false",
@@ -147,7 +148,13 @@ class TextOptions(Model):
     verbosity: str | None = None
 
 
-class ResponseBody(SamplingFields):
+class ReasoningOptions(Model):
+    effort: Effort | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+class ResponseBody(SamplingFields, ThinkingFields):
     """Items, tools and the format are read by hand, in ``items``, ``toolset`` and ``translate``."""
 
     input: Annotated[Any, WithJsonSchema(_INPUT)]
@@ -162,7 +169,8 @@ class ResponseBody(SamplingFields):
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    reasoning: dict[str, Any] | None = None
+    reasoning: ReasoningOptions | None = None
+    chat_template_kwargs: TemplateArguments | None = None
     metadata: Annotated[dict[str, str], BeforeValidator(_metadata)] = {}
     user: str | None = None
     store: bool | None = None

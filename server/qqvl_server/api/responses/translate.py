@@ -11,33 +11,35 @@ from qqvl_server.api.left_out import LeftOut
 from qqvl_server.api.model_access import Caller, ModelAccess
 from qqvl_server.api.responses import items, toolset
 from qqvl_server.api.responses.schema import LOGPROBS, ResponseBody
-from qqvl_server.api.tools import Toolset
+from qqvl_server.api.thinking import wished_by
 from qqvl_server.api.validation import bad
-from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Urgency
+from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, ToolMode, Urgency
 
 _ANY_OBJECT: Final = Grammar(GrammarKind.JSON_SCHEMA, '{"type":"object"}')
 
 
 async def response(
     body: ResponseBody, access: ModelAccess, caller: Caller, request_id: str, context: int, left_out: LeftOut
-) -> tuple[GenerationRequest, Toolset]:
+) -> GenerationRequest:
     """``context`` bounds a reply whose caller does not. Raises InvalidRequest, ImageRejected."""
-    tools = toolset.read(body.tools, body.tool_choice, body.parallel_tool_calls, left_out)
-    grammar = _grammar(_format(body), tools)
+    tools, choice = toolset.read(body.tools, body.tool_choice, body.parallel_tool_calls, left_out)
+    grammar = _format(body)
+    if choice.mode is ToolMode.REQUIRED and grammar is not None:
+        raise bad("tool_choice", "要求调用函数时不能再约束回复（cannot be combined with text.format）")
     read = items.read(body.instructions, body.input, access.max_images, left_out)
     deadline = time.monotonic() + access.timeout_s
-    request = GenerationRequest(
+    return GenerationRequest(
         request_id,
         await drafts.resolve_pictures(read, access.pictures, left_out),
         body.sampling(body.max_output_tokens or context, _logprobs(body)),
         deadline,
         owner=f"api:{caller.name}",
         urgency=Urgency.API,
-        tools=tools.shown,
-        may_call=tools.may_call,
+        tools=tools,
+        tool_choice=choice,
         grammar=grammar,
+        thinking=wished_by(body, body.chat_template_kwargs, body.reasoning.effort if body.reasoning else None),
     )
-    return request, tools
 
 
 def _logprobs(body: ResponseBody) -> int | None:
@@ -57,9 +59,3 @@ def _format(body: ResponseBody) -> Grammar | None:
                 raise bad("text.format.schema", "应是对象（must be an object）")
             return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False), ("text.format.schema",))
     raise bad("text.format.type", "应是 text、json_object 或 json_schema（is not a known type）")
-
-
-def _grammar(asked: Grammar | None, tools: Toolset) -> Grammar | None:
-    if tools.must_call and asked is not None:
-        raise bad("tool_choice", "要求调用函数时不能再约束回复（cannot be combined with text.format）")
-    return tools.grammar(asked)

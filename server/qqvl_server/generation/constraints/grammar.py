@@ -21,10 +21,10 @@ from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import Busy, InvalidRequest
 from qqvl_server.generation.constraints.calling import WhileCalling
 from qqvl_server.generation.constraints.json_schema import Tight, tightened
-from qqvl_server.generation.constraints.masks import MatcherMask, cut
+from qqvl_server.generation.constraints.masks import MatcherMask, cut, unended
 from qqvl_server.generation.constraints.sources import TOO_COMPLEX, Compiled, Refused, compiled
 from qqvl_server.generation.constraints.wrapup import WrappingUp, closing_tokens, margin
-from qqvl_server.generation.port import Grammar, GrammarKind, Tool
+from qqvl_server.generation.port import GenerationRequest, Grammar, GrammarKind, Tool, ToolMode
 from qqvl_server.generation.replies.tool_frames import CLOSING, OPENING
 from qqvl_server.observe.logs import logger
 
@@ -103,6 +103,8 @@ class GrammarCompiler:
         added = tokenizer.added_tokens_decoder.items()
         self._spelt = {token: self._tokenizer.greedy_tokenize(one.content)[0] for token, one in added if one.content}
         marked = OPENING in vocabulary and CLOSING in vocabulary
+        # What may come in a thought after which something must be said.
+        self.unended = unended(end_tokens, self._width)
         self._frame = (vocabulary[OPENING], vocabulary[CLOSING]) if marked else None
         self._limits = LLParserLimits(**_LIMITS)
         self._pool = _deep_threads()
@@ -220,6 +222,18 @@ def _deep_threads() -> ThreadPoolExecutor:
         threading.stack_size(usual)
     ready.wait()
     return pool
+
+
+def constraint(request: GenerationRequest) -> Grammar | None:
+    """What a reply to this must be: nothing but calls where one must come; else the grammar, or calls in its place.
+
+    Raises:
+        InvalidRequest: a schema that cannot be kept to, or a grammar that leaves no room for calls.
+    """
+    choice = request.tool_choice
+    if choice.mode is ToolMode.REQUIRED or (request.shown_tools and request.grammar is not None):
+        return tool_grammar(request.callable_tools, choice.named, choice.parallel, request.grammar)
+    return request.grammar
 
 
 def tool_grammar(tools: Sequence[Tool], forced: str | None, parallel: bool, answer: Grammar | None = None) -> Grammar:

@@ -5,7 +5,8 @@ Knows matchers and token ids; no schema, no tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from llguidance import LLMatcher
@@ -70,3 +71,20 @@ def cut(words: memoryview[int], width: int) -> memoryview[int]:
     if rest := width % 32:
         kept[-1] &= (1 << rest) - 1
     return kept
+
+
+def unended(ends: Collection[int], width: int) -> Sequence[int]:
+    """Words (int32) that let every token below ``width`` come but ``ends``."""
+    words = array("i", [-1]) * -(-width // 32)
+    for token in ends:
+        if token < width:
+            words[token // 32] &= ~single(token)[-1]
+    return cut(memoryview(words), width)
+
+
+def single(token: int) -> Sequence[int]:
+    """Words (int32) that let ``token`` alone come."""
+    words = array("i", bytes(4 * (token // 32 + 1)))
+    bit = 1 << (token % 32)
+    words[-1] = bit - (1 << 32) if bit >= 1 << 31 else bit
+    return memoryview(words)

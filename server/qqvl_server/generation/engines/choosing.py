@@ -18,9 +18,9 @@ from qqvl_server.weights.load import LoadedModel
 
 
 def build(
-    loaded: LoadedModel, settings: EngineSettings, context_tokens: int, metrics: Metrics, *, max_waiting: int = 128
+    loaded: LoadedModel, settings: EngineSettings, context_tokens: int, metrics: Metrics, *, max_pending: int = 128
 ) -> Engine[Prompt]:
-    """At most ``max_waiting`` requests wait for the paged engine.
+    """``max_pending``: how many replies the voice lets wait.
 
     Models that the paged engine cannot run are run one request at a time.
 
@@ -45,7 +45,8 @@ def build(
         config,
         loaded.model.generation_config,
         metrics,
-        max_waiting=max_waiting,
+        # The voice refuses before that, and fairly; what was begun and put back waits here as well.
+        max_waiting=2 * max_pending + settings.max_running + 16,
         stall_s=paged_core.stall_s(settings, loaded.device),
     )
 

@@ -22,7 +22,7 @@ class LengthGuard:
     def check(self, request: GenerationRequest) -> None:
         """Raises PromptTooLong: the request's texts have more than twice the tokens that fit."""
         texts = [text for message in request.messages for text in texts_of(message)]
-        texts += [text for tool in request.tools for text in (tool.description or "", tool.parameters)]
+        texts += [text for tool in request.shown_tools for text in (tool.description or "", tool.parameters)]
         texts.append(request.raw if isinstance(request.raw, str) else request.opening)
         found = self.far_too_many(texts)
         if found is not None:

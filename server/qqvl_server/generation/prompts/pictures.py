@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from PIL import Image
 
+from qqvl_server.errors import InvalidRequest
 from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
 
@@ -107,3 +109,15 @@ def digests(pixel_values: Any, grids: Any) -> tuple[bytes, ...]:
         found.append(hashed.digest())
         offset += count
     return tuple(found)
+
+
+def expanded(ids: Sequence[int], pad: int | None, runs: Sequence[int]) -> list[int]:
+    """Each image token becomes its picture's run of them.
+
+    Raises:
+        InvalidRequest: the template shows another number of pictures than the messages have.
+    """
+    if ids.count(pad) != len(runs):
+        raise InvalidRequest("模型的对话模板不接受这些消息里的图片")
+    lengths = iter(runs)
+    return [token for one in ids for token in ([one] * next(lengths) if one == pad else [one])]

@@ -23,7 +23,8 @@ from qqvl_server.errors import ImageRejected, InvalidRequest
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, ImagePart, Sampling, Urgency
 from qqvl_server.generation.prompts.conversation import Entry, mended, template_message, template_tool
 from qqvl_server.generation.prompts.length import LengthGuard, texts_of
-from qqvl_server.generation.prompts.pictures import Patches, PictureMaker
+from qqvl_server.generation.prompts.pictures import Patches, PictureMaker, expanded
+from qqvl_server.generation.prompts.switches import Switches
 from qqvl_server.generation.replies.detokenize import TokenDecoder, Vocabulary
 from qqvl_server.generation.replies.thoughts import opens_thought
 from qqvl_server.media.image import ImageRef
@@ -59,6 +60,8 @@ class Prompt:
     # Why pictures of a chat's history are not shown, in words for its people.
     unseen: tuple[str, ...] = ()
     opens_thought: bool = False
+    # Whether the template knows of thoughts at all.
+    thinks: bool = False
 
 
 class Preprocessor:
@@ -79,6 +82,7 @@ class Preprocessor:
         added = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.content.strip()]
         self._control = re.compile("|".join(map(re.escape, added)) or "(?!)")
         # What callers may never say: which template, and how it is encoded.
+        self._switches = Switches(f"{self._tokenizer.chat_template} {self._processor.chat_template}")
         self._reserved = {"messages", *_parameters(self._processor), *_parameters(self._tokenizer)}
         self._remembered = lru_cache(maxsize=_COUNTED)(self._count)
         self._asked = lru_cache(maxsize=_COUNTED)(self._ask)
@@ -108,9 +112,12 @@ class Preprocessor:
         if not self._pictures.qwen:
             return self._by_processor(request)
         made, lost = self._each(request, self._pictures.patches)
-        ids = self._ids(request, set(lost))
+        header = self._ids(request, set(lost))
+        ids = [*header, *self.encode(request.opening)] if request.opening else header
         shown = [made[ref] for ref in _images(request.messages) if ref in made]
-        return replace(self._prompt(ids, shown, self._shared(request, ids)), unseen=tuple(lost.values()))
+        prompt = self._prompt(ids, shown, self._shared(request, ids))
+        thought = self._opens_thought(header)
+        return replace(prompt, unseen=tuple(lost.values()), opens_thought=thought, thinks=self._switches.thinks)
 
     def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         """Raises as ``prepare``."""
@@ -119,7 +126,7 @@ class Preprocessor:
             return tuple(self._raw_ids(request.raw))
         if not self._pictures.qwen:
             return tuple(self.prepare(request).inputs["input_ids"][0].tolist())
-        return tuple(self._ids(request, set()))
+        return (*self._ids(request, set()), *self.encode(request.opening))
 
     def detokenize(self, ids: Sequence[int]) -> str:
         return self._vocabulary.text(ids)
@@ -172,16 +179,14 @@ class Preprocessor:
         return made, lost
 
     def _ids(self, request: GenerationRequest, lost: set[ImageRef]) -> list[int]:
-        """The rendered prompt, each picture as its run of image tokens; ``lost`` pictures are told in words."""
+        """The rendered prompt, without an opening, each picture as its run; ``lost`` pictures are told in words."""
         messages = self._conversation(
             request, lambda ref: [_UNREADABLE] if ref in lost else [_PLACEHOLDER] * len(ref.frames)
         )
         extras = self._extras(request)
         ids = self._template(self._tokenizer, messages, return_dict=False, add_generation_prompt=True, **extras)
-        if request.opening:
-            ids = [*ids, *self.encode(request.opening)]
         runs = [self._pictures.tokens(ref) for ref in _images(request.messages) if ref not in lost for _ in ref.frames]
-        return _expanded(ids, self._pads[0], runs)
+        return expanded(ids, self._pads[0], runs)
 
     def _by_processor(self, request: GenerationRequest) -> Prompt:
         """For families whose picture arithmetic only their processor knows."""
@@ -195,8 +200,11 @@ class Preprocessor:
         extras = self._extras(request) | {"return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
         inputs = self._template(self._processor, self._conversation(request, shown), **extras)
         ids = inputs["input_ids"][0].tolist()
-        per_token, thinks = self._pictures.patches_per_token, self._opens_thought(ids)
-        return Prompt(inputs, len(ids), 0, per_token, unseen=tuple(lost.values()), opens_thought=thinks)
+        per_token, thought = self._pictures.patches_per_token, self._opens_thought(ids)
+        unseen = tuple(lost.values())
+        return Prompt(
+            inputs, len(ids), 0, per_token, unseen=unseen, opens_thought=thought, thinks=self._switches.thinks
+        )
 
     def _conversation(self, request: GenerationRequest, shown: Callable[[ImageRef], list[Entry]]) -> list[Entry]:
         if not request.messages:
@@ -206,8 +214,8 @@ class Preprocessor:
     def _extras(self, request: GenerationRequest) -> dict[str, Any]:
         if any(name in self._reserved for name, _ in request.template):
             raise InvalidRequest("对话模板的参数里有不能改的")
-        tools = [template_tool(tool, self._control) for tool in request.tools]
-        return {**dict(request.template), "tools": tools or None}
+        tools = [template_tool(tool, self._control) for tool in request.shown_tools]
+        return {**dict(request.template), **self._switches.of(request.thinking), "tools": tools or None}
 
     def _template(self, renderer: Any, messages: list[Entry], **extras: Any) -> Any:
         try:
@@ -230,15 +238,14 @@ class Preprocessor:
         if self._tells_kinds:
             inputs["mm_token_type_ids"] = torch.eq(tokens, self._pads[0]).long()
         digests = tuple(digest for patches in pictures for digest in patches.digests)
-        per_token, thinks = self._pictures.patches_per_token, self._opens_thought(ids)
-        return Prompt(BatchFeature(inputs), len(ids), shared, per_token, digests, opens_thought=thinks)
+        return Prompt(BatchFeature(inputs), len(ids), shared, self._pictures.patches_per_token, digests)
 
     def _opens_thought(self, ids: list[int]) -> bool:
         return opens_thought(self.detokenize([token for token in ids[-_HEADER:] if token in self._vocabulary]))
 
     def _shared(self, request: GenerationRequest, ids: list[int]) -> int:
         """Length of the leading system block, tools included; what API callers write there is theirs alone."""
-        leads = bool(request.tools) or request.messages[0].role == "system"
+        leads = bool(request.shown_tools) or request.messages[0].role == "system"
         end = self._tokenizer.eos_token_id
         # In ChatML the block's end token is followed by one newline token.
         return ids.index(end) + 2 if leads and request.urgency is not Urgency.API and end in ids else 0
@@ -281,15 +288,3 @@ def _image_parts(messages: Sequence[ChatMessage]) -> list[ImagePart]:
 def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """One alone is handed on as it is: a picture's patches are megabytes."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
-def _expanded(ids: Sequence[int], pad: int | None, runs: Sequence[int]) -> list[int]:
-    """Each image token becomes its picture's run of them.
-
-    Raises:
-        InvalidRequest: the template shows another number of pictures than the messages have.
-    """
-    if ids.count(pad) != len(runs):
-        raise InvalidRequest("模型的对话模板不接受这些消息里的图片")
-    lengths = iter(runs)
-    return [token for one in ids for token in ([one] * next(lengths) if one == pad else [one])]

@@ -6,10 +6,18 @@ in the prompt, so that only its end is written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
+
+from qqvl_server.generation.port import Reasoning, TextDelta
 
 OPENING: Final = "<think>"
 CLOSING: Final = "</think>"
+# What closes a thought that has grown too long, and one that shall not be at all, as Qwen's templates write it.
+FORCED_CLOSING: Final = f"{CLOSING}\n\n"
+NO_THOUGHT: Final = f"\n{FORCED_CLOSING}"
+
+Piece = TextDelta | Reasoning
 
 
 def opens_thought(prompt_end: str) -> bool:
@@ -18,47 +26,139 @@ def opens_thought(prompt_end: str) -> bool:
 
 
 class Thoughts:
-    """Takes the thoughts out of a reply as it grows, however it is cut into pieces; one without an end is all thought.
+    """Parts a reply's thoughts from its speech as it grows, however it is cut into pieces; a thought without an end is
+    all thought. White space around a thought is the model's way to part it from what it says, and is dropped.
 
-    White space after a thought is the model's way to part it from what it says, and goes with it. ``inside``: the
-    prompt opened a thought.
+    Args:
+        inside: the prompt opened a thought.
+        anywhere: thoughts may begin, and end without a beginning, in the middle of the reply as well.
     """
 
-    def __init__(self, *, inside: bool = False) -> None:
-        self._inside = inside
+    def __init__(self, *, inside: bool = False, anywhere: bool = False) -> None:
+        self._anywhere = anywhere
+        self._read: Callable[[], bool] = self._begin_thought if inside else self._before
         self._held = ""
         self._parting = False
+        self._pieces: list[Piece] = []
+        # Whether anything was thought but white space.
+        self.any = False
 
-    def said(self, text: str, *, last: bool = False) -> str:
-        """What of ``text``, and of what was held back before, is said aloud; ``last`` if nothing follows."""
-        said: list[str] = []
-        rest = self._held + text
-        while True:
-            mark = CLOSING if self._inside else OPENING
-            before, found, after = rest.partition(mark)
-            if not found:
-                break
-            if not self._inside:
-                said.append(self._parted(before))
-            self._parting = self._inside
-            self._inside = not self._inside
-            rest = after
-        kept = 0 if last else _begun(rest, mark)
-        self._held = rest[len(rest) - kept :]
-        if not self._inside:
-            said.append(self._parted(rest[: len(rest) - kept]))
-        return "".join(said)
+    @property
+    def inside(self) -> bool:
+        return self._read in (self._begin_thought, self._lead, self._think)
 
-    def _parted(self, text: str) -> str:
+    @property
+    def parting(self) -> bool:
+        """A thought is over and nothing was said since."""
+        return self._parting
+
+    @property
+    def settled(self) -> bool:
+        """No thought can come any more: what follows may go its way unread."""
+        return self._read == self._say and not self._anywhere and not self._held
+
+    def push(self, text: str) -> list[Piece]:
+        self._held += text
+        while self._read():
+            pass
+        return self._told()
+
+    def skip(self, text: str) -> None:
+        """Goes on from ``text``, which was said before."""
+        self.push(text)
+        self._held = ""
+
+    def finish(self) -> list[Piece]:
+        """The rest, when no more text will come."""
+        rest, self._held = self._held, ""
+        if self.inside:
+            self._thought(rest.rstrip())
+        else:
+            self._said(rest)
+        return self._told()
+
+    def _told(self) -> list[Piece]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def _before(self) -> bool:
+        """At the reply's beginning, or after a thought: nothing but white space so far."""
+        text = self._held.lstrip()
+        for mark, reader in ((OPENING, self._begin_thought), (CLOSING, self._before)):
+            if text.startswith(mark):
+                self._held = text[len(mark) :]
+                self._parting = True
+                self._read = reader
+                return True
+        if not text or OPENING.startswith(text) or CLOSING.startswith(text):
+            return False
+        self._read = self._say
+        return True
+
+    def _begin_thought(self) -> bool:
+        """Some write the mark that their template has written already."""
+        text = self._held.lstrip()
+        if not text or (OPENING.startswith(text) and text != OPENING):
+            return False
+        self._held = text.removeprefix(OPENING)
+        self._read = self._lead
+        return True
+
+    def _lead(self) -> bool:
+        self._held = self._held.lstrip()
+        if self._held:
+            self._read = self._think
+        return bool(self._held)
+
+    def _think(self) -> bool:
+        thought, found, after = self._held.partition(CLOSING)
+        if found:
+            self._thought(thought.rstrip())
+            self._held = after
+            self._parting = True
+            self._read = self._before
+            return True
+        kept = _begun(thought, CLOSING)
+        # White space before the mark goes with it.
+        free = thought[: len(thought) - kept].rstrip()
+        self._thought(free)
+        self._held = thought[len(free) :]
+        return False
+
+    def _say(self) -> bool:
+        text = self._held
+        if not self._anywhere:
+            self._held = ""
+            self._said(text)
+            return False
+        opening, closing = text.find(OPENING), text.find(CLOSING)
+        if opening < 0 and closing < 0:
+            kept = max(_begun(text, OPENING), _begun(text, CLOSING))
+            self._held = text[len(text) - kept :]
+            self._said(text[: len(text) - kept])
+            return False
+        if closing < 0 or 0 <= opening < closing:
+            self._said(text[:opening])
+            self._held = text[opening + len(OPENING) :]
+            self._read = self._begin_thought
+        else:
+            self._pieces.append(Reasoning(text[:closing].rstrip(), retracts=True))
+            self._held = text[closing + len(CLOSING) :]
+            self._read = self._before
+        self._parting = True
+        return True
+
+    def _said(self, text: str) -> None:
         if self._parting:
             text = text.lstrip()
-            self._parting = not text
-        return text
+        if text:
+            self._parting = False
+            self._pieces.append(TextDelta(text))
 
-
-def spoken(reply: str) -> str:
-    """A whole reply without its thoughts, those whose beginning nobody wrote included."""
-    return Thoughts().said(reply, last=True).rpartition(CLOSING)[2].strip()
+    def _thought(self, text: str) -> None:
+        if text:
+            self.any = True
+            self._pieces.append(Reasoning(text))
 
 
 def _begun(text: str, mark: str) -> int:

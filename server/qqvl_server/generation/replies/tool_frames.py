@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from qqvl_server.generation.port import ToolCall
+from qqvl_server.generation.port import TextDelta, ToolCallArguments, ToolCallStarted
 from qqvl_server.generation.replies.json_mender import JsonMender
 
 OPENING: Final = "<tool_call>"
@@ -25,29 +24,7 @@ _HEAD: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallStarted:
-    """``index`` counts the calls of one reply from 0."""
-
-    index: int
-    id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallArguments:
-    """The next piece of a call's arguments; its pieces together are the arguments' JSON."""
-
-    index: int
-    text: str
-
-
-ToolEvent = Content | CallStarted | CallArguments
+CallEvent = TextDelta | ToolCallStarted | ToolCallArguments
 
 
 def new_call_id() -> str:
@@ -63,11 +40,15 @@ class ToolCallParser:
     Args:
         names: the functions on offer; None takes any.
         ids: makes the calls' ids.
+        parallel: false tells of the first call only.
     """
 
-    def __init__(self, names: Collection[str] | None = None, ids: Callable[[], str] = new_call_id) -> None:
+    def __init__(
+        self, names: Collection[str] | None = None, ids: Callable[[], str] = new_call_id, *, parallel: bool = True
+    ) -> None:
         self._names = names
         self._ids = ids
+        self._parallel = parallel
         self._read: Callable[[], bool] = self._text
         self._buffer = ""
         # White space before the frame, which belongs to the content if the frame turns out to be none.
@@ -75,15 +56,17 @@ class ToolCallParser:
         self._after_call = False
         self._calls = 0
         self._arguments = JsonMender()
-        self._events: list[ToolEvent] = []
+        self._events: list[CallEvent] = []
 
-    def push(self, text: str) -> list[ToolEvent]:
+    def push(self, text: str) -> list[CallEvent]:
+        if self._read == self._text and not self._buffer and not self._after_call and _is_plain(text):
+            return [TextDelta(text)]
         self._buffer += text
         while self._read():
             pass
         return self._told()
 
-    def finish(self) -> list[ToolEvent]:
+    def finish(self) -> list[CallEvent]:
         """The rest, when no more text will come; a call cut short keeps what came of it."""
         if self._read == self._text:
             self._say(self._buffer)
@@ -95,7 +78,7 @@ class ToolCallParser:
         self._read = self._text
         return self._told()
 
-    def _told(self) -> list[ToolEvent]:
+    def _told(self) -> list[CallEvent]:
         events, self._events = self._events, []
         return events
 
@@ -181,40 +164,26 @@ class ToolCallParser:
         if self._after_call:
             text = text.lstrip()
         if text:
-            self._events.append(Content(text))
+            self._events.append(TextDelta(text))
             self._after_call = False
 
     def _start(self, name: str) -> None:
-        self._events.append(CallStarted(self._calls, self._ids(), name))
+        if self._is_told(self._calls):
+            self._events.append(ToolCallStarted(self._calls, self._ids(), name))
         self._calls += 1
         self._after_call = True
 
     def _argue(self, text: str) -> None:
-        if text:
-            self._events.append(CallArguments(self._calls - 1, text))
+        if text and self._is_told(self._calls - 1):
+            self._events.append(ToolCallArguments(self._calls - 1, text))
+
+    def _is_told(self, index: int) -> bool:
+        return self._parallel or index == 0
 
 
-def collected(events: Iterable[ToolEvent]) -> tuple[str, tuple[ToolCall, ...]]:
-    """All events of a reply as its content and its calls."""
-    content: list[str] = []
-    calls: list[ToolCall] = []
-    for event in events:
-        match event:
-            case Content(text):
-                content.append(text)
-            case CallStarted(_, call_id, name):
-                calls.append(ToolCall(call_id, name, ""))
-            case CallArguments(index, text):
-                calls[index] = ToolCall(calls[index].id, calls[index].name, calls[index].arguments + text)
-    return "".join(content), tuple(calls)
-
-
-def read_reply(
-    text: str, names: Collection[str] | None = None, ids: Callable[[], str] = new_call_id
-) -> tuple[str, tuple[ToolCall, ...]]:
-    """Content and calls of a whole reply."""
-    parser = ToolCallParser(names, ids)
-    return collected([*parser.push(text), *parser.finish()])
+def _is_plain(text: str) -> bool:
+    """Whether none of it can belong to a frame."""
+    return bool(text) and "<" not in text and not text[-1].isspace()
 
 
 def _held_back(text: str) -> int:

@@ -1,0 +1,148 @@
+"""The statements on answers, decisions, and what QQ calls the messages we sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Row, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from qqvl_server.chat.decision import Decision
+from qqvl_server.chat.identity import Identity
+from qqvl_server.chat.message import Answer
+from qqvl_server.chat.tables import ANSWERS, DECISIONS, SENT, is_of
+
+# QQ lets nobody withdraw what is older.
+WITHDRAWABLE_S: Final = 120
+_BLANK: Final = {"reply": "", "should_reply": False, "warnings": []}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer as it is kept: ``seq`` is the line that was answered, ``reply_seq`` the line that answers it."""
+
+    answer: Answer
+    now: float
+    seq: int | None = None
+    reply_seq: int | None = None
+
+
+async def remember(connection: AsyncConnection, chat_id: int, identity: Identity | None, kept: Kept) -> None:
+    """Keep what the door says, for whoever asks again."""
+    if identity is None:
+        return
+    answer = kept.answer
+    await connection.execute(
+        ANSWERS.insert().values(
+            chat_id=chat_id,
+            message_id=identity.message_id,
+            digest=identity.digest,
+            should_reply=answer.should_reply,
+            reply=answer.reply,
+            warnings=list(answer.warnings),
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            created_at=kept.now,
+            reason=str(answer.reason),
+            merged_into=answer.merged_into,
+            seq=kept.seq,
+            reply_seq=kept.reply_seq,
+        )
+    )
+
+
+async def note(connection: AsyncConnection, chat_id: int, seq: int, message_id: str | None, decision: Decision) -> None:
+    await connection.execute(
+        DECISIONS.insert().values(
+            chat_id=chat_id,
+            seq=seq,
+            message_id=message_id,
+            speak=decision.speak,
+            reason=decision.reason.value,
+            score=decision.score,
+            cost_ms=decision.cost_ms,
+            created_at=time.time(),
+        )
+    )
+
+
+def to_answer(row: Row[Any]) -> Answer:
+    return Answer(
+        reply=row.reply,
+        should_reply=row.should_reply,
+        warnings=tuple(row.warnings),
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        reason=row.reason,
+        merged_into=row.merged_into,
+    )
+
+
+async def newest_of(connection: AsyncConnection, chat_id: int, message_id: str) -> Row[Any] | None:
+    """The last answer under an id that may have come twice."""
+    found = await connection.execute(
+        select(ANSWERS)
+        .where(ANSWERS.c.chat_id == chat_id, ANSWERS.c.message_id == message_id)
+        .order_by(ANSWERS.c.id.desc())
+        .limit(1)
+    )
+    return found.first()
+
+
+async def is_known(connection: AsyncConnection, chat_id: int, identity: Identity) -> bool:
+    found = await connection.execute(select(ANSWERS.c.id).where(ANSWERS.c.chat_id == chat_id, is_of(ANSWERS, identity)))
+    return found.first() is not None
+
+
+async def blank(connection: AsyncConnection, chat_id: int, reply_seq: int) -> None:
+    """Nobody is told this reply again."""
+    await connection.execute(
+        update(ANSWERS).where(ANSWERS.c.chat_id == chat_id, ANSWERS.c.reply_seq == reply_seq).values(_BLANK)
+    )
+
+
+async def blank_all(connection: AsyncConnection, chat_id: int) -> None:
+    await connection.execute(update(ANSWERS).where(ANSWERS.c.chat_id == chat_id).values(_BLANK))
+
+
+async def report(connection: AsyncConnection, chat_id: int, reply_seq: int, ids: Sequence[str], now: float) -> None:
+    """Add to what QQ calls the messages of a reply, in order."""
+    known = set(await _sent(connection, chat_id, reply_seq))
+    for sent_id in ids:
+        if sent_id not in known:
+            known.add(sent_id)
+            await connection.execute(
+                SENT.insert().values(chat_id=chat_id, sent_id=sent_id, reply_seq=reply_seq, created_at=now)
+            )
+
+
+async def sent_ids(connection: AsyncConnection, chat_id: int, reply_seq: int) -> tuple[str, ...]:
+    return tuple(await _sent(connection, chat_id, reply_seq))
+
+
+async def withdrawable(connection: AsyncConnection, chat_id: int, reply_seq: int, now: float) -> list[str]:
+    """Those that QQ would still let us withdraw, in the order they were sent."""
+    return await _sent(connection, chat_id, reply_seq, since=now - WITHDRAWABLE_S)
+
+
+async def _sent(connection: AsyncConnection, chat_id: int, reply_seq: int, since: float = 0) -> list[str]:
+    rows = await connection.execute(
+        select(SENT.c.sent_id)
+        .where(SENT.c.chat_id == chat_id, SENT.c.reply_seq == reply_seq, SENT.c.created_at > since)
+        .order_by(SENT.c.id)
+    )
+    return list(rows.scalars())
+
+
+async def reply_sent_as(connection: AsyncConnection, chat_id: int, sent_id: str) -> int | None:
+    """The number of our line of which QQ's id this is, of the newest if there are several."""
+    found = await connection.execute(
+        select(SENT.c.reply_seq)
+        .where(SENT.c.chat_id == chat_id, SENT.c.sent_id == sent_id)
+        .order_by(SENT.c.reply_seq.desc())
+        .limit(1)
+    )
+    return found.scalar()

@@ -1,0 +1,101 @@
+"""The statements on chats and their lines. Each runs in the transaction of the connection it is given."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import Text as SqlText
+from sqlalchemy import delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from qqvl_server.chat.identity import Identity
+from qqvl_server.chat.message import ChatKey, MessagePart, Picture, Quote, Speaker, StoredMessage
+from qqvl_server.chat.records import part_from_json, part_to_json, to_message
+from qqvl_server.chat.tables import CHATS, MESSAGES
+
+RECALLED = "[已撤回]"
+
+
+def is_chat(chat: ChatKey) -> tuple[Any, Any]:
+    return CHATS.c.kind == chat.kind.value, CHATS.c.external_id == chat.id
+
+
+async def chat_id_of(connection: AsyncConnection, chat: ChatKey, name: str = "") -> int:
+    """The chat's row, made where there is none."""
+    row = (await connection.execute(select(CHATS.c.id, CHATS.c.name).where(*is_chat(chat)))).first()
+    now = time.time()
+    if row is None:
+        inserted = await connection.execute(
+            CHATS.insert().values(
+                kind=chat.kind.value, external_id=chat.id, name=name, next_seq=1, window_start=1, updated_at=now
+            )
+        )
+        assert inserted.inserted_primary_key is not None
+        return int(inserted.inserted_primary_key[0])
+    await connection.execute(update(CHATS).where(CHATS.c.id == row.id).values(updated_at=now, name=name or row.name))
+    return int(row.id)
+
+
+async def last_seq(connection: AsyncConnection, chat_id: int) -> int:
+    """The number of the chat's newest line, whether it is still there or not."""
+    return int((await connection.execute(select(CHATS.c.next_seq).where(CHATS.c.id == chat_id))).scalar_one()) - 1
+
+
+async def append(
+    connection: AsyncConnection,
+    chat_id: int,
+    role: str,
+    speaker: Speaker,
+    parts: Sequence[MessagePart],
+    identity: Identity | None,
+) -> StoredMessage:
+    taken = await connection.execute(
+        update(CHATS).where(CHATS.c.id == chat_id).values(next_seq=CHATS.c.next_seq + 1).returning(CHATS.c.next_seq)
+    )
+    row = {
+        "chat_id": chat_id,
+        "seq": int(taken.scalar_one()) - 1,
+        "role": role,
+        "speaker_id": speaker.id,
+        "speaker_name": speaker.name,
+        "parts": [part_to_json(part) for part in parts],
+        "message_id": identity and identity.message_id,
+        "digest": identity and identity.digest,
+        "created_at": time.time(),
+    }
+    stored = await connection.execute(MESSAGES.insert().values(row).returning(MESSAGES))
+    return to_message(stored.one())
+
+
+async def delete_lines(connection: AsyncConnection, chat_id: int, seqs: Collection[int]) -> None:
+    await connection.execute(delete(MESSAGES).where(MESSAGES.c.chat_id == chat_id, MESSAGES.c.seq.in_(seqs)))
+
+
+async def blank_quotes(
+    connection: AsyncConnection, chat_id: int, after: int, ids: Collection[str], pictures: Collection[str]
+) -> None:
+    """What lines behind ``after`` quote of messages that are gone; ``pictures`` are their SHA-256."""
+    # SQLite and PostgreSQL both keep JSON as it was written, so that an id stands in its text.
+    written = [json.dumps(quoted)[1:-1] for quoted in ids]
+    named = or_(*(MESSAGES.c.parts.cast(SqlText).contains(quoted, autoescape=True) for quoted in written))
+    rows = await connection.execute(
+        select(MESSAGES.c.id, MESSAGES.c.parts).where(MESSAGES.c.chat_id == chat_id, MESSAGES.c.seq > after, named)
+    )
+    for row in rows.all():
+        parts = [part_from_json(part) for part in row.parts]
+        if any(isinstance(part, Quote) and part.id in ids for part in parts):
+            kept = [_without(part, ids) for part in parts if not _shows(part, pictures)]
+            await connection.execute(
+                update(MESSAGES).where(MESSAGES.c.id == row.id).values(parts=[part_to_json(part) for part in kept])
+            )
+
+
+def _without(part: MessagePart, ids: Collection[str]) -> MessagePart:
+    return Quote("", RECALLED, part.id) if isinstance(part, Quote) and part.id in ids else part
+
+
+def _shows(part: MessagePart, pictures: Collection[str]) -> bool:
+    return isinstance(part, Picture) and part.image.sha256 in pictures

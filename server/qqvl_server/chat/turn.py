@@ -1,0 +1,258 @@
+"""What happens to the messages that share a turn, in order: kept, decided on, answered together, committed.
+
+Knows history, gates, window and the voice's port; no HTTP, no SQL, no torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Final
+
+from qqvl_server.chat import arrivals, commands, policy
+from qqvl_server.chat.arrivals import Interruption
+from qqvl_server.chat.decision import Decision, Reason
+from qqvl_server.chat.loops import Exchanges, Heard
+from qqvl_server.chat.message import Answer, ChatKind, Speaker, StoredMessage
+from qqvl_server.chat.policy import Case
+from qqvl_server.chat.receiving import Receiver
+from qqvl_server.chat.session import Arrival, Turn
+from qqvl_server.chat.store import Draft, Outcome, Store
+from qqvl_server.chat.warming import Warmer
+from qqvl_server.chat.window import Window
+from qqvl_server.errors import QqvlError
+from qqvl_server.generation.port import (
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Reasoning,
+    TextDelta,
+    Thinking,
+    Urgency,
+    Usage,
+    Voice,
+)
+from qqvl_server.observe.metrics import Metrics
+from qqvl_server.settings import ChatSettings
+
+BOT: Final = Speaker("bot", "bot")
+SILENT: Final = Answer("", should_reply=False, reason=Reason.SILENT)
+
+
+class Turns:
+    def __init__(
+        self,
+        store: Store,
+        voice: Callable[[], Voice],
+        receiver: Receiver,
+        window: Window,
+        settings: ChatSettings,
+        exchanges: Exchanges,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._voice = voice
+        self._receiver = receiver
+        self._window = window
+        self._settings = settings
+        self._exchanges = exchanges
+        self._metrics = metrics
+        self.warmer = Warmer(voice, window.messages)
+        self._refusals = commands.Refusals()
+
+    async def run(self, turn: Turn) -> None:
+        """Answer a turn's messages, each by its own future; those left without were interrupted.
+
+        Raises whatever went wrong for all of them alike.
+        """
+        self.warmer.forget(turn.chat)
+        for arrival in tuple(turn.members):
+            if arrival.stored is None and not arrival.is_settled and not arrival.is_recalled:
+                try:
+                    await self._take(arrival, turn)
+                except QqvlError as error:
+                    # One message's own fault: the others are answered.
+                    arrival.fail(error)
+        kept = [arrival for arrival in turn.members if not arrival.is_settled and not arrival.is_recalled]
+        covered = self._covered(kept)
+        talk = [arrival for arrival in kept if arrival not in covered]
+        if talk:
+            await self._commit(turn, [self._silence(arrival) for arrival in talk], talk)
+        if covered:
+            await self._answer(turn, covered)
+        elif talk:
+            self.warmer.heard(turn.chat, _stored(talk[-1]))
+
+    async def _take(self, arrival: Arrival, turn: Turn) -> None:
+        """Keep a message, unless it was answered before, is a command, or was recalled."""
+        incoming = arrival.incoming
+        identity = arrival.identity = await self._receiver.identified(incoming)
+        if identity is not None:
+            same = next((a for a in turn.members if a is not arrival and a.identity == identity), None)
+            if same is not None:
+                # One message, its picture spelled in two ways.
+                turn.members.remove(arrival)
+                arrival.share(same)
+                return
+            earlier = await self._store.find_answer(incoming.chat, identity)
+            if earlier is not None:
+                arrival.settle(earlier)
+                return
+        case = await self._case(arrival)
+        is_reset = commands.is_reset(incoming, policy.names(incoming, self._settings)) and policy.is_heeded(case)
+        if is_reset and policy.may_reset(incoming, self._settings):
+            answer = Answer(commands.RESET_REPLY, should_reply=True, reason=Reason.COMMAND)
+            await self._store.reset(incoming.chat, arrival.chat_name, identity, answer)
+            self._count(Reason.COMMAND)
+            arrival.settle(answer)
+            return
+        received = await self._receiver.received(incoming)
+        arrival.warnings = received.warnings
+        arrival.stored = await self._store.add_message(
+            Draft(incoming.chat, arrival.chat_name, incoming.speaker, received.parts, identity)
+        )
+        if arrival.stored is None:
+            arrival.settle(SILENT)
+        elif is_reset:
+            await self._refuse(arrival)
+        else:
+            arrival.decision = policy.decide(case)
+
+    async def _case(self, arrival: Arrival) -> Case:
+        incoming = arrival.incoming
+        case = Case(incoming, self._settings, time.time())
+        if incoming.chat.kind is ChatKind.PRIVATE:
+            return case
+        is_machine = False
+        sent_at = policy.sent_at(case)
+        # What other bots say is no person's word, which would end their silence.
+        if not policy.is_known_bot(case):
+            is_machine = self._exchanges.heard(
+                incoming.chat, None if sent_at is None else Heard(incoming.speaker.id, arrival.came_at, sent_at)
+            )
+        quotes_ours = (
+            incoming.at_me is False
+            and not incoming.quotes_me
+            and incoming.quoted_id is not None
+            and await self._store.is_ours(incoming.chat, incoming.quoted_id)
+        )
+        return replace(case, is_machine=is_machine, quotes_ours=quotes_ours)
+
+    async def _refuse(self, arrival: Arrival) -> None:
+        """Who may not is told so, but seldom."""
+        decision = Decision(False, Reason.COMMAND)
+        answer = Answer("", should_reply=False, warnings=arrival.warnings, reason=decision.reason)
+        if self._refusals.is_due(arrival.incoming.chat):
+            answer = replace(answer, reply=commands.RESET_REFUSED, should_reply=True)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
+        self._count(decision.reason)
+        arrival.settle(answer)
+
+    def _covered(self, kept: Sequence[Arrival]) -> list[Arrival]:
+        """Those that the reply answers: what is to be answered, and what its speakers said on."""
+        lines = [replace(arrival.line, asks=_decision(arrival).speak) for arrival in kept]
+        # One that joins no turn is alone in its own.
+        covered = [arrival for arrival in kept if not arrival.line.joins and _decision(arrival).speak]
+        for group in arrivals.groups(lines, self._settings.merge_wait_s):
+            first = kept[group[0]]
+            for place in group:
+                kept[place].decision = first.decision if not lines[place].asks else kept[place].decision
+                covered.append(kept[place])
+        return sorted(covered, key=lambda arrival: _stored(arrival).seq)
+
+    async def _answer(self, turn: Turn, covered: list[Arrival]) -> None:
+        last = covered[-1]
+        urgency = min(policy.urgency(arrival.incoming, self._settings) for arrival in covered)
+        request_id = last.incoming.request_id
+        speaking = asyncio.create_task(self._ask(turn, request_id, _stored(last), urgency))
+        try:
+            said = await turn.spoken(speaking)
+        except QqvlError as error:
+            for arrival in covered:
+                arrival.fail(error)
+            return
+        if said is None:
+            if turn.ended_by is Interruption.STOP:
+                await self._commit(turn, [self._silence(arrival) for arrival in covered], covered)
+            return
+        outcomes = [self._merged(arrival, last) for arrival in covered[:-1]]
+        decision = _decision(last)
+        answer = replace(said, warnings=last.warnings + said.warnings, reason=decision.reason)
+        outcomes.append(Outcome(last.identity, answer, _stored(last).seq, decision, covered=True))
+        await self._commit(turn, outcomes, covered)
+        if answer.should_reply:
+            self._exchanges.spoke(turn.chat, time.time())
+
+    def _merged(self, arrival: Arrival, last: Arrival) -> Outcome:
+        decision = replace(_decision(arrival), speak=False, reason=Reason.MERGED)
+        answer = Answer(
+            "",
+            should_reply=False,
+            warnings=arrival.warnings,
+            reason=decision.reason,
+            merged_into=last.incoming.message_id,
+        )
+        return Outcome(arrival.identity, answer, _stored(arrival).seq, decision, covered=True)
+
+    def _silence(self, arrival: Arrival) -> Outcome:
+        """Its decision was not to answer, or it was told to stop."""
+        decision = _decision(arrival)
+        if decision.speak:
+            decision = replace(decision, speak=False, reason=Reason.SILENT)
+        answer = Answer("", should_reply=False, warnings=arrival.warnings, reason=decision.reason)
+        return Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+
+    async def _commit(self, turn: Turn, outcomes: list[Outcome], members: Sequence[Arrival]) -> None:
+        await self._store.add_answers(turn.chat, outcomes, BOT)
+        for arrival, outcome in zip(members, outcomes, strict=True):
+            if outcome.decision is not None:
+                self._count(outcome.decision.reason)
+            # Recalled while it was committed: its reply has left already.
+            arrival.settle(SILENT if arrival.is_recalled else outcome.answer)
+
+    async def _ask(self, turn: Turn, request_id: str, last: StoredMessage, urgency: Urgency) -> Answer:
+        voice = self._voice()
+        messages = await self._window.messages(voice, turn.chat, last)
+        request = GenerationRequest(
+            request_id,
+            messages,
+            self._window.sampling(voice),
+            turn.deadline,
+            owner=str(turn.chat),
+            urgency=urgency,
+            thinking=Thinking(anywhere=True),
+        )
+        text: list[str] = []
+        usage, reason = Usage(0, 0), FinishReason.STOP
+        unseen: tuple[str, ...] = ()
+        async with aclosing(voice.generate(request)) as events:
+            async for event in events:
+                match event:
+                    case TextDelta(delta):
+                        text.append(delta)
+                    case Reasoning(retracts=True):
+                        text.clear()
+                    case Finished(why, used):
+                        usage, reason, unseen = used, why, event.unseen
+        reply = "".join(text).strip()
+        warnings = tuple(f"聊天记录里有一张图没有看到：{cause}" for cause in unseen)
+        if not reply and reason is FinishReason.LENGTH:
+            warnings += ("模型没想完就到了回复长度的上限，这次没有说话；可以加大 --max-new-tokens",)
+        return Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens)
+
+    def _count(self, reason: Reason) -> None:
+        self._metrics.decisions.labels(reason).inc()
+
+
+def _stored(arrival: Arrival) -> StoredMessage:
+    assert arrival.stored is not None
+    return arrival.stored
+
+
+def _decision(arrival: Arrival) -> Decision:
+    assert arrival.decision is not None
+    return arrival.decision
