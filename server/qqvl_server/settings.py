@@ -166,7 +166,11 @@ class EngineSettings(Room):
     kv_cache_gb: float = Field(0, ge=0, le=4096, description="paged 引擎的 KV 缓存，GB；0 为按空闲内存自动决定")
     step_tokens: int = Field(1024, ge=16, le=65536, description="paged 引擎一步最多算多少 token；长提示会分几步读")
     step_timeout_s: float = Field(
-        600, gt=0, le=86400, description="paged 引擎一步超过多少秒算卡死：/health 变为 503，进程退出以便重启"
+        0,
+        ge=0,
+        le=86400,
+        description="paged 引擎一步超过多少秒算卡死：/health 变为 503，进程退出以便重启；"
+        "0 为自动：显卡上 60，CPU 上 600",
     )
     cuda_graphs: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = Field(
         "auto",

@@ -33,6 +33,12 @@ def kv_shape(config: Any) -> KVShape:
     return KVShape(text.num_hidden_layers, text.num_key_value_heads, head_dim)
 
 
+def kv_dtype(model: Any) -> torch.dtype:
+    """The text's own type: a quantised or mixed checkpoint may hold pictures' weights in another, and those first."""
+    embedding: torch.Tensor = model.get_input_embeddings().weight
+    return embedding.dtype
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """Which blocks several requests read: ``table`` (requests · width,), padded with 0.

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
+from qqvl_server.engine.cache import gathered
 from qqvl_server.engine.cache.kv_cache import KVCache
+from qqvl_server.engine.cache.paged_attention import AttentionMetadata
 from qqvl_server.engine.cuda import varlen
 from qqvl_server.engine.cuda.decode_inputs import Decode
 from qqvl_server.engine.cuda.graphs import Capture, DecodeGraphs
-from qqvl_server.engine.cuda.varlen import VarlenKernel, VarlenRows
+from qqvl_server.engine.cuda.varlen import VarlenKernel
 from qqvl_server.engine.forward.backend import Prepared, Step
 from qqvl_server.engine.forward.packed import ModelForward, carried, logits, pack, plug_in
 from qqvl_server.engine.steps.batch import ScheduledChunk
+from qqvl_server.observe.logs import logger
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +32,24 @@ class Recording:
 
 
 class CudaBackend:
-    """``kernel`` takes blocks of ``block_size``. ``adapt`` as ``plug_in`` takes it."""
+    """``kernel``, called ``name``, takes blocks of ``block_size``. ``adapt`` as ``plug_in`` takes it."""
 
     def __init__(
         self,
         kernel: VarlenKernel,
         block_size: int,
         *,
+        name: str = "",
         recording: Recording | None = None,
         adapt: Callable[[Any], object] | None = None,
     ) -> None:
         self.block_size = block_size
+        self._name = name
         self._kernel = kernel
         self._recording = recording
         self._adapt = adapt
         self._graphs: DecodeGraphs | None = None
+        self._trusted = True
 
     def adopt(self, model: Any, cache: KVCache) -> None:
         plug_in(model, self._adapt)
@@ -54,8 +60,13 @@ class CudaBackend:
             self._graphs = DecodeGraphs(
                 forward, cache, self._kernel, wanted.capture, most=wanted.requests, longest=wanted.longest
             )
+            if not self._graphs.kernel_is_right:
+                logger().warning("注意力算子在这个模型里算得不对，改为拷出缓存再算，会慢几倍", kernel=self._name)
+                self._trusted, self._name = False, "SDPA over gathered blocks"
 
-    def lay_out(self, chunks: Sequence[ScheduledChunk]) -> VarlenRows:
+    def lay_out(self, chunks: Sequence[ScheduledChunk]) -> AttentionMetadata:
+        if not self._trusted:
+            return gathered.lay_out(chunks, self._cache)
         return varlen.lay_out(chunks, self._cache, self._kernel)
 
     def prepare(self, step: Step) -> Prepared:
@@ -67,6 +78,11 @@ class CudaBackend:
             [_decode(chunk, step) for chunk in chunks],
             carried(step.batch, chunks, self._cache.device),
         )
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        recorded = self._graphs.recorded if self._graphs is not None else []
+        return {"attention": self._name, "graphs": recorded or "off"}
 
     def release(self) -> None:
         """Nothing is kept but recordings, which steps go on using."""
