@@ -84,7 +84,9 @@ def _picked(scores: torch.Tensor, requests: Sequence[Request], ordered: bool) ->
     ]
     temperature, number, top_p, min_p = send(numbers, scores.device, torch.float32).unsqueeze(-1)
     scaled = scores / temperature
-    shares = scaled.softmax(-1) if scores.shape[1] <= _FEW else scaled.softmax(-1, dtype=torch.double)
+    # Apple's GPUs have no double precision.
+    exactly = scores.shape[1] > _FEW and scores.device.type != "mps"
+    shares = scaled.softmax(-1, dtype=torch.double if exactly else None)
     upto = shares.cumsum(-1)
     if not ordered or all(w.top_p >= 1 and w.min_p <= 0 for w in wanted):
         picked = torch.searchsorted(upto, upto[:, -1:] * number, right=True)
