@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 import pytest
 import torch
+from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from qqvl_server.engine import build
+from qqvl_server.engine.cache.device import put_together, taken_apart
 from qqvl_server.engine.cache.kv_cache import KVShape
 from qqvl_server.engine.cuda import varlen
 from qqvl_server.engine.cuda.backend import CudaBackend
@@ -170,3 +173,14 @@ def test_the_engine_gives_the_same_tokens_through_such_a_kernel(twins: Twins) ->
     for request, patches in made:
         engine.add(request, patches)
     assert twins.run(engine, [request for request, _ in made]) == twins.expected[:2]
+
+
+def test_arrays_of_any_type_and_shape_travel_as_one_piece() -> None:
+    arrays: list[NDArray[Any]] = [
+        numpy.arange(5), numpy.arange(6, dtype=numpy.int32).reshape(3, 2).T, numpy.ones((2, 1, 3), numpy.float32),
+        numpy.zeros((0, 4)), numpy.array([True, False, True]), numpy.arange(3)[:, None],
+    ]  # fmt: skip
+    found = taken_apart(put_together(arrays, pinned=False), arrays)
+    for one, array in zip(found, arrays, strict=True):
+        assert one.dtype == torch.from_numpy(array.copy()).dtype
+        assert numpy.array_equal(one.numpy(), array)

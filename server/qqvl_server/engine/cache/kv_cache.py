@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy
 import torch
 
+from qqvl_server.engine.cache.device import moved
+
 # Tokens; small blocks share more of a prefix.
 BLOCK_SIZE: Final = 16
 
@@ -89,7 +91,7 @@ class KVCache:
         first = None
         if len(requests) == 1 and list(numbers) == list(range(numbers[0], numbers[0] + width)):
             first = numbers[0] * self.block_size
-        return Held(len(requests), torch.frombuffer(numbers, dtype=torch.int64).to(self.device), first)
+        return Held(len(requests), moved(torch.frombuffer(numbers, dtype=torch.int64), self.device), first)
 
     def read(self, layer: int, held: Held, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The first ``tokens`` keys and values of each request: (requests, tokens, kv_heads, head_dim).

@@ -72,12 +72,14 @@ class DecodeGraphs:
         """Batch sizes that are replayed; empty where recording failed."""
         return sorted(self._replays)
 
-    def takes(self, batch: ScheduledBatch) -> bool:
-        """Whether every chunk is one new token of a reply, in a batch that was recorded."""
-        return bool(self._replays) and len(batch.chunks) <= self._sizes[-1] and all(
-            chunk.count == 1 and chunk.samples and len(chunk.request.prompt) <= chunk.start < self._longest
+    def taken(self, batch: ScheduledBatch) -> list[ScheduledChunk]:
+        """The chunks that are one new token of a reply each, if so many were recorded; of the others nothing is."""
+        chunks = [
+            chunk
             for chunk in batch.chunks
-        )  # fmt: skip
+            if chunk.count == 1 and chunk.samples and len(chunk.request.prompt) <= chunk.start < self._longest
+        ]
+        return chunks if self._replays and len(chunks) <= self._sizes[-1] else []
 
     def run(self, rows: Sequence[Decode], ids: torch.Tensor | None = None) -> torch.Tensor:
         """(rows, vocabulary), in memory that the next run writes to; ``ids`` as ``Inputs.fill`` says."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
 
+import numpy
 import torch
 
-from qqvl_server.engine.cache.device import send
+from qqvl_server.engine.cache.device import moved_together
 from qqvl_server.engine.cache.kv_cache import KVCache
 from qqvl_server.engine.steps.batch import ScheduledChunk
 
@@ -67,15 +68,19 @@ def varlen_metadata(
     width = -(-max(ends) // block_size)
     held = [list(blocks[: -(-end // block_size)]) for (blocks, _, _), end in zip(spans, ends, strict=True)]
 
-    def tensor(numbers: Any) -> torch.Tensor:
-        return send(numbers, torch.device(device), torch.int32)
-
+    counts = [count for _, _, count in spans]
+    table = numpy.zeros((len(held), width), numpy.int32)
+    for row, blocks in zip(table, held, strict=True):
+        row[: len(blocks)] = blocks
+    numbers = [0, *accumulate(counts)], ends, [0, *accumulate(ends)]
+    arrays = [*(numpy.array(n, numpy.int32) for n in numbers), table]
+    starts, lengths, key_starts, on_device = moved_together(arrays, torch.device(device))
     return VarlenMetadata(
-        starts=tensor([0, *accumulate(count for _, _, count in spans)]),
-        lengths=tensor(ends),
-        key_starts=tensor([0, *accumulate(ends)]),
-        table=tensor([blocks + [0] * (width - len(blocks)) for blocks in held]),
-        most_rows=max(count for _, _, count in spans),
+        starts=starts,
+        lengths=lengths,
+        key_starts=key_starts,
+        table=on_device,
+        most_rows=max(counts),
         longest=max(ends),
     )
 
