@@ -60,7 +60,7 @@ def _hosts(words: tuple[str, ...]) -> tuple[str, ...]:
 Hosts = Annotated[Words, AfterValidator(_hosts)]
 
 
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+_DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
 def _devices(value: str) -> str:
@@ -68,9 +68,9 @@ def _devices(value: str) -> str:
     if names == ["auto"]:
         return value
     if not names or not all(_DEVICE.fullmatch(name) for name in names):
-        raise ValueError("可以写 auto、cpu、cuda:0，或 cuda:0,cuda:1")
-    if "cpu" in names and len(names) > 1:
-        raise ValueError("不能把 cpu 和显卡写在一起")
+        raise ValueError("可以写 auto、cpu、mps、cuda:0，或 cuda:0,cuda:1")
+    if {"cpu", "mps"} & set(names) and len(names) > 1:
+        raise ValueError("不能把 cpu、mps 和显卡写在一起")
     if len(set(names)) < len(names):
         raise ValueError("同一块显卡写了两次")
     return value
@@ -145,10 +145,11 @@ class WeightsSettings(Room):
         "", description="模型文件夹或模型名；留空先找 models/Qwen3-VL-8B-Instruct，没有就用自带的演示模型"
     )
     device: Annotated[str, AfterValidator(_devices)] = Field(
-        "auto", description="auto、cpu、cuda:0，或用逗号隔开的多块显卡，如 cuda:0,cuda:1"
+        "auto", description="auto、cpu、mps（没测过）、cuda:0，或用逗号隔开的多块显卡，如 cuda:0,cuda:1"
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="权重精度；auto 在显卡上用 bfloat16，在 CPU 上看 CPU 支持什么"
+        "auto",
+        description="权重精度；auto 在显卡上用 bfloat16（RTX 20、T4 和更老的卡用 float16），在 CPU 上看 CPU 支持什么",
     )
     attn: Literal["sdpa", "flash_attention_2", "eager"] = Field(
         "sdpa", description="注意力实现；flash_attention_2 要另装"
@@ -166,7 +167,11 @@ class EngineSettings(Room):
     kv_cache_gb: float = Field(0, ge=0, le=4096, description="paged 引擎的 KV 缓存，GB；0 为按空闲内存自动决定")
     step_tokens: int = Field(1024, ge=16, le=65536, description="paged 引擎一步最多算多少 token；长提示会分几步读")
     step_timeout_s: float = Field(
-        600, gt=0, le=86400, description="paged 引擎一步超过多少秒算卡死：/health 变为 503，进程退出以便重启"
+        0,
+        ge=0,
+        le=86400,
+        description="paged 引擎一步超过多少秒算卡死：/health 变为 503，进程退出以便重启；"
+        "0 为自动：显卡上 60，CPU 上 600",
     )
     cuda_graphs: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = Field(
         "auto",
