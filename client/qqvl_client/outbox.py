@@ -124,9 +124,9 @@ class Outbox:
                 if part.nodes:
                     LOG.warning("这个 OneBot 实现发不了合并转发，改为文字")
                     part = Outgoing(next(split(part.text, self._settings.max_text_chars)))
-                elif quote_id:
+                elif quote_id or part.has("reply"):
                     LOG.warning("带引用的回复被拒绝，改为不带引用")
-                    quote_id = ""
+                    quote_id, part = "", part.without("reply")
                 else:
                     raise
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qqvl_client.formats import INLINE
@@ -27,6 +27,9 @@ class Outgoing:
 
     def has(self, kind: str) -> bool:
         return any(segment["type"] == kind for segment in self.segments)
+
+    def without(self, kind: str) -> Outgoing:
+        return replace(self, segments=tuple(segment for segment in self.segments if segment["type"] != kind))
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,13 @@ async def test_a_quote_of_the_servers_own_takes_the_place_of_ours(stack: Stack, 
     assert (sent.quoted, sent.text, len(sent.message)) == ("77", "是它", 2)
 
 
+async def test_the_servers_own_quote_is_left_out_where_qq_refuses_it(stack: Stack, chat_id: int) -> None:
+    stack.onebot.send_faults.append("refused")
+    stack.chat.scripts[str(chat_id)] = always({"segments": [segment("reply", id="77"), segment("text", text="是它")]})
+    await stack.onebot.event(private_message("来", chat_id))
+    assert [s.message for s in await stack.onebot.replied(chat_id)] == [[segment("text", text="是它")]]
+
+
 HARMFUL: dict[str, Element] = {
     "everybody": segment("at", qq="all"),
     "a file of NapCat's": segment("image", file="file:///etc/hostname"),
