@@ -80,7 +80,7 @@ class Checkout:
             # A terminal tells every process of the group.
             os.killpg(process.pid, signal.SIGINT)
             _, said = process.communicate()
-        assert process.returncode in (130, -signal.SIGINT)
+        assert process.returncode in (130, -signal.SIGINT), said
         return said
 
 

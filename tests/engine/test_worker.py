@@ -14,10 +14,11 @@ import pytest
 from qqvl_server.engine.steps.batch import Chosen, PendingTokens, Sampled, ScheduledBatch
 from qqvl_server.engine.steps.block_pool import BlockPool
 from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.jobs import Ended, Item, Job, Sink
 from qqvl_server.engine.steps.planted import plant
 from qqvl_server.engine.steps.request import FinishReason, Priority, Request, SamplingParams
 from qqvl_server.engine.steps.scheduler import Scheduler
-from qqvl_server.engine.steps.worker import Ended, Item, Job, Sink, Worker
+from qqvl_server.engine.steps.worker import Worker
 from qqvl_server.errors import (
     Busy,
     ConfigError,

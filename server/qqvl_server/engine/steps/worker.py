@@ -11,13 +11,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final
 
-from qqvl_server.engine.steps.batch import Chosen, StepOutput
+from qqvl_server.engine.steps.batch import StepOutput
 from qqvl_server.engine.steps.core import EngineCore, StepFailed
+from qqvl_server.engine.steps.jobs import Ended, Item, Job, Sink
 from qqvl_server.engine.steps.pace import Pace
-from qqvl_server.engine.steps.request import FinishReason, Priority, Request
+from qqvl_server.engine.steps.request import Priority
 from qqvl_server.engine.steps.stopwatch import Stopwatch
 from qqvl_server.errors import (
     Busy,
@@ -33,46 +33,6 @@ from qqvl_server.observe.logs import logger
 MAX_FAILED_STEPS: Final = 3
 # After so long without work the books are checked: whoever asks again at once is not made to wait for that.
 _QUIET_S: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The last item of a request that did not fail.
-
-    ``stop_token`` is the caller's stop token that ended it; ``cached`` the prompt tokens found in the cache;
-    ``scores`` the log-probabilities of the request's targets. ``queued_s`` is how long it waited to be run and
-    ``answer_s`` how long for its first token, both from its arrival; None where it never came so far.
-    """
-
-    reason: FinishReason
-    cached: int
-    stop_token: int | None = None
-    scores: tuple[float, ...] = ()
-    queued_s: float | None = None
-    answer_s: float | None = None
-
-
-Item = Chosen | Ended | QqvlError
-
-
-class Sink(Protocol):
-    """Where one request's tokens go."""
-
-    def is_abandoned(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """``deadline`` is a ``time.monotonic`` instant. ``patches`` is taken over and emptied as pictures are looked at.
-
-    ``followers`` begin with the same prompt: they start when its blocks are in the cache, at once if they are.
-    """
-
-    request: Request
-    patches: dict[bytes, Any]
-    sink: Sink
-    deadline: float
-    followers: tuple[Job, ...] = field(default=())
 
 
 class Worker:

@@ -10,8 +10,9 @@ from typing import Any, Final, cast
 from qqvl_server.engine.forward.vision import Patches
 from qqvl_server.engine.steps.batch import Chosen
 from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.jobs import Ended, Item, Job, Sink
 from qqvl_server.engine.steps.request import ImageSpan, Priority, Request, SamplingParams, TokenMask
-from qqvl_server.engine.steps.worker import Ended, Item, Job, Sink, Worker
+from qqvl_server.engine.steps.worker import Worker
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.engines.sinks import CandidateSink, EngineSink, IdleSink, ReplySink, Scoring
 from qqvl_server.generation.port import GenerationRequest, Sampling

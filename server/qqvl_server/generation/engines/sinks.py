@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from qqvl_server.engine.steps.batch import Chosen
+from qqvl_server.engine.steps.jobs import Ended
+from qqvl_server.engine.steps.jobs import Item as EngineItem
 from qqvl_server.engine.steps.request import FinishReason as EngineFinish
 from qqvl_server.engine.steps.request import Request
-from qqvl_server.engine.steps.worker import Ended
-from qqvl_server.engine.steps.worker import Item as EngineItem
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import FinishReason
 from qqvl_server.generation.replies.channel import End, Item, LikelyToken, Scores, TokenChannel
