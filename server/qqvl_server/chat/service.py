@@ -60,6 +60,8 @@ class ChatService:
         self._by_id: dict[tuple[ChatKey, str], list[Arrival]] = {}
         self._stops: dict[tuple[ChatKey, str | None, float | None], Answer] = {}
         self._draining = False
+        if settings.group_reply == "smart":
+            logger().warning("group_reply: smart 还没有校准过的判断，现在和 addressed 一样：只回叫到它的")
 
     async def handle(self, incoming: Incoming, chat_name: str) -> Answer:
         """Answer one message. The turn goes on when the caller hangs up, so that a retry finds its answer.

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.clock import Clock
 from qqvl_server.chat.database import Database
-from qqvl_server.chat.decision import Decision
+from qqvl_server.chat.decision import Activity, Decision
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import (
     Answer,
@@ -206,6 +206,12 @@ class Store:
         async with self._read() as connection:
             chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
             return chat_id is not None and await answers.reply_sent_as(connection, chat_id, message_id) is not None
+
+    async def activity(self, chat: ChatKey, now: float) -> Activity:
+        """What we said of ourselves in the day before ``now``, in seconds since the epoch."""
+        async with self._read() as connection:
+            chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
+            return Activity() if chat_id is None else await answers.activity(connection, chat_id, now)
 
     async def window(self, chat: ChatKey, until: int) -> tuple[StoredMessage, ...]:
         """Lines from the window's start up to and including ``until``, oldest first."""

@@ -139,7 +139,10 @@ class Turns:
             and incoming.quoted_id is not None
             and await self._store.is_ours(incoming.chat, incoming.quoted_id)
         )
-        return replace(case, is_machine=is_machine, quotes_ours=quotes_ours)
+        case = replace(case, is_machine=is_machine, quotes_ours=quotes_ours)
+        if not policy.needs_activity(case):
+            return case
+        return replace(case, activity=await self._store.activity(incoming.chat, case.now))
 
     async def _refuse(self, arrival: Arrival) -> None:
         """Who may not is told so, but seldom."""
