@@ -99,6 +99,8 @@ class EngineCore:
         self._launched: _Launched | None = None
         # Tokens computed so far, prompts and replies.
         self.computed = 0
+        # What ``finish`` has booked last; None where nothing came of the step.
+        self.booked: ScheduledBatch | None = None
 
     @property
     def has_work(self) -> bool:
@@ -147,6 +149,7 @@ class EngineCore:
             StepFailed: the model raised, or the smallest step does not fit the memory.
             EngineDead: no step can succeed any more.
         """
+        self.booked = None
         launched, self._launched = self._launched, self._launch()
         if launched is None:
             launched = self._launched
@@ -163,6 +166,7 @@ class EngineCore:
             self.runner.release_memory()
             return []
         self.computed += batch.tokens
+        self.booked = batch
         outputs = self.scheduler.update(batch, sampled)
         for output in outputs:
             if output.request.status is Status.FINISHED:
