@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from qqvl_server.chat.arrivals import Interruption, Line
-from qqvl_server.chat.decision import Decision
+from qqvl_server.chat.decision import Decision, Effort
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer, ChatKey, Incoming, StoredMessage
 from qqvl_server.errors import Busy, QqvlError
@@ -41,6 +41,8 @@ class Arrival:
         self.stored: StoredMessage | None = None
         self.warnings: tuple[str, ...] = ()
         self.decision: Decision | None = None
+        # What is told at most once in a while to who is not answered.
+        self.notice: str | None = None
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         # A caller that hung up awaits no more; without this an error would be reported as never retrieved.
         self.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -77,6 +79,7 @@ class Turn:
         self.chat = chat
         self.members = members
         self.ended_by: Interruption | None = None
+        self.effort: Effort | None = None
         self.task: asyncio.Task[None] | None = None
         self.is_given_up = False
         self._speaking: asyncio.Task[Answer] | None = None
