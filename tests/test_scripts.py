@@ -71,8 +71,10 @@ class Checkout:
 
     def interrupted(self, script: str, when: Path) -> str:
         """Start a script, press Ctrl-C once ``when`` is there; what it said."""
+        # Tests that were started in the background ignore Ctrl-C, and what they start would, too.
+        command = ["env", "--default-signal=INT", f"./{script}"]
         with subprocess.Popen(
-            [f"./{script}"], cwd=self.folder, stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True
+            command, cwd=self.folder, stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True
         ) as process:
             while not when.exists():
                 assert process.poll() is None

@@ -55,7 +55,7 @@ def hosts(words: tuple[str, ...]) -> tuple[str, ...]:
 Hosts = Annotated[Words, AfterValidator(hosts)]
 
 
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+_DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
 def devices(value: str) -> str:
@@ -63,9 +63,9 @@ def devices(value: str) -> str:
     if names == ["auto"]:
         return value
     if not names or not all(_DEVICE.fullmatch(name) for name in names):
-        raise ValueError("可以写 auto、cpu、cuda:0，或 cuda:0,cuda:1")
-    if "cpu" in names and len(names) > 1:
-        raise ValueError("不能把 cpu 和显卡写在一起")
+        raise ValueError("可以写 auto、cpu、mps、cuda:0，或 cuda:0,cuda:1")
+    if {"cpu", "mps"} & set(names) and len(names) > 1:
+        raise ValueError("不能把 cpu、mps 和显卡写在一起")
     if len(set(names)) < len(names):
         raise ValueError("同一块显卡写了两次")
     return value

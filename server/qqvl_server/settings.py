@@ -72,10 +72,11 @@ class WeightsSettings(Room):
         "", description="模型文件夹或模型名；留空先找 models/Qwen3-VL-8B-Instruct，没有就用自带的演示模型"
     )
     device: Annotated[str, AfterValidator(devices)] = Field(
-        "auto", description="auto、cpu、cuda:0，或用逗号隔开的多块显卡，如 cuda:0,cuda:1"
+        "auto", description="auto、cpu、mps（没测过）、cuda:0，或用逗号隔开的多块显卡，如 cuda:0,cuda:1"
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="权重精度；auto 在显卡上用 bfloat16，在 CPU 上看 CPU 支持什么"
+        "auto",
+        description="权重精度；auto 在显卡上用 bfloat16（RTX 20、T4 和更老的卡用 float16），在 CPU 上看 CPU 支持什么",
     )
     attn: Literal["sdpa", "flash_attention_2", "eager"] = Field(
         "sdpa", description="注意力实现；flash_attention_2 要另装"
@@ -93,7 +94,11 @@ class EngineSettings(Room):
     kv_cache_gb: float = Field(0, ge=0, le=4096, description="paged 引擎的 KV 缓存，GB；0 为按空闲内存自动决定")
     step_tokens: int = Field(1024, ge=16, le=65536, description="paged 引擎一步最多算多少 token；长提示会分几步读")
     step_timeout_s: float = Field(
-        600, gt=0, le=86400, description="paged 引擎一步超过多少秒算卡死：/health 变为 503，进程退出以便重启"
+        0,
+        ge=0,
+        le=86400,
+        description="paged 引擎一步超过多少秒算卡死：/health 变为 503，进程退出以便重启；"
+        "0 为自动：显卡上 60，CPU 上 600",
     )
     cuda_graphs: Annotated[Literal["auto", "off"], BeforeValidator(off)] = Field(
         "auto",

@@ -57,6 +57,10 @@ MODEL = "qqvl-demo"
 DOORS: dict[str, Say] = {
     "/api/chat/private": lambda text, *pictures: private_body(text, user="doors", images=pictures),
     "/api/chat/group": lambda text, *pictures: group_body(text, group="doors", images=pictures),
+    "/api/chat/private/recall": lambda text: {"user_id": "doors", "message_id": text[-100:]},
+    "/api/chat/group/recall": lambda text: {"group_id": "doors", "message_id": text[-100:]},
+    "/api/chat/private/sent": lambda text: {"user_id": "doors", "message_id": text[-100:], "sent_ids": ["1"]},
+    "/api/chat/group/sent": lambda text: {"group_id": "doors", "message_id": text[-100:], "sent_ids": ["1"]},
     "/v1/chat/completions": chat,
     "/v1/completions": lambda text: {"prompt": text, "max_tokens": 4},
     "/v1/messages": messages,

@@ -319,12 +319,15 @@ def test_a_full_house_runs_ahead_but_not_past_one_who_may_get_a_place() -> None:
     assert urgent.made >= 1
 
 
-@pytest.mark.parametrize("wishes", [{"logprobs": 1}, {"repetition_penalty": 1.2}, {"frequency_penalty": 0.5}])
-def test_who_needs_the_host_is_not_run_ahead_of(wishes: dict[str, Any]) -> None:
-    engine, device = core()
-    engine.add(asked("needs", [1, 1], 9, **wishes), {})
-    run(engine)
-    assert device.begun_ahead == 0
+def test_who_needs_the_host_is_not_run_ahead_of_but_penalties_do_not_need_it() -> None:
+    wishes: dict[str, Any]
+    for wishes, ahead in (
+        ({"logprobs": 1}, False), ({"repetition_penalty": 1.2}, True), ({"frequency_penalty": 0.5}, True)
+    ):  # fmt: skip
+        engine, device = core()
+        engine.add(asked("needs", [1, 1], 9, **wishes), {})
+        run(engine)
+        assert (device.begun_ahead > 0) == ahead, wishes
 
 
 @pytest.mark.parametrize(
@@ -347,23 +350,28 @@ def test_the_models_replies_are_the_same(twins: Twins, shape: dict[str, Any], re
     assert twins.run(engine, [*made, one]) == [*twins.expected, twins.expected[2][:until]]
 
 
-def test_what_is_drawn_is_the_same(twins: Twins) -> None:
-    wishes = {
-        "temperature": 1.3,
-        "top_p": 0.9,
-        "top_k": 30,
-        "seed": 5,
-        "min_new_tokens": NEW,
-        "logit_bias": ((7, 1.0),),
-    }
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"logit_bias": ((7, 1.0),)},
+        {"frequency_penalty": 0.9, "presence_penalty": 0.4},
+        {"repetition_penalty": 1.3, "temperature": 0.0},
+    ],
+    ids=str,
+)
+def test_what_is_drawn_is_the_same(twins: Twins, more: dict[str, Any]) -> None:
+    """Also of requests that are put back and computed again, for which 40 blocks are few enough."""
+    wishes: dict[str, Any] = {"temperature": 1.3, "top_p": 0.9, "top_k": 30, "seed": 5, "min_new_tokens": NEW, **more}
     outputs = []
-    for ahead in (False, True):
-        engine = twins.engine(ahead=ahead)
+    ways: list[tuple[bool, dict[str, Any]]]
+    ways = [(False, {}), (True, {}), (True, {"size": 8, "blocks": 40}), (False, {"requests": 1})]
+    for ahead, shape in ways:
+        engine = twins.engine(ahead=ahead, **shape)
         made = [twins.request(str(n), inputs, **wishes) for n, inputs in enumerate(twins.inputs)]
         for request, patches in made:
             engine.add(request, patches)
         outputs.append(twins.run(engine, [request for request, _ in made]))
-    assert outputs[0] == outputs[1]
+    assert outputs == outputs[:1] * 4
 
 
 def endless(name: str, prompt: list[int], new: int) -> Request:

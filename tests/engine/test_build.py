@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from qqvl_server.engine import build
 from qqvl_server.engine.cache.kv_cache import BLOCK_SIZE, kv_shape
@@ -25,7 +26,10 @@ class Shaped:
 
     def __init__(self, twins: Twins, dtype: torch.dtype) -> None:
         self.config: Any = twins.paged.model.config
-        self.device, self.dtype = torch.device("cpu"), dtype
+        self.device, self._dtype = torch.device("cpu"), dtype
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return torch.nn.Embedding(1, 1, dtype=self._dtype)
 
 
 @pytest.mark.parametrize(
@@ -69,5 +73,11 @@ def test_what_no_reply_may_hold_and_who_hears_of_pictures_get_where_they_belong(
 
 
 def test_left_to_itself_the_cache_holds_several_chats(twins: Twins) -> None:
-    core = build.build(twins.paged.model, EngineSettings(cpu_kernels="off"), CONTEXT)
+    with capture_logs() as told:
+        core = build.build(twins.paged.model, EngineSettings(cpu_kernels="off"), CONTEXT)
     assert CONTEXT <= core.scheduler.capacity_tokens <= 64 * CONTEXT
+    (line,) = [line for line in told if line["event"] == "引擎已备好"]
+    assert line["attention"] == "SDPA over gathered blocks"
+    assert (line["block_size"], line["ahead"], line["dtype"]) == (BLOCK_SIZE, False, "float32")
+    assert line["kv_tokens"] == core.scheduler.capacity_tokens
+    assert line["free_gb"] > 0

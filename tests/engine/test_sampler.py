@@ -214,6 +214,20 @@ def test_only_the_rows_named_are_read() -> None:
     assert [one.token for one in chosen if isinstance(one, Chosen)] == [2, 6]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("wishes", [{}, {"temperature": 1.0}, {"presence_penalty": 0.5}, {"logprobs": 1}])
+def test_a_row_with_no_number_in_it_ends_its_own_request_only(bad: float, wishes: dict[str, Any]) -> None:
+    logits = torch.stack([LOGITS, LOGITS, LOGITS])
+    logits[1, 4] = bad
+    requests = [request(), request(**wishes), request()]
+    for chosen in (
+        Sampler("cpu").sample(logits.clone(), range(3), requests),
+        Sampler("cpu").draw(logits.clone(), range(3), requests).wait(),
+    ):
+        assert isinstance(chosen[1], GenerationFailed)
+        assert [chosen[0], chosen[2]] == [Chosen(1), Chosen(1)]
+
+
 def test_scores_are_log_probabilities() -> None:
     logits = torch.stack([LOGITS, -LOGITS] * 70)
     rows, targets = [0, 1, 139], [1, 2, 3]
@@ -228,6 +242,12 @@ def test_scores_are_log_probabilities() -> None:
     [
         (torch.AcceleratorError("CUDA error: unspecified launch failure"), EngineDead),
         (torch.AcceleratorError("CUDA error: out of memory"), OutOfMemory),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemory),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), OutOfMemory),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), OutOfMemory),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), OutOfMemory),
+        (RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"), OutOfMemory),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), RuntimeError),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
         (MemoryError(), OutOfMemory),

@@ -7,23 +7,27 @@ tested is what is served.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import psutil
 import torch
 
-from qqvl_server.engine.cache.kv_cache import kv_shape
+from qqvl_server.engine.cache.kv_cache import kv_dtype, kv_shape
 from qqvl_server.engine.cpu import checking, packing
 from qqvl_server.engine.cpu.backend import CpuBackend
 from qqvl_server.engine.cpu.kernels import text_shape
-from qqvl_server.engine.cuda import varlen
 from qqvl_server.engine.cuda.backend import CudaBackend, Recording
 from qqvl_server.engine.cuda.graphs import CudaCapture
+from qqvl_server.engine.cuda.trial import Trial, Trusted
+from qqvl_server.engine.cuda.varlen import LIBRARIES, NamedKernel
 from qqvl_server.engine.forward.backend import Backend
 from qqvl_server.engine.forward.compiled import compile_layers
+from qqvl_server.engine.forward.patches import by_products
 from qqvl_server.engine.forward.runner import ModelRunner
 from qqvl_server.engine.forward.sampler import Sampler
 from qqvl_server.engine.forward.sdpa import SdpaBackend
+from qqvl_server.engine.forward.warm_up import warm_up
 from qqvl_server.engine.steps.block_pool import BlockPool
 from qqvl_server.engine.steps.core import EngineCore
 from qqvl_server.engine.steps.planted import plant
@@ -35,6 +39,9 @@ from qqvl_server.settings import EngineSettings
 FEATURE_BYTES: Final = 512_000_000
 # Enough for this many chats of full length; more would only sit idle.
 _MOST_CHATS: Final = 64
+# A step takes a card a tenth of a second; a compiler may take a minute for a shape it has not seen.
+_STALL_S: Final = {"cuda": 60.0}
+_SLOW_STALL_S: Final = 600.0
 
 
 def build(
@@ -51,26 +58,45 @@ def build(
     The other arguments are ``assemble``'s.
 
     Raises:
-        WeightsError: no memory is left for a cache of one chat.
+        WeightsError: no memory is left for a cache of one chat, or the model cannot be run.
         ConfigError: the fault cannot be read.
     """
     backend = backend_for(model, settings, context_tokens)
-    return assemble(
+    blocks = _blocks(model, settings, context_tokens, backend.block_size)
+    ahead = model.device.type == "cuda" and settings.step_ahead == "auto"
+    core = assemble(
         model,
         backend,
-        blocks=_blocks(model, settings, context_tokens, backend.block_size),
+        blocks=blocks,
         step_tokens=settings.step_tokens,
         requests=settings.max_running,
-        ahead=model.device.type == "cuda" and settings.step_ahead == "auto",
+        ahead=ahead,
         never=never,
         fault=fault,
         on_picture=on_picture,
     )
+    if model.device.type != "cpu" or getattr(model.config, "quantization_config", None) is not None:
+        warm_up(core, model, settings.step_tokens)
+    tokens = blocks * backend.block_size
+    cache_bytes = tokens * kv_shape(model.config).bytes_per_token(kv_dtype(model))
+    logger().info(
+        "引擎已备好", device=str(model.device), dtype=str(kv_dtype(model)).removeprefix("torch."), **backend.facts,
+        block_size=backend.block_size, ahead=ahead, kv_tokens=tokens, kv_gb=round(cache_bytes / 1e9, 2),
+        chats_of_8k=round(tokens / 8192, 1), free_gb=round(_free_bytes(model.device) / 1e9, 1),
+    )  # fmt: skip
+    return core
+
+
+def stall_s(settings: EngineSettings, device: str) -> float:
+    """After how many seconds a step on ``device`` counts as stuck."""
+    if settings.step_timeout_s:
+        return settings.step_timeout_s
+    return _SLOW_STALL_S if settings.torch_compile == "on" else _STALL_S.get(device.partition(":")[0], _SLOW_STALL_S)
 
 
 def backend_for(model: Any, settings: EngineSettings, context_tokens: int) -> Backend:
     """The fastest way this machine has that gives what torch gives."""
-    device, dtype, kv = model.device, model.dtype, kv_shape(model.config)
+    device, dtype, kv = model.device, kv_dtype(model), kv_shape(model.config)
     shape = text_shape(model.config, kv)
     if device.type == "cpu" and settings.cpu_kernels == "auto":
         own = checking.find(device, dtype, shape)
@@ -81,14 +107,35 @@ def backend_for(model: Any, settings: EngineSettings, context_tokens: int) -> Ba
         )
     if device.type != "cuda":
         return SdpaBackend(adapt=packing.pack)
-    adapt = compile_layers if settings.torch_compile == "on" else None
-    found = varlen.find(device, dtype, kv, shape.heads)
+    adapt = partial(_adapted, compiled=settings.torch_compile == "on")
+    trial = Trial(device, dtype, kv, shape.heads, settings.max_running, context_tokens)
+    found = attention_kernel(trial, LIBRARIES)
     if found is None:
         return SdpaBackend(adapt=adapt)
     recording = None
     if settings.cuda_graphs == "auto":
         recording = Recording(CudaCapture(device), settings.max_running, context_tokens)
-    return CudaBackend(*found, recording=recording, adapt=adapt)
+    return CudaBackend(found.attend, found.block_size, name=found.name, recording=recording, adapt=adapt)
+
+
+def _adapted(model: Any, *, compiled: bool) -> None:
+    by_products(model)
+    if compiled:
+        compile_layers(model)
+
+
+def attention_kernel(trial: Trial, kernels: Sequence[NamedKernel]) -> Trusted | None:
+    """The first kernel that is right on this card; a warning where it is not the first choice, or none is."""
+    found = trial.find(kernels)
+    if not isinstance(found, Trusted):
+        logger().warning(
+            "这块显卡上没有可用的分页注意力算子：每一步都要先拷贝缓存，也不能录制，会慢几倍；回答不变",
+            reasons=dict(found),
+        )
+        return None
+    if found.refused:
+        logger().warning("首选的注意力算子用不了，改用下一个", chosen=found.name, reasons=dict(found.refused))
+    return found
 
 
 def assemble(
@@ -117,7 +164,7 @@ def assemble(
 
 
 def _blocks(model: Any, settings: EngineSettings, context_tokens: int, block_size: int) -> int:
-    per_block = kv_shape(model.config).bytes_per_token(model.dtype) * block_size
+    per_block = kv_shape(model.config).bytes_per_token(kv_dtype(model)) * block_size
     wanted = -(-context_tokens // block_size) * _MOST_CHATS * per_block
     granted = settings.kv_cache_gb * 1e9 or min(wanted, _free_bytes(model.device) * 0.7)
     blocks = int(granted // per_block)
@@ -126,10 +173,6 @@ def _blocks(model: Any, settings: EngineSettings, context_tokens: int, block_siz
             f"KV 缓存只够 {blocks * block_size} token，装不下一个 {context_tokens} token 的会话："
             "请调小 --context-tokens、换小一点的模型，或加大 --kv-cache-gb"
         )
-    logger().info(
-        "KV 缓存", blocks=blocks, tokens=blocks * block_size, gb=round(blocks * per_block / 1e9, 2),
-        chats_of_8k=round(blocks * block_size / 8192, 1),
-    )  # fmt: skip
     return blocks
 
 

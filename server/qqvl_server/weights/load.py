@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,11 +14,11 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoM
 
 from qqvl_server import invocation
 from qqvl_server.errors import ConfigError, WeightsError
-from qqvl_server.observe.logs import logger
 from qqvl_server.settings import WeightsSettings
+from qqvl_server.weights import devices
+from qqvl_server.weights.devices import Machine
 from qqvl_server.weights.extras import check_extras
 from qqvl_server.weights.locate import Checkpoint
-from qqvl_server.weights.nvidia import card_beside
 from qqvl_server.weights.processor import load_processor
 from qqvl_server.weights.threads import set_threads
 
@@ -83,7 +84,7 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
             attn_implementation=settings.attn,
             device_map=placement.device_map,
             max_memory=placement.max_memory,
-            quantization_config=_quantization(settings, config),
+            quantization_config=_quantization(settings, config, placement.dtype),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -92,6 +93,12 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
         raise WeightsError("显存不够，模型没装下。请换小一点的模型，或加 --quantization bnb-4bit") from error
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
         raise WeightsError(_explain(checkpoint, error)) from error
+    left_out = devices.outside((getattr(model, "hf_device_map", None) or {}).values())
+    if len(placement.max_memory or ()) and left_out:
+        raise WeightsError(
+            f"{checkpoint.name} 这几块显卡装不下，有些层会放到{'、'.join(left_out)}上，一个 token 要算几分钟："
+            "请换小一点的模型，或加 --quantization bnb-4bit"
+        )
     if report["missing_keys"]:
         # Transformers fills them with random numbers and only warns.
         some = sorted(report["missing_keys"])[0]
@@ -114,67 +121,34 @@ def _speaking_part(config: Any) -> Any:
     return config
 
 
-def place(checkpoint: Checkpoint, settings: WeightsSettings) -> Placement:
-    """Decide device and dtype, and refuse before reading gigabytes what cannot fit."""
-    names = [name.strip() for name in settings.device.split(",") if name.strip()]
-    if names == ["auto"]:
-        names = _best_devices(checkpoint, settings)
-    names = ["cuda:0" if name == "cuda" else name for name in names]
-    for name in names:
-        _check_device(name)
+def place(checkpoint: Checkpoint, settings: WeightsSettings, machine: Machine | None = None) -> Placement:
+    """Decide device and dtype, and refuse before reading gigabytes what cannot fit.
+
+    Raises:
+        ConfigError: a device that is not there, or that this PyTorch cannot use.
+        WeightsError: too little memory.
+    """
+    machine = devices.survey() if machine is None else machine
+    wished = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    names = devices.chosen(settings.device, machine, _needed(checkpoint, settings, wished))
     device = names[0]
-    dtype = _dtype(checkpoint, settings, device)
+    dtype = _dtype(checkpoint, settings, device, machine)
+    indices = [int(name.removeprefix("cuda:")) for name in names if name.startswith("cuda:")]
+    _check_memory(checkpoint, settings, names, dtype, sum(machine.cards[index].free for index in indices))
     if len(names) == 1:
-        _check_memory(checkpoint, settings, device, dtype)
         return Placement(device, {"": device}, None, dtype)
-    indices = [int(name.removeprefix("cuda:")) for name in names]
-    free: dict[int | str, int] = {index: int(torch.cuda.mem_get_info(index)[0] * 0.9) for index in indices}
+    free: dict[int | str, int] = {index: int(machine.cards[index].free * 0.9) for index in indices}
     free["cpu"] = 0
     return Placement(device, "auto", free, dtype)
 
 
-def _best_devices(checkpoint: Checkpoint, settings: WeightsSettings) -> list[str]:
-    """cuda:0 when it holds the model, every GPU when only all together do, else the CPU."""
-    if not torch.cuda.is_available():
-        if card_beside():
-            logger().warning(f"这台机器有 NVIDIA 显卡，但 PyTorch 用不了它，改用 CPU，会慢很多：{_why_no_card()}")
-        return ["cpu"]
-    count = torch.cuda.device_count()
-    if count > 1 and _needed(checkpoint, settings, torch.bfloat16) > torch.cuda.mem_get_info(0)[0]:
-        return [f"cuda:{index}" for index in range(count)]
-    return ["cuda:0"]
-
-
-def _why_no_card() -> str:
-    if torch.version.cuda is None:
-        build = "装的是 CPU 版 PyTorch"
-        launcher = invocation.command()
-        # Only the script makes the environment it runs in.
-        return f"{build}；换成显卡版：QQVL_TORCH=cu128 {launcher}" if launcher.endswith("run_server.sh") else build
-    needed = f"这个 PyTorch 要 CUDA {torch.version.cuda}"
-    return f"驱动没装好，或不够新（{needed}），用 nvidia-smi 看；确实要用 CPU 就加 --device cpu"
-
-
-def _check_device(name: str) -> None:
-    if name == "cpu":
-        return
-    index = name.partition(":")[2]
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"要用 {name}，但 PyTorch 看不到显卡：请用 nvidia-smi 检查驱动，"
-            "并确认装的是 CUDA 版 PyTorch；没有显卡就去掉 --device"
-        )
-    if int(index) >= torch.cuda.device_count():
-        raise ConfigError(f"没有 {name}：这台机器只有 {torch.cuda.device_count()} 块显卡，编号从 cuda:0 开始")
-
-
-def _dtype(checkpoint: Checkpoint, settings: WeightsSettings, device: str) -> torch.dtype:
+def _dtype(checkpoint: Checkpoint, settings: WeightsSettings, device: str, machine: Machine) -> torch.dtype:
     if settings.dtype != "auto":
         chosen = getattr(torch, settings.dtype)
         assert isinstance(chosen, torch.dtype)
         return chosen
     if device != "cpu":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return devices.dtype(device, machine)
     large = not 0 < checkpoint.weight_bytes < SMALL_BYTES
     return torch.bfloat16 if large and _cpu_has_bf16() else torch.float32
 
@@ -184,13 +158,17 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def _check_memory(checkpoint: Checkpoint, settings: WeightsSettings, device: str, dtype: torch.dtype) -> None:
+def _check_memory(
+    checkpoint: Checkpoint, settings: WeightsSettings, names: Sequence[str], dtype: torch.dtype, on_cards: int
+) -> None:
+    """``on_cards`` is what is free on all of those among ``names``."""
     if checkpoint.weight_bytes == 0:
         return
     needed = _needed(checkpoint, settings, dtype)
-    free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info(device)[0]
+    shared = names[0] in ("cpu", "mps")
+    free = psutil.virtual_memory().available if shared else on_cards
     if needed > free:
-        where = "内存" if device == "cpu" else f"{device} 的显存"
+        where = "内存" if shared else f"{'、'.join(names)} 的显存"
         raise WeightsError(
             f"{checkpoint.name} 大约要 {needed / GIB:.1f} GB，{where}只剩 {free / GIB:.1f} GB："
             "请关掉别的程序、换小一点的模型，或在显卡上加 --quantization bnb-4bit"
@@ -203,7 +181,7 @@ def _needed(checkpoint: Checkpoint, settings: WeightsSettings, dtype: torch.dtyp
     return checkpoint.weight_bytes * share * 1.05
 
 
-def _quantization(settings: WeightsSettings, config: Any) -> Any:
+def _quantization(settings: WeightsSettings, config: Any, dtype: torch.dtype) -> Any:
     if settings.quantization == "none":
         return None
     if getattr(config, "quantization_config", None):
@@ -213,7 +191,7 @@ def _quantization(settings: WeightsSettings, config: Any) -> Any:
         load_in_4bit=four,
         load_in_8bit=not four,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from qqvl_server.engine.cache.device import send
 from qqvl_server.engine.cache.kv_cache import Held, KVCache
 from qqvl_server.engine.steps.batch import ScheduledChunk
 
@@ -123,7 +124,7 @@ def _decode_rows(row: int, chunks: Sequence[ScheduledChunk], cache: KVCache) -> 
     held = cache.held([chunk.request.blocks for chunk in chunks], longest)
     mask = None
     if chunks[-1].end < longest:
-        lengths = torch.tensor([chunk.end for chunk in chunks], device=cache.device)
+        lengths = send([chunk.end for chunk in chunks], cache.device)
         mask = _forbidding(torch.arange(longest, device=cache.device) >= lengths.unsqueeze(1), cache)[:, None, None]
     return DecodeRows(row, len(chunks), held, longest, mask)
 

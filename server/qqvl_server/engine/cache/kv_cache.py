@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy
 import torch
 
+from qqvl_server.engine.cache.device import moved
+
 # Tokens; small blocks share more of a prefix.
 BLOCK_SIZE: Final = 16
 
@@ -31,6 +33,12 @@ def kv_shape(config: Any) -> KVShape:
     text = config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return KVShape(text.num_hidden_layers, text.num_key_value_heads, head_dim)
+
+
+def kv_dtype(model: Any) -> torch.dtype:
+    """The text's own type: a quantised or mixed checkpoint may hold pictures' weights in another, and those first."""
+    embedding: torch.Tensor = model.get_input_embeddings().weight
+    return embedding.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,7 @@ class KVCache:
         first = None
         if len(requests) == 1 and list(numbers) == list(range(numbers[0], numbers[0] + width)):
             first = numbers[0] * self.block_size
-        return Held(len(requests), torch.frombuffer(numbers, dtype=torch.int64).to(self.device), first)
+        return Held(len(requests), moved(torch.frombuffer(numbers, dtype=torch.int64), self.device), first)
 
     def read(self, layer: int, held: Held, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The first ``tokens`` keys and values of each request: (requests, tokens, kv_heads, head_dim).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qqvl_server.engine.cache.kv_cache import BLOCK_SIZE, KVCache, kv_shape
@@ -47,6 +47,10 @@ class CpuBackend:
         if self._text is not None and not rows.shown:
             return self._text.prepare(rows)
         return ModelForward(self._model, rows, step.pictures)
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        return {"attention": "own CPU kernels"}
 
     def release(self) -> None:
         if self.workspace is not None:

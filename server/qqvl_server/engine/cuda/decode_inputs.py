@@ -31,14 +31,39 @@ def slot(row: Decode, block_size: int) -> int:
     return row.blocks[place // block_size] * block_size + place % block_size
 
 
+class _Layout(NamedTuple):
+    """Views of one piece of memory, the tables of blocks last, so that a small batch is its beginning."""
+
+    whole: torch.Tensor
+    longs: torch.Tensor
+    ints: torch.Tensor
+    table: torch.Tensor
+
+    @classmethod
+    def of(cls, whole: torch.Tensor, most: int, width: int) -> _Layout:
+        """``whole`` as ``size`` says, uint8."""
+        longs, ints = 5 * most * 8, cls.size(most, 0)
+        return cls(
+            whole,
+            whole[:longs].view(torch.int64).view(5, most),
+            whole[longs:ints].view(torch.int32).view(2, most + 1),
+            whole[ints:].view(torch.int32).view(most, width),
+        )
+
+    @staticmethod
+    def size(most: int, width: int) -> int:
+        """Bytes of ``most`` rows of ``width`` blocks."""
+        return 5 * most * 8 + 2 * (most + 1) * 4 + most * width * 4
+
+
 class _Staging:
     """A step's inputs on their way to the device. Block tables are kept and only added to: they are long."""
 
     def __init__(self, most: int, width: int, cache: KVCache) -> None:
         pinned = cache.device.type == "cuda"
-        self.longs = torch.zeros(5, most, dtype=torch.int64, pin_memory=pinned)
-        self.ints = torch.zeros(2, most + 1, dtype=torch.int32, pin_memory=pinned)
-        self.table = torch.full((most, width), cache.scratch, dtype=torch.int32, pin_memory=pinned)
+        whole = torch.zeros(_Layout.size(most, width), dtype=torch.uint8, pin_memory=pinned)
+        self.whole, self.longs, self.ints, self.table = _Layout.of(whole, most, width)
+        self.table.fill_(cache.scratch)
         self._size, self._scratch = cache.block_size, cache.scratch
         self._held: list[list[int]] = []
         self._known: list[int] = []
@@ -76,10 +101,9 @@ class Inputs:
     def __init__(self, most: int, width: int, cache: KVCache, kernel: VarlenKernel) -> None:
         # In turn, for one may still be on its way while the next step is prepared.
         self._staging = [_Staging(most, width, cache) for _ in range(2)]
-        self._longs, self._ints, self._table = (
-            t.to(cache.device, copy=True)
-            for t in (self._staging[0].longs, self._staging[0].ints, self._staging[0].table)
-        )
+        whole = self._staging[0].whole.to(cache.device, copy=True)
+        self._whole, self._longs, self._ints, self._table = _Layout.of(whole, most, width)
+        self._most, self._width = most, width
         self._starts = torch.arange(most + 1, dtype=torch.int32, device=cache.device)
         self._longest = width * cache.block_size
         self._cache, self._kernel = cache, kernel
@@ -92,11 +116,11 @@ class Inputs:
         staging = self._staging[0]
         self._staging.reverse()
         staging.fill(rows)
-        self._longs.copy_(staging.longs, non_blocking=True)
+        # Without the tables of rows that are not in the batch.
+        told = len(self._whole) - (self._most - size) * self._width * 4
+        self._whole[:told].copy_(staging.whole[:told], non_blocking=True)
         if ids is not None:
             self._longs[0, : len(rows)] = ids
-        self._ints.copy_(staging.ints, non_blocking=True)
-        self._table[:size].copy_(staging.table[:size], non_blocking=True)
         if staging.sent is not None:
             staging.sent.record(torch.cuda.current_stream(self._cache.device))
 

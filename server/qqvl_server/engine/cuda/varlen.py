@@ -1,7 +1,6 @@
 """Attention that reads the paged cache where it lies, by the kernels that CUDA has for it.
 
-Which of them a machine has, and for blocks of which size, is found by trying: a kernel is trusted once it has given
-what SDPA gives. Where none is, ``gathered.py`` copies the blocks together.
+Which of them a machine has, and for blocks of which size, is found by trying (``trial.py``).
 """
 
 from __future__ import annotations
@@ -11,15 +10,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
 
+import numpy
 import torch
 
-from qqvl_server.engine.cache.device import send
-from qqvl_server.engine.cache.gathered import by_sdpa
-from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
+from qqvl_server.engine.cache.device import moved_together
+from qqvl_server.engine.cache.kv_cache import KVCache
 from qqvl_server.engine.steps.batch import ScheduledChunk
-
-# Small blocks share more of a prefix; flash-attention 2 takes multiples of 256 only.
-BLOCK_SIZES: Final = (16, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +68,68 @@ def varlen_metadata(
     width = -(-max(ends) // block_size)
     held = [list(blocks[: -(-end // block_size)]) for (blocks, _, _), end in zip(spans, ends, strict=True)]
 
-    def tensor(numbers: Any) -> torch.Tensor:
-        return send(numbers, torch.device(device), torch.int32)
-
+    counts = [count for _, _, count in spans]
+    table = numpy.zeros((len(held), width), numpy.int32)
+    for row, blocks in zip(table, held, strict=True):
+        row[: len(blocks)] = blocks
+    numbers = [0, *accumulate(counts)], ends, [0, *accumulate(ends)]
+    arrays = [*(numpy.array(n, numpy.int32) for n in numbers), table]
+    starts, lengths, key_starts, on_device = moved_together(arrays, torch.device(device))
     return VarlenMetadata(
-        starts=tensor([0, *accumulate(count for _, _, count in spans)]),
-        lengths=tensor(ends),
-        key_starts=tensor([0, *accumulate(ends)]),
-        table=tensor([blocks + [0] * (width - len(blocks)) for blocks in held]),
-        most_rows=max(count for _, _, count in spans),
+        starts=starts,
+        lengths=lengths,
+        key_starts=key_starts,
+        table=on_device,
+        most_rows=max(counts),
         longest=max(ends),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class NamedKernel:
+    """``attend`` for blocks of one of ``block_sizes``, the best first. ``name`` is what the log calls it."""
+
+    name: str
+    attend: VarlenKernel
+    block_sizes: tuple[int, ...]
+
+
+class TorchVarlen:
+    """torch's ``varlen_attn`` (torch >= 2.13), which is flash-attention 2, read from the cache's blocks.
+
+    What it takes, as read in the binary of 2.13.0+cu130 (``_flash_attention_forward``, ``mha_varlen_fwd``):
+
+    - both tables of sequence starts or none;
+    - blocks of multiples of 256;
+    - for one row each and no window at all, queries that share a key head are swapped into rows, and the keys of a
+      request are split over processors right; with a window they are split as well, but only the first request's
+      rows are put together again (pytorch#194167), so that splitting is forbidden there.
+    """
+
+    def __init__(self, attend: Callable[..., Any]) -> None:
+        self._attend = attend
+
+    def __call__(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: VarlenMetadata, scaling: float
+    ) -> torch.Tensor:
+        """As ``VarlenKernel``."""
+        # Of one row each, all keys are seen: causal without a window.
+        single = rows.most_rows == 1
+        found = self._attend(
+            query, keys, values, rows.starts, rows.key_starts, rows.most_rows, rows.longest, scale=scaling,
+            window_size=(-1, -1) if single else (-1, 0), enable_gqa=True, seqused_k=rows.lengths,
+            block_table=rows.table, num_splits=None if single else 1,
+        )  # fmt: skip
+        assert isinstance(found, torch.Tensor)
+        return found
 
 
 def _torch_kernel(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: VarlenMetadata, scaling: float
 ) -> torch.Tensor:
-    """torch >= 2.13."""
     from torch.nn.attention.varlen import varlen_attn
 
-    found = varlen_attn(
-        query, keys, values, rows.starts, None, rows.most_rows, rows.longest, scale=scaling, window_size=(-1, 0),
-        enable_gqa=True, seqused_k=rows.lengths, block_table=rows.table,
-    )  # fmt: skip
-    assert isinstance(found, torch.Tensor)
-    return found
+    return TorchVarlen(varlen_attn)(query, keys, values, rows, scaling)
 
 
 def _flash_kernel(
@@ -112,39 +145,8 @@ def _flash_kernel(
     return found
 
 
-KERNELS: Final[tuple[VarlenKernel, ...]] = (_torch_kernel, _flash_kernel)
-
-
-def find(
-    device: torch.device, dtype: torch.dtype, shape: KVShape, heads: int, kernels: Sequence[VarlenKernel] = KERNELS
-) -> tuple[VarlenKernel, int] | None:
-    """A kernel and the block size it takes; None where the blocks must be copied together."""
-    if device.type != "cuda":
-        return None
-    for size in BLOCK_SIZES:
-        for kernel in kernels:
-            if is_right(kernel, size, device, dtype, shape, heads):
-                return kernel, size
-    return None
-
-
-def is_right(
-    kernel: VarlenKernel, size: int, device: torch.device, dtype: torch.dtype, shape: KVShape, heads: int
-) -> bool:
-    """Whether ``kernel`` gives what SDPA gives, for a token after a prefix, a chunk after one, and a fresh prompt."""
-    spans = [([3, 1], size + 4, 1), ([4, 2], size - 2, 5), ([5], 0, 3)]
-    rows = varlen_metadata(spans, size, device)
-    dice = torch.Generator(device).manual_seed(0)
-    pool = (6, size, shape.kv_heads, shape.head_dim)
-    keys, values = (torch.randn(pool, device=device, generator=dice).to(dtype) for _ in range(2))
-    query = torch.randn(9, heads, shape.head_dim, device=device, generator=dice).to(dtype)
-    try:
-        found = kernel(query, keys, values, rows, shape.head_dim**-0.5).float()
-        expected = torch.cat([
-            by_sdpa(query[row : row + count], keys[blocks], values[blocks], start)
-            for row, (blocks, start, count) in zip((0, 1, 6), spans, strict=True)
-        ])  # fmt: skip
-        return bool(torch.allclose(found, expected, atol=0.05))
-    except (ImportError, AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError):
-        # What kernels and their wrappers raise for a device, type or block size that they do not take.
-        return False
+# flash-attention 2 takes multiples of 256 only; small blocks share more of a prefix.
+LIBRARIES: Final = (
+    NamedKernel("torch varlen_attn", _torch_kernel, (256,)),
+    NamedKernel("flash-attn", _flash_kernel, (16, 256)),
+)

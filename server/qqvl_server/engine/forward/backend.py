@@ -40,6 +40,11 @@ class Backend(Protocol):
         """Tokens in a block of the cache, as this way of attending wants them."""
         ...
 
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """How it computes, for the log's line at the start; complete once a model is adopted."""
+        ...
+
     def adopt(self, model: Any, cache: KVCache) -> None:
         """Take ``model`` over, before the first step and before anybody owns a block: its layers may be swapped."""
         ...

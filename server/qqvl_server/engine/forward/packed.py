@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 
 from qqvl_server.engine.cache import paged_attention
-from qqvl_server.engine.cache.device import moved, send
+from qqvl_server.engine.cache.device import moved_together, send
 from qqvl_server.engine.cache.kv_cache import KVCache
 from qqvl_server.engine.cache.paged_attention import AttentionMetadata, PagedBatch
 from qqvl_server.engine.forward import positions
@@ -45,13 +46,13 @@ def pack(step: Step, cache: KVCache, lay_out: Callable[[Sequence[ScheduledChunk]
         row += chunk.count
     keep = [rows[chunk.request.id] + position for chunk in batch.chunks for position in chunk.kept]
     places = positions.packed(((step.positions[c.request.id], c.start, c.count) for c in chunks), row)
-    ids = carried(batch, chunks, cache.device)
-    if ids is None:
-        ids = send([t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]], cache.device)
-    where = moved(torch.from_numpy(places).unsqueeze(1), cache.device)
-    slots = moved(torch.from_numpy(positions.slots(chunks, row, cache.block_size)), cache.device)
-    paged, kept = PagedBatch(cache, slots, lay_out(chunks)), send(keep or [0], cache.device)
-    return Packed(ids, where, kept, len(keep), paged, step.pictures.shown(chunks))
+    tokens = [t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]]
+    slots = positions.slots(chunks, row, cache.block_size)
+    arrays = numpy.array(tokens), places[:, None], slots, numpy.array(keep or [0])
+    ids, where, new_slots, kept = moved_together(arrays, cache.device)
+    known = carried(batch, chunks, cache.device)
+    paged = PagedBatch(cache, new_slots, lay_out(chunks))
+    return Packed(ids if known is None else known, where, kept, len(keep), paged, step.pictures.shown(chunks))
 
 
 def carried(batch: ScheduledBatch, chunks: Sequence[ScheduledChunk], device: torch.device) -> torch.Tensor | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from qqvl_server.engine.cache.device import watched
-from qqvl_server.engine.cache.kv_cache import KVCache, kv_shape
+from qqvl_server.engine.cache.kv_cache import KVCache, kv_dtype, kv_shape
 from qqvl_server.engine.forward import positions
 from qqvl_server.engine.forward.backend import Backend, Prepared, Step
 from qqvl_server.engine.forward.positions import Positions
@@ -34,7 +34,7 @@ class ModelRunner:
         self._model = model
         self._backend = backend
         shape = kv_shape(model.config)
-        backend.adopt(model, KVCache(shape, blocks, backend.block_size, dtype=model.dtype, device=model.device))
+        backend.adopt(model, KVCache(shape, blocks, backend.block_size, dtype=kv_dtype(model), device=model.device))
         self.features = FeatureCache(feature_bytes, on_picture)
         self.pictures = RequestPictures(model, self.features)
         self._positions: dict[str, Positions] = {}

@@ -1,28 +1,28 @@
 """Logits become tokens, on their own device, for a whole batch at once.
 
 The order is: grammar, penalties (CTRL's repetition, then OpenAI's frequency and presence), bias, least length; then
-temperature, top-k, top-p, min-p as Transformers' warpers apply them. What nobody in the batch asked for is skipped.
+``drawing.py``'s. What nobody in the batch asked for is skipped.
 Log-probabilities are those of the model itself: natural, before temperature, penalties and all the rest.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Collection, Sequence
 from typing import Final
 
 import torch
 
 from qqvl_server.engine.cache.device import OnDevice, moved, send, watched
-from qqvl_server.engine.steps.batch import Chosen, Sampled
+from qqvl_server.engine.forward.counts import TokenCounts
+from qqvl_server.engine.forward.drawing import Drawn, draw
+from qqvl_server.engine.steps.batch import Chosen, NoNumbers, Sampled
 from qqvl_server.engine.steps.request import Request
 from qqvl_server.errors import GenerationFailed, QqvlError
 from qqvl_server.observe.logs import logger
 
 # Rows of logits turned to float32 at once when scoring; a real vocabulary makes each 600 kB.
 _SCORED_AT_ONCE: Final = 64
-# Below this, dividing by the temperature overflows and there is nothing left to draw.
-_COLDEST: Final = 1e-5
 _GRAMMAR_FAILED: Final = "按约定格式生成失败了，请检查格式定义后重试"
 
 
@@ -32,6 +32,7 @@ class Sampler:
     def __init__(self, device: torch.device | str, never: Sequence[int] = ()) -> None:
         self._device = torch.device(device)
         self._never = torch.tensor(list(never), dtype=torch.long, device=self._device)
+        self._counts = TokenCounts(self._device)
 
     @watched()
     @torch.inference_mode()
@@ -56,30 +57,37 @@ class Sampler:
         if any(request.sampling.logprobs is not None for request in requests):
             scores = scores.clone()
         failed: dict[int, QqvlError] = {}
-        tokens = self._tokens(scores, requests, failed)
+        tokens, best = self._chosen(scores, requests, failed)
         chosen = self._with_logprobs(raw, tokens, requests)
-        return [failed.get(n) or _accepted(requests[n], one) for n, one in enumerate(chosen)]
+        finite = [math.isfinite(score) for score in best.tolist()]
+        return [
+            failed.get(n) or (_accepted(requests[n], one) if finite[n] else NoNumbers()) for n, one in enumerate(chosen)
+        ]
 
     @watched()
     @torch.inference_mode()
     def draw(self, logits: torch.Tensor, rows: Sequence[int], requests: Sequence[Request]) -> OnDevice:
         """As ``sample``, for requests of which none needs the host: it does not wait for the device."""
-        return OnDevice(self._tokens(self._picked(logits, rows), requests, {}))
+        return OnDevice(*self._chosen(self._picked(logits, rows), requests, {}))
 
     def _picked(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         return logits if list(rows) == list(range(len(logits))) else logits[self._index(rows)]
 
-    def _tokens(self, scores: torch.Tensor, requests: Sequence[Request], failed: dict[int, QqvlError]) -> torch.Tensor:
-        """(requests,), on the device; ``scores`` is changed in place, ``failed`` gets those whose grammar broke."""
-        scores[:, self._never] = -torch.inf
+    def _chosen(self, scores: torch.Tensor, requests: Sequence[Request], failed: dict[int, QqvlError]) -> Drawn:
+        """``scores`` is changed in place, ``failed`` gets those whose grammar broke.
+
+        A row with a NaN or an infinity in it has that for its best score.
+        """
+        # Assigning to scores[:, never] would bring the number from the host, which waits for all that runs.
+        scores.index_fill_(1, self._never, -torch.inf)
         if any(_wishes(request) for request in requests):
             scores = self._shaped(scores, requests, failed)
-        # Six times as fast as argmax in bf16 on a CPU.
-        tokens = scores.max(-1).indices
-        drawing = [n for n, request in enumerate(requests) if request.sampling.temperature >= _COLDEST]
-        if drawing:
-            tokens[self._index(drawing)] = self._drawn(scores, drawing, requests)
-        return tokens
+        drawn = draw(scores, requests)
+        counted = [n for n, request in enumerate(requests) if request.sampling.penalises]
+        if counted:
+            tokens = drawn.tokens if len(counted) == len(requests) else drawn.tokens[self._index(counted)]
+            self._counts.add([requests[n] for n in counted], tokens)
+        return drawn
 
     def _index(self, numbers: Sequence[int]) -> torch.Tensor:
         return send(numbers, self._device, torch.long)
@@ -147,61 +155,20 @@ class Sampler:
         if not rows:
             return scores
         wanted = [requests[n].sampling for n in rows]
-        at = self._index(rows)
-        picked = scores[at]
-        in_reply = self._counts([requests[n].output for n in rows], picked)
-        seen = (in_reply > 0) | (self._counts([requests[n].prompt for n in rows], picked) > 0)
-        penalty = self._column([w.repetition_penalty for w in wanted])
-        picked = torch.where(seen, torch.where(picked > 0, picked / penalty, picked * penalty), picked)
-        picked = picked - self._column([w.frequency_penalty for w in wanted]) * in_reply
-        picked = picked - self._column([w.presence_penalty for w in wanted]) * (in_reply > 0)
-        return scores.index_copy(0, at, picked)
-
-    def _counts(self, tokens: Sequence[Sequence[int]], like: torch.Tensor) -> torch.Tensor:
-        """(rows, vocabulary): how often each token stands in each row's list."""
-        at = (
-            self._index([n for n, row in enumerate(tokens) for _ in row]),
-            self._index([token for row in tokens for token in row]),
-        )
-        return torch.zeros_like(like).index_put_(at, torch.ones((), device=self._device), accumulate=True)
-
-    def _drawn(self, scores: torch.Tensor, drawing: Sequence[int], requests: Sequence[Request]) -> torch.Tensor:
-        """One number in [0, 1) per row picks a token by the cumulated probabilities."""
-        wanted = [requests[n].sampling for n in drawing]
-        scores = scores[self._index(drawing)].float() / self._column([w.temperature for w in wanted])
-        scores = self._truncated(scores, [w.top_k for w in wanted], [w.top_p for w in wanted])
-        if any(w.min_p > 0 for w in wanted):
-            least = scores.max(-1, keepdim=True).values + self._column([w.min_p for w in wanted]).log()
-            scores = scores.masked_fill(scores < least, -torch.inf)
-        cumulated = scores.softmax(-1).double().cumsum(-1)
-        drawn = self._column([_uniform(requests[n]) for n in drawing]).double() * cumulated[:, -1:]
-        # The first token whose cumulated share is above the number drawn; its own share is above zero.
-        return torch.searchsorted(cumulated, drawn, right=True).squeeze(1).clamp_(max=scores.shape[1] - 1)
-
-    def _truncated(self, scores: torch.Tensor, top_k: Sequence[int], top_p: Sequence[float]) -> torch.Tensor:
-        """Top-k, then top-p, both by the least score that stays, so that equal scores share a fate."""
-        vocabulary = scores.shape[1]
-        kept = [min(k, vocabulary) if k > 0 else vocabulary for k in top_k]
-        if min(kept) == vocabulary and min(top_p) >= 1:
-            return scores
-        # Without top-k the whole row is sorted; nobody else in the batch pays for it.
-        for rows in (
-            [n for n, k in enumerate(kept) if k < vocabulary],
-            [n for n, k in enumerate(kept) if k == vocabulary and top_p[n] < 1],
-        ):
-            if not rows:
-                continue
-            at = self._index(rows)
-            best = scores[at].topk(max(kept[n] for n in rows), dim=-1).values
-            places = torch.arange(best.shape[1], device=self._device)
-            best = best.masked_fill(places >= self._column([kept[n] for n in rows]), -torch.inf)
-            shares = best.softmax(-1)
-            beyond = shares.cumsum(-1) - shares >= self._column([top_p[n] for n in rows])
-            beyond |= best == -torch.inf
-            beyond[:, 0] = False
-            least = best.masked_fill(beyond, torch.inf).min(-1, keepdim=True).values
-            scores = scores.index_copy(0, at, scores[at].masked_fill(scores[at] < least, -torch.inf))
-        return scores
+        at = None if len(rows) == len(requests) else self._index(rows)
+        picked = scores if at is None else scores[at]
+        in_reply, in_prompt = self._counts.of([requests[n] for n in rows], scores.shape[1])
+        numbers = [(w.repetition_penalty, w.frequency_penalty, w.presence_penalty) for w in wanted]
+        asked = [any(w != none for w in by) for by, none in zip(zip(*numbers, strict=True), (1, 0, 0), strict=True)]
+        repetition, frequency, presence = send(numbers, self._device, torch.float32).T.unsqueeze(-1)
+        if asked[0]:
+            factor = torch.where(in_prompt | (in_reply > 0), repetition, 1.0)
+            picked = torch.where(picked > 0, picked / factor, picked * factor)
+        if asked[1]:
+            picked = picked - frequency * in_reply
+        if asked[2]:
+            picked = picked - presence * (in_reply > 0)
+        return picked if at is None else scores.index_copy(0, at, picked)
 
     def _with_logprobs(self, raw: torch.Tensor, tokens: torch.Tensor, requests: Sequence[Request]) -> list[Chosen]:
         ids: list[int] = tokens.tolist()
@@ -243,12 +210,3 @@ def _grammar_failed(error: Exception) -> QqvlError:
         return error
     logger().warning("约束解码失败", kind=type(error).__name__, exc_info=error)
     return GenerationFailed(_GRAMMAR_FAILED)
-
-
-def _uniform(request: Request) -> float:
-    """In [0, 1), from the request's seed and the token's place alone.
-
-    Nothing to keep between steps: the same whatever else runs, and after a preemption or a step that is run again.
-    """
-    digest = hashlib.blake2b(b"%d/%d" % (request.seed, request.made), digest_size=6).digest()
-    return int.from_bytes(digest, "big") / (1 << 48)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qqvl_server.engine.cache import gathered
@@ -28,6 +28,10 @@ class SdpaBackend:
 
     def prepare(self, step: Step) -> Prepared:
         return ModelForward(self._model, pack(step, self._cache, self.lay_out), step.pictures)
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        return {"attention": "SDPA over gathered blocks"}
 
     def release(self) -> None:
         """Nothing is kept."""

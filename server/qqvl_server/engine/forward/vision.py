@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import vision_utils
 
+from qqvl_server.engine.cache.device import moved
 from qqvl_server.engine.steps.batch import ScheduledChunk
 from qqvl_server.engine.steps.request import ImageSpan, Request
 
@@ -166,13 +168,34 @@ def encode(model: Any, pictures: Mapping[bytes, Patches]) -> dict[bytes, Feature
         model: a Qwen3VLForConditionalGeneration.
         pictures: patches by content digest.
     """
-    device, dtype = model.model.visual.device, model.model.visual.dtype
-    pixels = torch.cat([patches.pixel_values for patches in pictures.values()]).to(device, dtype)
-    grids = torch.stack([patches.grid for patches in pictures.values()]).to(device)
-    out = model.model.get_image_features(pixels, grids)
+    visual = model.model.visual
+    pixels = torch.cat([patches.pixel_values for patches in pictures.values()])
+    grids = torch.stack([patches.grid for patches in pictures.values()])
+    told = {} if visual.device.type == "cpu" else _geometry(visual, grids)
+    out = model.model.get_image_features(moved(pixels, visual.device), grids, **told)
     levels: Sequence[Sequence[torch.Tensor]] = getattr(out, "deepstack_features", None) or ()
     return {
         # Cloned: a slice would keep the whole batch's tensor alive for as long as one picture is cached.
         digest: Features(out.pooler_output[n].clone(), tuple(level[n].clone() for level in levels))
         for n, digest in enumerate(pictures)
+    }
+
+
+def _geometry(visual: Any, grids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the vision tower makes of ``grids`` alone, made on the host as Transformers means it to be.
+
+    From grids on the device the tower would read lengths back, three times a layer, and wait for the device each time.
+    """
+    side, merge = visual.num_grid_per_side, visual.config.spatial_merge_size
+    indices, weights = vision_utils.get_vision_interpolation_indices_and_weights(
+        grids, num_grid_per_side=side, mode=visual.interpolation_mode,
+        align_corners=visual.interpolation_align_corners, spatial_merge_size=merge,
+    )  # fmt: skip
+    places = vision_utils.get_vision_position_ids(grids, merge)
+    return {
+        "interp_indices": moved(indices, visual.device),
+        "interp_weights": moved(weights, visual.device),
+        "position_ids": moved(places, visual.device),
+        # Read as numbers: it stays with the host.
+        "cu_seqlens": vision_utils.get_vision_cu_seqlens(grids),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from qqvl_server.engine.steps.request import Request
-from qqvl_server.errors import QqvlError
+from qqvl_server.errors import GenerationFailed, QqvlError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,13 @@ class Chosen:
     token: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+
+
+class NoNumbers(GenerationFailed):
+    """A row's logits hold NaN or infinity: nothing that its request has in the cache is to be trusted."""
+
+    def __init__(self) -> None:
+        super().__init__("模型算出了无效的数，这条消息没能回答，请重试")
 
 
 class Prepared(Protocol):

@@ -73,6 +73,13 @@ class BlockPool:
             self._named[name] = block
             self._name_of[block] = name
 
+    def forget(self, blocks: Sequence[int]) -> None:
+        """What these hold is not to be found any more, whoever uses them."""
+        for block in blocks:
+            name = self._name_of.pop(block, None)
+            if name is not None:
+                del self._named[name]
+
     def release(self, blocks: Sequence[int]) -> None:
         """Give back one use of each. The end of a sequence is freed first, for its start is the likelier prefix."""
         for block in reversed(blocks):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from qqvl_server.engine.steps.batch import (
     CarriedTokens,
     KnownTokens,
+    NoNumbers,
     PendingTokens,
     Prepared,
     Sampled,
@@ -55,7 +56,7 @@ class TokenSampler(Protocol):
         ...
 
     def score(self, logits: Any, rows: Sequence[int], targets: Sequence[int]) -> list[float]:
-        """Natural log-probability of each target in its row."""
+        """Natural log-probability of each target in its row; NaN where there is none."""
         ...
 
     def draw(self, logits: Any, rows: Sequence[int], requests: Sequence[Request]) -> PendingTokens:
@@ -168,6 +169,10 @@ class EngineCore:
         self.computed += batch.tokens
         self.booked = batch
         outputs = self.scheduler.update(batch, sampled)
+        if any(isinstance(output.error, NoNumbers) for output in outputs):
+            logger().warning("模型算出了无效的数（NaN 或无穷大），这些请求以出错结束；总是这样就换一种 --dtype")
+            # Features of pictures may be what they come from.
+            self.runner.release_memory()
         for output in outputs:
             if output.request.status is Status.FINISHED:
                 self.runner.forget(output.request)

@@ -177,8 +177,7 @@ class Request:
     @property
     def needs_host(self) -> bool:
         """Whether its next token cannot be sampled, or told, before the host knows the last."""
-        wanted = self.sampling
-        return self.mask is not None or wanted.logprobs is not None or wanted.penalises
+        return self.mask is not None or self.sampling.logprobs is not None
 
     @property
     def pending(self) -> int:

@@ -10,11 +10,12 @@ prefill runs in small steps when there is nothing else, and is put back at once 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from qqvl_server.engine.steps.batch import Chosen, Sampled, ScheduledBatch, ScheduledChunk, StepOutput
+from qqvl_server.engine.steps.batch import Chosen, NoNumbers, Sampled, ScheduledBatch, ScheduledChunk, StepOutput
 from qqvl_server.engine.steps.block_pool import BlockPool
 from qqvl_server.engine.steps.budget import StepBudget
 from qqvl_server.engine.steps.prefix import block_names
@@ -207,7 +208,13 @@ class Scheduler:
             if request.status is not Status.RUNNING:
                 continue  # aborted while the step ran
             request.computed = chunk.end
-            self._name_full_blocks(chunk)
+            if entry is None and any(math.isnan(score) for score in request.scores.values()):
+                entry = NoNumbers()
+            if isinstance(entry, NoNumbers):
+                # Whoever began with the same blocks would get the same.
+                self._pool.forget(request.blocks)
+            else:
+                self._name_full_blocks(chunk)
             if isinstance(entry, QqvlError):
                 self._finish(request, FinishReason.ABORTED)
                 outputs.append(StepOutput(request, None, True, entry))

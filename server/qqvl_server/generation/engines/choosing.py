@@ -47,7 +47,7 @@ def build(
         metrics,
         # The voice refuses before that, and fairly; what was begun and put back waits here as well.
         max_waiting=2 * max_pending + settings.max_running + 16,
-        stall_s=settings.step_timeout_s,
+        stall_s=paged_core.stall_s(settings, loaded.device),
     )
 
 
