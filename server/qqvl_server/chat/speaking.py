@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from qqvl_server.chat.decision import Reason
@@ -12,6 +12,8 @@ from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming, Stored
 from qqvl_server.chat.outgoing.messages import Manner, Outgoing, Record, Sender, messages, plainly
 from qqvl_server.chat.outgoing.telling import Telling
 from qqvl_server.chat.window import Window
+from qqvl_server.chat.words.blocking import Blocking
+from qqvl_server.chat.words.gate import Gate
 from qqvl_server.generation.port import (
     Finished,
     FinishReason,
@@ -78,8 +80,9 @@ def cut_short(told: list[Outgoing], warning: str = "") -> Answer:
 
 
 class Speaking:
-    def __init__(self, voice: Callable[[], Voice], window: Window, settings: ChatSettings) -> None:
+    def __init__(self, voice: Callable[[], Voice], window: Window, settings: ChatSettings, blocking: Blocking) -> None:
         self._voice = voice
+        self._blocking = blocking
         self._window = window
         self._settings = settings
         # Whether the model was seen to think without saying so first: from then on it is heard out.
@@ -95,13 +98,14 @@ class Speaking:
         request = GenerationRequest(
             question.incoming.request_id,
             messages,
-            self._window.sampling(voice),
+            replace(self._window.sampling(voice), bad_words=await self._blocking.banned()),
             question.deadline,
             owner=str(question.chat),
             urgency=question.urgency,
             thinking=Thinking(anywhere=True),
         )
         draft = _Draft(manner(question.incoming, self._settings), telling, may_think_aloud=self._thinks_aloud)
+        draft.gate = await self._blocking.gate()
         usage, reason = Usage(0, 0), FinishReason.STOP
         unseen: tuple[str, ...] = ()
         async with aclosing(voice.generate(request)) as events:
@@ -111,11 +115,17 @@ class Speaking:
                         draft.add(delta)
                     case Reasoning(retracts=True):
                         self._thinks_aloud = True
-                        draft.retract()
+                        draft.retract(await self._blocking.gate())
                     case Reasoning():
                         draft.may_tell()
                     case Finished(why, used):
                         usage, reason, unseen = used, why, event.unseen
+                if draft.is_blocked:
+                    # Nothing that would follow gets out.
+                    break
+        draft.finish()
+        if draft.is_blocked:
+            self._blocking.answer_was_blocked(question.incoming)
         reply = draft.text.strip()
         warnings = tuple(f"聊天记录里有一张图没有看到：{cause}" for cause in unseen)
         if not reply and reason is FinishReason.LENGTH:
@@ -131,13 +141,25 @@ class _Draft:
         self._telling = telling
         self._is_held = may_think_aloud
         self._texts: list[str] = []
+        self.gate: Gate | None = None
         self._sender: Sender | None = None
 
     @property
     def text(self) -> str:
         return "".join(self._texts)
 
+    @property
+    def is_blocked(self) -> bool:
+        return self.gate is not None and self.gate.is_hit
+
     def add(self, delta: str) -> None:
+        self._add(delta if self.gate is None else self.gate.push(delta))
+
+    def finish(self) -> None:
+        if self.gate is not None:
+            self._texts.append(self.gate.finish())
+
+    def _add(self, delta: str) -> None:
         if not self._texts:
             # As the whole reply is sent without the white space around it.
             delta = delta.lstrip()
@@ -152,9 +174,10 @@ class _Draft:
         for element in self._sender.push(delta):
             telling.tell(element)
 
-    def retract(self) -> None:
+    def retract(self, gate: Gate | None) -> None:
         """All of it so far was thought. What is out is out."""
         self._texts.clear()
+        self.gate = gate
         self._sender = None
         self._is_held = False
 

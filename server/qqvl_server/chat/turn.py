@@ -23,6 +23,7 @@ from qqvl_server.chat.speaking import Question, Speaking, cut_short
 from qqvl_server.chat.store import Draft, Outcome, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
+from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import Voice
 from qqvl_server.observe.metrics import Metrics
@@ -45,7 +46,8 @@ class Turns:
     ) -> None:
         self._store = store
         self._receiver = receiver
-        self._speaking = Speaking(voice, window, settings)
+        self._blocking = Blocking(settings, metrics)
+        self._speaking = Speaking(voice, window, settings, self._blocking)
         self._settings = settings
         self._exchanges = exchanges
         self._metrics = metrics
@@ -98,10 +100,12 @@ class Turns:
             self._count(Reason.COMMAND)
             arrival.settle(answer)
             return
-        received = await self._receiver.received(incoming)
+        blocked = await self._blocking.kept_back(incoming)
+        shown = blocked or incoming
+        received = await self._receiver.received(shown)
         arrival.warnings = received.warnings
         arrival.stored = await self._store.add_message(
-            Draft(incoming.chat, arrival.chat_name, incoming.speaker, received.parts, identity)
+            Draft(shown.chat, arrival.chat_name, shown.speaker, received.parts, identity)
         )
         if arrival.stored is None:
             arrival.settle(SILENT)
@@ -109,6 +113,8 @@ class Turns:
             await self._refuse(arrival)
         else:
             arrival.decision = policy.decide(case)
+            if blocked is not None:
+                await self._block(arrival)
 
     async def _case(self, arrival: Arrival) -> Case:
         incoming = arrival.incoming
@@ -139,6 +145,16 @@ class Turns:
         answer = Answer("", should_reply=False, warnings=arrival.warnings, reason=decision.reason)
         if self._refusals.is_due(arrival.incoming.chat):
             answer = replace(answer, reply=commands.RESET_REFUSED, should_reply=True)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
+        self._count(decision.reason)
+        arrival.settle(answer)
+
+    async def _block(self, arrival: Arrival) -> None:
+        """Whoever asked is told a line, and the model nothing."""
+        decision = _decision(arrival)
+        told = self._blocking.reply if decision.speak else ""
+        answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
         self._count(decision.reason)

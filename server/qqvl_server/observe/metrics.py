@@ -45,6 +45,9 @@ class Metrics:
             labelnames=("reason",),
             registry=self.registry,
         )
+        self.blocked = Counter(
+            "qqvl_chat_blocked", "碰到屏蔽词的消息（in）和回答（out）", labelnames=("side",), registry=self.registry
+        )
 
     def waited(self, queued_s: float | None, first_token_s: float | None) -> None:
         """One reply has ended; None is what it never came to."""
