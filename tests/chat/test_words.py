@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qqvl_server.chat.message import Quote, Speaker, Text
-from qqvl_server.chat.outgoing.messages import Manner, Sender, Words, messages
+from qqvl_server.chat.outgoing.messages import Manner, Outgoing, Sender, Words, messages
 from qqvl_server.chat.words.folding import fold
 from qqvl_server.chat.words.gate import Gate
 from qqvl_server.chat.words.lists import WordList
@@ -80,7 +80,7 @@ def test_nothing_of_a_blocked_word_gets_out_of_a_stream_however_it_is_cut(limit:
         told = []
         for step in (1, 7, len(reply)):
             gate, sender = Gate(matcher, LINE), Sender(Manner(part_chars=limit))
-            place, out = 0, []
+            place, out = 0, list[Outgoing]()
             while place < len(reply) and not gate.is_hit:
                 size = dice.randint(1, step)
                 out += sender.push(gate.push(reply[place : place + size]))
