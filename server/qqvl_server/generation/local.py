@@ -20,6 +20,7 @@ from qqvl_server.errors import (
     QqvlError,
 )
 from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
+from qqvl_server.generation.constraints.bad_words import BadWords
 from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.constraints.thinking import WhileThinking, budget_of, tells_of_thought
 from qqvl_server.generation.port import (
@@ -48,8 +49,6 @@ _SHORT = 1024
 _FEW_STREAMS = 4
 _PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.06
-# What OpenAI's door takes for "never", too.
-_NEVER = -100.0
 
 
 P = TypeVar("P", bound=PreparedPrompt)
@@ -80,8 +79,7 @@ class LocalVoice(Generic[P]):
         self._streams = 0
         self._pulse = Pulse()
         self._closed = False
-        # The words that were kept away last, and how.
-        self._banned: tuple[tuple[str, ...], tuple[tuple[int, float], ...]] = ((), ())
+        self._bad_words = BadWords(prompts.encode)
         # Apart, so that one chat's many pictures do not hold up another's words.
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="qqvl-prompt")
         self._pictures = ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="qqvl-pictures")
@@ -115,11 +113,12 @@ class LocalVoice(Generic[P]):
                 prompt = await self._prepared(request)
                 fresh_mask = await _in_time(self._masks(prompt, request, wanted), request.deadline)
                 room = self._context_tokens - prompt.tokens
-                sampling = replace(
-                    request.sampling,
-                    max_new_tokens=min(request.sampling.max_new_tokens, room),
-                    logit_bias=request.sampling.logit_bias + await self._bans(request.sampling.bad_words),
-                )
+                words, sampling = request.sampling.bad_words, request.sampling
+                bans = self._bad_words.known(words)
+                if bans is None:
+                    bans = await self._aside(self._texts, lambda: self._bad_words.biases(words))
+                most = min(sampling.max_new_tokens, room)
+                sampling = replace(sampling, max_new_tokens=most, logit_bias=sampling.logit_bias + bans)
                 self._metrics.prompt_tokens.inc(prompt.tokens)
                 fitting = replace(request, sampling=sampling)
                 events = await leaving.enter_async_context(aclosing(self._events(prompt, fitting, fresh_mask, seat)))
@@ -266,17 +265,6 @@ class LocalVoice(Generic[P]):
         if self._grammars is None:
             raise InvalidRequest("这个模型不支持规定回答的格式")
         return await self._grammars.compile(wanted)
-
-    async def _bans(self, words: tuple[str, ...]) -> tuple[tuple[int, float], ...]:
-        """Biases that keep away the tokens that are one of ``words``, as it is, at a word's start, in other cases."""
-        if words and words != self._banned[0]:
-            encode = self._prompts.encode
-            cases = {case for word in words for case in (word, word.lower(), word.upper(), word.capitalize())}
-            spellings = sorted({lead + case for case in cases for lead in ("", " ")})
-            ids = await self._aside(self._texts, lambda: [encode(spelling) for spelling in spellings])
-            tokens = sorted({one[0] for one in ids if len(one) == 1})
-            self._banned = words, tuple((token, _NEVER) for token in tokens)
-        return self._banned[1] if words else ()
 
     def _check_open(self) -> None:
         if self._closed or not self._engine.alive:
