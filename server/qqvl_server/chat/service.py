@@ -27,6 +27,7 @@ from qqvl_server.chat.speaking import Sent, cut_short, outgoing
 from qqvl_server.chat.store import ChatSummary, Store
 from qqvl_server.chat.turn import SILENT, Turns
 from qqvl_server.chat.window import Window
+from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import DeadlineExceeded, Draining
 from qqvl_server.generation.port import Voice
 from qqvl_server.observe.logs import logger
@@ -67,8 +68,9 @@ class ChatService:
         window = Window(store, pictures, preferences, generation)
         ledger = Ledger(store.books, voice)
         commander = Commander(store, voice, preferences, ledger, model)
+        blocking, exchanges = Blocking(settings, self._metrics), self._exchanges
         self._turns = Turns(
-            store, voice, self._receiver, window, preferences, ledger, commander, self._exchanges, self._metrics
+            store, voice, self._receiver, window, preferences, ledger, commander, blocking, exchanges, self._metrics
         )
         self._lanes = Lanes(generation.max_pending)
         self._unanswered = Unanswered()
@@ -106,9 +108,10 @@ class ChatService:
 
     async def outgoing(self, incoming: Incoming, answer: Answer) -> tuple[Outgoing, ...]:
         """What to send for an answer, in order."""
+        settings = self.preferences.of(incoming.chat)
         if len(answer.reply) <= _QUICKLY_CUT:
-            return outgoing(incoming, answer, self.preferences.of(incoming.chat))
-        return await asyncio.to_thread(outgoing, incoming, answer, self.preferences.of(incoming.chat))
+            return outgoing(incoming, answer, settings)
+        return await asyncio.to_thread(outgoing, incoming, answer, settings)
 
     def _arrived(self, incoming: Incoming, chat_name: str) -> Arrival | None:
         """The message in its lane, where it may be already; None for a word that stops an answer."""

@@ -23,10 +23,11 @@ from qqvl_server.chat.policy import Case
 from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import Receiver
 from qqvl_server.chat.session import Arrival, Turn
-from qqvl_server.chat.speaking import Question, Said, Speaking, cut_short
+from qqvl_server.chat.speaking import Speaking, cut_short
 from qqvl_server.chat.store import Draft, Outcome, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
+from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import Voice
 from qqvl_server.observe.metrics import Metrics
@@ -45,13 +46,15 @@ class Turns:
         preferences: Preferences,
         ledger: Ledger,
         commander: Commander,
+        blocking: Blocking,
         exchanges: Exchanges,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._receiver = receiver
-        self._speaking = Speaking(voice, window, preferences, commander.model)
         self._preferences = preferences
+        self._blocking = blocking
+        self._speaking = Speaking(voice, window, preferences, blocking, commander.model)
         self._ledger = ledger
         self._commander = commander
         self._exchanges = exchanges
@@ -109,10 +112,12 @@ class Turns:
             return
         decision = policy.decide(case)
         decision = replace(decision, cost_ms=(time.perf_counter() - began) * 1000)
-        received = await self._receiver.received(incoming)
+        blocked = await self._blocking.kept_back(incoming)
+        shown = blocked or incoming
+        received = await self._receiver.received(shown)
         arrival.warnings = received.warnings
         arrival.stored = await self._store.add_message(
-            Draft(incoming.chat, arrival.chat_name, incoming.speaker, received.parts, identity)
+            Draft(shown.chat, arrival.chat_name, shown.speaker, received.parts, identity)
         )
         if arrival.stored is None:
             arrival.settle(SILENT)
@@ -121,6 +126,8 @@ class Turns:
         else:
             arrival.decision = decision
             arrival.notice = case.used_up if decision.reason is Reason.QUOTA and policy.is_asked(case) else None
+            if blocked is not None:
+                await self._block(arrival)
 
     async def _case(self, arrival: Arrival, turn: Turn) -> Case:
         incoming = arrival.incoming
@@ -163,6 +170,16 @@ class Turns:
         self._count(decision.reason)
         arrival.settle(answer)
 
+    async def _block(self, arrival: Arrival) -> None:
+        """Whoever asked is told a line, and the model nothing."""
+        decision = _decision(arrival)
+        told = self._blocking.reply if decision.speak else ""
+        answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
+        self._count(decision.reason)
+        arrival.settle(answer)
+
     def _covered(self, chat: ChatKey, kept: Sequence[Arrival]) -> list[Arrival]:
         """Those that the reply answers: what is to be answered, and what its speakers said on."""
         lines = [replace(arrival.line, asks=_decision(arrival).speak) for arrival in kept]
@@ -181,9 +198,8 @@ class Turns:
         urgency = min(policy.urgency(arrival.incoming, settings) for arrival in covered)
         speakers = [arrival.incoming.speaker.id for arrival in covered]
         listened = self._ledger.listened(turn.chat)
-        question = Question(turn.chat, last.incoming, _stored(last), urgency, turn.deadline)
         turn.speaks_for = last
-        speaking = asyncio.create_task(self._speaking.ask(question, lambda: last.telling))
+        speaking = asyncio.create_task(self._speaking.ask(turn, last, _stored(last), urgency))
         try:
             said = await turn.spoken(speaking)
         except QqvlError as error:
@@ -193,12 +209,11 @@ class Turns:
                 await self._ledger.keep((*listened, *self._ledger.answered(turn.chat, speakers, said=False)))
                 return
             # To be asked again is no way out: it would be said twice.
-            said = Said(cut_short(last.told, f"回答没有说完：{error.message}"))
+            said = cut_short(last.told, f"回答没有说完：{error.message}")
         if said is None and turn.is_out and not last.is_recalled:
-            said = Said(cut_short(last.told))
+            said = cut_short(last.told)
             covered = [arrival for arrival in covered if not arrival.is_recalled]
-        has_said = said is not None and said.answer.should_reply
-        charges = (*listened, *self._ledger.answered(turn.chat, speakers, said=has_said))
+        charges = (*listened, *self._ledger.answered(turn.chat, speakers, said=said is not None and said.should_reply))
         if said is None:
             await self._ledger.keep(charges)
             if turn.ended_by is Interruption.STOP:
@@ -206,9 +221,9 @@ class Turns:
             return
         outcomes = [self._merged(arrival, last) for arrival in covered[:-1]]
         decision = _decision(last)
-        answer = replace(said.answer, warnings=last.warnings + said.answer.warnings, reason=decision.reason)
+        answer = replace(said, warnings=last.warnings + said.warnings, reason=decision.reason)
         seq = _stored(last).seq
-        outcomes.append(Outcome(last.identity, answer, seq, decision, covered=True, effort=said.effort))
+        outcomes.append(Outcome(last.identity, answer, seq, decision, covered=True, effort=turn.effort))
         await self._commit(turn, outcomes, covered, charges)
         if answer.should_reply:
             self._exchanges.spoke(turn.chat, time.time())
