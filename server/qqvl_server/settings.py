@@ -189,7 +189,9 @@ class EngineSettings(Room):
         description="CPU 上用自带的 C++ 算子：第一次启动时由系统的 c++ 编译，约四秒；"
         "没有编译器就用 PyTorch 的，off 总是用 PyTorch 的",
     )
-    max_running: int = Field(16, ge=1, le=1024, description="paged 引擎同时回答多少条")
+    max_running: int = Field(
+        0, ge=0, le=1024, description="paged 引擎同时回答多少条；0 为自动：CPU 上 16，显卡按显存 8 到 64"
+    )
 
 
 class GenerationSettings(Room):
