@@ -152,7 +152,7 @@ class WeightsSettings(Room):
         description="权重精度；auto 在显卡上用 bfloat16（RTX 20、T4 和更老的卡用 float16），在 CPU 上看 CPU 支持什么",
     )
     attn: Literal["sdpa", "flash_attention_2", "eager"] = Field(
-        "sdpa", description="注意力实现；flash_attention_2 要另装"
+        "sdpa", description="注意力实现（只对 generate 引擎）；flash_attention_2 要另装"
     )
     quantization: Literal["none", "bnb-4bit", "bnb-8bit"] = Field(
         "none", description="加载时量化；模型自带量化（GPTQ、AWQ、FP8）时不用写"
