@@ -7,90 +7,18 @@ no argv and no file; ``cli.py`` and ``config.py`` bring them.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from qqvl_server.manners import MannersSettings
+from qqvl_server.sending import SendingSettings
+from qqvl_server.setting_types import Hosts, Ids, Room, Words, chats, devices, off, switch
 
 DEFAULT_SYSTEM_PROMPT = (
     "你是一个友好的 QQ 聊天助手。请用简短自然的中文回答；对方用英文提问时用英文回答。"
     "群聊里每条消息开头的方括号是发言人的名片和 QQ 号，回答时不要重复它。"
 )
-
-
-def _split(value: object) -> object:
-    """A flag or variable holds a list as one comma-separated word; a file holds a real list."""
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
-
-
-def _numbers(value: object) -> object:
-    """A file may hold QQ numbers as numbers, and one without its list."""
-    items = value if isinstance(value, list | tuple) else [value]
-    words = [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in items]
-    return _split(words[0]) if len(words) == 1 and isinstance(words[0], str) else words
-
-
-Ids = Annotated[tuple[str, ...], BeforeValidator(_numbers)]
-
-
-def _off(value: object) -> object:
-    """YAML reads the bare word ``off`` as false."""
-    return "off" if value is False else value
-
-
-def _switch(value: object) -> object:
-    """YAML reads the bare words ``on`` and ``off`` as true and false."""
-    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-
-
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\%]{1,253})(:[1-9]\d{0,4})?")
-
-
-def _hosts(words: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(_HOST.fullmatch(word) for word in words):
-        raise ValueError("应写成 主机 或 主机:端口，例如 10.0.0.5:8080 或 [fd00::1]:80")
-    return words
-
-
-Hosts = Annotated[Words, AfterValidator(_hosts)]
-
-
-_DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
-
-
-def _devices(value: str) -> str:
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    if names == ["auto"]:
-        return value
-    if not names or not all(_DEVICE.fullmatch(name) for name in names):
-        raise ValueError("可以写 auto、cpu、mps、cuda:0，或 cuda:0,cuda:1")
-    if {"cpu", "mps"} & set(names) and len(names) > 1:
-        raise ValueError("不能把 cpu、mps 和显卡写在一起")
-    if len(set(names)) < len(names):
-        raise ValueError("同一块显卡写了两次")
-    return value
-
-
-_CHAT = re.compile(r"(group|private):\S{1,64}")
-
-
-def _chats(value: object) -> object:
-    """Keys that no chat can have would be prompts that nobody ever gets."""
-    for key, text in value.items() if isinstance(value, dict) else ():
-        if not isinstance(key, str) or not _CHAT.fullmatch(key):
-            raise ValueError(f"里的 {key!r} 不对应任何会话：键要写成 group:群号 或 private:QQ号，例如 group:123456")
-        if not isinstance(text, str):
-            raise ValueError(f"里 {key} 的人设应是一段文字")
-    return value
-
-
-class Room(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ServerSettings(Room):
@@ -144,7 +72,7 @@ class WeightsSettings(Room):
     model_path: str = Field(
         "", description="模型文件夹或模型名；留空先找 models/Qwen3-VL-8B-Instruct，没有就用自带的演示模型"
     )
-    device: Annotated[str, AfterValidator(_devices)] = Field(
+    device: Annotated[str, AfterValidator(devices)] = Field(
         "auto", description="auto、cpu、mps（没测过）、cuda:0，或用逗号隔开的多块显卡，如 cuda:0,cuda:1"
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
@@ -173,18 +101,18 @@ class EngineSettings(Room):
         description="paged 引擎一步超过多少秒算卡死：/health 变为 503，进程退出以便重启；"
         "0 为自动：显卡上 60，CPU 上 600",
     )
-    cuda_graphs: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = Field(
+    cuda_graphs: Annotated[Literal["auto", "off"], BeforeValidator(off)] = Field(
         "auto",
         description="显卡上把解码的一步录下来重放（CUDA graph），省去逐个启动算子的时间；off 不录，CPU 上没有作用",
     )
-    step_ahead: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = Field(
+    step_ahead: Annotated[Literal["auto", "off"], BeforeValidator(off)] = Field(
         "auto", description="显卡还在算这一步时就把下一步排好；off 等一步算完再排下一步，CPU 上总是这样"
     )
-    torch_compile: Annotated[Literal["off", "on"], BeforeValidator(_switch)] = Field(
+    torch_compile: Annotated[Literal["off", "on"], BeforeValidator(switch)] = Field(
         "off",
         description="on 用 torch.compile 编译显卡上的文字层：启动时多花一两分钟，每步少启动一些算子；CPU 上没有作用",
     )
-    cpu_kernels: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = Field(
+    cpu_kernels: Annotated[Literal["auto", "off"], BeforeValidator(off)] = Field(
         "auto",
         description="CPU 上用自带的 C++ 算子：第一次启动时由系统的 c++ 编译，约四秒；"
         "没有编译器就用 PyTorch 的，off 总是用 PyTorch 的",
@@ -229,7 +157,7 @@ class MediaSettings(Room):
         le=1,
         description="文件不完整的 jpeg、png、gif 至少要有上面多大一部分才看（看时给出警告）；1 表示要完整",
     )
-    fetch_remote: Annotated[Literal["public", "listed", "off"], BeforeValidator(_off)] = Field(
+    fetch_remote: Annotated[Literal["public", "listed", "off"], BeforeValidator(off)] = Field(
         "public",
         description="按网址取图：public 从公网地址和 media_allow 取；listed 只从 media_allow 取；off 不取",
     )
@@ -239,19 +167,20 @@ class MediaSettings(Room):
     fetch_timeout_s: float = Field(10, gt=0, le=120, description="按网址取一张图最多多少秒")
 
 
-class ChatSettings(Room):
+class ChatSettings(MannersSettings, SendingSettings):
     system_prompt: str = Field(DEFAULT_SYSTEM_PROMPT, description="人设，放在每个会话的最前面；留空表示不要")
-    system_prompts: Annotated[dict[str, str], BeforeValidator(_chats)] = Field(
+    system_prompts: Annotated[dict[str, str], BeforeValidator(chats)] = Field(
         default_factory=dict, description="单独给某个会话的人设，键如 group:123456 或 private:10001（只能写在文件里）"
     )
-    group_reply: Annotated[Literal["auto", "addressed", "all", "off"], BeforeValidator(_off)] = Field(
+    group_reply: Annotated[Literal["auto", "addressed", "smart", "all", "off"], BeforeValidator(off)] = Field(
         "auto",
-        description="群里回复谁：auto 只回 @ 机器人、引用机器人或叫到名字的，客户端没说 @ 没 @（at_me）时每条都回；"
-        "addressed 是它的旧名；all 每条都回；off 群里不说话，只听命令",
+        description="群里回复谁：auto 只回 @ 机器人、引用机器人、唤醒词或叫到名字的，客户端没说 at_me 时每条都回；"
+        "addressed 没说 at_me 的也只回叫到它的；smart 还会自己判断要不要插话（没有校准过的判断就和 addressed 一样）；"
+        "all 每条都回；off 群里不说话，只听命令",
     )
     bot_names: Words = Field((), description="机器人的名字，群里叫到就回复；账号自己的昵称不用写")
     owners: Ids = Field(
-        (), description="机器人主人的 QQ 号，可写多个，用逗号隔开；和群主、管理员一样能在群里用 /reset 清空记忆"
+        (), description="机器人主人的 QQ 号，可写多个，用逗号隔开；哪个群里都能用全部命令，不受名单和额度限制"
     )
     known_bots: Ids = Field((), description="别的机器人的 QQ 号，可写多个，用逗号隔开；它们说的话记下，不回")
     max_age_s: float = Field(
@@ -263,7 +192,7 @@ class ChatSettings(Room):
         le=60,
         description="只有图或只有 @ 的消息，最多等同一个人的下一句多少秒，并成一次回答；0 不等，别的消息最多等 0.4 秒",
     )
-    withdraw_replies: Annotated[Literal["on", "off"], BeforeValidator(_switch)] = Field(
+    withdraw_replies: Annotated[Literal["on", "off"], BeforeValidator(switch)] = Field(
         "on", description="对方撤回了消息，两分钟内发出的回答也在 QQ 里撤回；off 不撤（记录里总是一起删掉）"
     )
 

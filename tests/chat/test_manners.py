@@ -54,7 +54,14 @@ ANSWERED: list[tuple[str, Incoming, bool]] = [
     ("auto", said("你好", PRIVATE, at_me=False), True),
     ("auto", said("小Q 旧消息", context_only=True), False),
     ("addressed", said("大家好", at_me=False), False),
-    ("addressed", said("大家好"), True),
+    # Plainly told to answer calls only, it takes nobody's silence on that for one.
+    ("addressed", said("大家好"), False),
+    ("addressed", said("小Q 在吗"), True),
+    ("smart", said("大家好", at_me=False), False),
+    ("smart", said("大家好", at_me=True), True),
+    ("smart", said("小Q 在吗", at_me=False), True),
+    ("off", said("小Q 在吗", at_me=True), False),
+    ("off", said("在吗", PRIVATE), True),
     ("all", said("大家好", at_me=False), True),
 ]
 

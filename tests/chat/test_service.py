@@ -196,7 +196,7 @@ async def test_the_same_picture_twice_is_one_picture(tmp_path: Path) -> None:
     [
         ("all", said("大家好", GROUP, at_me=False), True),
         ("addressed", said("大家好", GROUP, at_me=False), False),
-        ("addressed", said("大家好", GROUP), True),
+        ("addressed", said("大家好", GROUP), False),
         ("addressed", said("大家好", GROUP, at_me=True), True),
         ("addressed", said("小Q你看", GROUP, at_me=False), True),
         ("addressed", said("你好", PRIVATE, at_me=False), True),

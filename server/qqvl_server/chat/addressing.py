@@ -47,6 +47,23 @@ def is_called(text: str, names: Iterable[str]) -> bool:
     return any(_stands(words, name) for name in map(_core, names) if name)
 
 
+def says_one_of(text: str, words: Iterable[str]) -> bool:
+    """Whether one of ``words`` stands in ``text``, by itself where it is of a script with spaces: not ``bot`` in
+    ``robot``."""
+    said = _URL.sub(" ", _plain(text[:_MAX_TEXT]))
+    return any(
+        _is_apart(said, start, start + len(word)) for word in map(_plain, words) for start in _places(said, word)
+    )
+
+
+def _is_apart(text: str, start: int, end: int) -> bool:
+    before, after = text[start - 1 : start] if start else "", text[end : end + 1]
+    return not any(
+        inner and outer and _kind(inner) == _kind(outer) == "spaced"
+        for inner, outer in ((text[start], before), (text[end - 1], after))
+    )
+
+
 def without_call(text: str, names: Iterable[str]) -> str:
     """``text`` in plain letters, without a name at its beginning or end: ``小Q，重置`` is ``重置``."""
     words = _plain(text).strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Reason(StrEnum):
@@ -34,3 +35,15 @@ class Decision:
     reason: Reason
     score: float | None = None
     cost_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """How much the bot has said in a chat that nobody had asked for: when last, and how often of late."""
+
+    last: float | None = None
+    in_hour: int = 0
+    in_day: int = 0
+
+
+NO_ACTIVITY: Final = Activity()

@@ -6,26 +6,42 @@ First what would be answered at all, then the local gates in order, each with th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from qqvl_server.chat import addressing
-from qqvl_server.chat.decision import Decision, Reason
+from qqvl_server.chat import waking
+from qqvl_server.chat.decision import NO_ACTIVITY, Activity, Decision, Reason
 from qqvl_server.chat.message import ChatKind, EncodedPicture, Incoming, Quote
 from qqvl_server.generation.port import Urgency
 from qqvl_server.settings import ChatSettings
 
 _MAY_COMMAND: Final = frozenset({"owner", "admin"})
 _WEEK_S: Final = 7 * 86400
+_UNASKED: Final = frozenset({Reason.ALWAYS, Reason.SMART})
 _MENTION = re.compile(r"@\S{1,64}")
 # What may stand beside a name without adding a word to it.
 _PAUSES: Final = " \t\r\n\u2005,，、:：;；.。~～…"
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Of what nobody has asked for. None is no limit."""
+
+    cooldown_s: float | None
+    per_hour: int | None
+    per_day: int | None
+
+
+# Who joins a talk by his own judgement is seldom missed.
+_SMART: Final = Limits(60, 12, 60)
+_FREE: Final = Limits(None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
-    """A message whose turn has come. ``now`` is in seconds since the epoch.
+    """A message whose turn has come. ``now`` is in seconds since the epoch; ``settings`` are those of its chat.
 
     ``quotes_ours``: it quotes a line that we know to be ours. ``is_machine``: its speaker answers us as only a program
     does.
@@ -36,6 +52,7 @@ class Case:
     now: float
     quotes_ours: bool = False
     is_machine: bool = False
+    activity: Activity = NO_ACTIVITY
 
 
 def sent_at(case: Case) -> float | None:
@@ -60,8 +77,58 @@ def _is_bot(case: Case) -> bool:
     return is_known_bot(case) or (case.is_machine and not case.incoming.is_bare)
 
 
-GATES: Final[tuple[tuple[Reason, Callable[[Case], bool]], ...]] = ((Reason.STALE, _is_stale), (Reason.BOT, _is_bot))
+def _is_listed(case: Case) -> bool:
+    """The lists leave it out. Owners are never left out."""
+    settings, chat, who = case.settings, case.incoming.chat, case.incoming.speaker.id
+    if who in settings.owners:
+        return False
+    if chat.kind is ChatKind.GROUP and not _is_let_in(chat.id, settings.allow_groups, settings.deny_groups):
+        return True
+    return not _is_let_in(who, settings.allow_users, settings.deny_users)
+
+
+def _is_let_in(one: str, allowed: Sequence[str], denied: Sequence[str]) -> bool:
+    return one not in denied and (not allowed or one in allowed)
+
+
+def _is_quiet(case: Case) -> bool:
+    """Within the hours of quiet, by this machine's clock."""
+    local = time.localtime(case.now)
+    minute = local.tm_hour * 60 + local.tm_min
+    return any(_is_within(minute, word) for word in case.settings.quiet_hours)
+
+
+def _is_within(minute: int, hours: str) -> bool:
+    begins, ends = (int(hour) * 60 + int(rest) for hour, rest in (word.split(":") for word in hours.split("-")))
+    return begins <= minute < ends if begins <= ends else minute >= begins or minute < ends
+
+
+def limits(settings: ChatSettings) -> Limits:
+    """What is not set hangs on the mode: who said ``all`` meant all."""
+    own = _SMART if settings.group_reply == "smart" else _FREE
+    return Limits(
+        own.cooldown_s if settings.cooldown_s is None else settings.cooldown_s,
+        own.per_hour if settings.max_active_per_hour is None else settings.max_active_per_hour,
+        own.per_day if settings.max_active_per_day is None else settings.max_active_per_day,
+    )
+
+
+def _is_enough(case: Case) -> bool:
+    """It has said enough for now that nobody asked for."""
+    most, said = limits(case.settings), case.activity
+    rests = most.cooldown_s is not None and said.last is not None and 0 <= case.now - said.last < most.cooldown_s
+    return (
+        rests
+        or (most.per_hour is not None and said.in_hour >= most.per_hour)
+        or (most.per_day is not None and said.in_day >= most.per_day)
+    )
+
+
+Gates = tuple[tuple[Reason, Callable[[Case], bool]], ...]
+GATES: Final[Gates] = ((Reason.STALE, _is_stale), (Reason.BOT, _is_bot), (Reason.LISTED, _is_listed))
 """In order; the first that is true shuts."""
+GATES_UNASKED: Final[Gates] = ((Reason.QUIET, _is_quiet), (Reason.COOLDOWN, _is_enough))
+"""Behind those, for what is plainly said to nobody of us."""
 
 
 def decide(case: Case) -> Decision:
@@ -69,14 +136,26 @@ def decide(case: Case) -> Decision:
     reason = _wanted(case)
     if reason is None:
         return Decision(False, Reason.SILENT)
-    shut = _shut_by(case)
+    gates = GATES + GATES_UNASKED if _is_unasked(case, reason) else GATES
+    shut = _shut_by(case, gates)
     return Decision(True, reason) if shut is None else Decision(False, shut)
 
 
 def is_heeded(case: Case) -> bool:
     """Whether a command in it counts: it is said to the bot, now, by a person."""
     incoming = case.incoming
-    return not incoming.context_only and is_addressed(incoming, case.settings) and _shut_by(case) is None
+    return not incoming.context_only and is_addressed(incoming, case.settings) and _shut_by(case, GATES) is None
+
+
+def needs_activity(case: Case) -> bool:
+    """Whether what the bot has said of itself matters."""
+    reason = _wanted(case)
+    return reason is not None and _is_unasked(case, reason) and limits(case.settings) != _FREE
+
+
+def _is_unasked(case: Case, reason: Reason) -> bool:
+    """A client that does not tell whether we are meant cannot say so."""
+    return reason in _UNASKED and case.incoming.at_me is False
 
 
 def _wanted(case: Case) -> Reason | None:
@@ -94,13 +173,13 @@ def _wanted(case: Case) -> Reason | None:
         return Reason.ADDRESSED
     if _is_called(incoming, settings):
         return Reason.NAME
-    if settings.group_reply == "all" or incoming.at_me is None:
+    if settings.group_reply == "all" or (settings.group_reply == "auto" and incoming.at_me is None):
         return Reason.ALWAYS
     return None
 
 
-def _shut_by(case: Case) -> Reason | None:
-    return next((reason for reason, shuts in GATES if shuts(case)), None)
+def _shut_by(case: Case, gates: Gates) -> Reason | None:
+    return next((reason for reason, shuts in gates if shuts(case)), None)
 
 
 def names(incoming: Incoming, settings: ChatSettings) -> tuple[str, ...]:
@@ -109,7 +188,8 @@ def names(incoming: Incoming, settings: ChatSettings) -> tuple[str, ...]:
 
 
 def _is_called(incoming: Incoming, settings: ChatSettings) -> bool:
-    return addressing.is_called(incoming.text if incoming.typed is None else incoming.typed, names(incoming, settings))
+    text = incoming.text if incoming.typed is None else incoming.typed
+    return waking.wakes(text, names(incoming, settings), settings)
 
 
 def is_addressed(incoming: Incoming, settings: ChatSettings) -> bool:

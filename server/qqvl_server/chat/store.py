@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.clock import Clock
 from qqvl_server.chat.database import Database
-from qqvl_server.chat.decision import Decision
+from qqvl_server.chat.decision import Activity, Decision
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import (
     Answer,
@@ -194,7 +194,9 @@ class Store:
             chat_id = await chats.chat_id_of(connection, chat)
             row = await answers.newest_of(connection, chat_id, message_id)
             if row is None or row.reply_seq is None:
-                return ()
+                # Parts of an answer went out before its question was recalled.
+                is_gone = row is not None and await recalls.is_recalled(connection, chat_id, message_id, row.digest)
+                return tuple(ids) if is_gone else ()
             await answers.report(connection, chat_id, row.reply_seq, ids, self._clock.now())
             late = await recalls.reported_late(connection, chat_id, row.reply_seq, list(ids))
             return tuple(ids) if late else ()
@@ -206,6 +208,12 @@ class Store:
         async with self._read() as connection:
             chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
             return chat_id is not None and await answers.reply_sent_as(connection, chat_id, message_id) is not None
+
+    async def activity(self, chat: ChatKey, now: float) -> Activity:
+        """What we said of ourselves in the day before ``now``, in seconds since the epoch."""
+        async with self._read() as connection:
+            chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
+            return Activity() if chat_id is None else await answers.activity(connection, chat_id, now)
 
     async def window(self, chat: ChatKey, until: int) -> tuple[StoredMessage, ...]:
         """Lines from the window's start up to and including ``until``, oldest first."""

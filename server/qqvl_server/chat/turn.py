@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
@@ -20,21 +19,12 @@ from qqvl_server.chat.message import Answer, ChatKind, Speaker, StoredMessage
 from qqvl_server.chat.policy import Case
 from qqvl_server.chat.receiving import Receiver
 from qqvl_server.chat.session import Arrival, Turn
+from qqvl_server.chat.speaking import Question, Speaking, cut_short
 from qqvl_server.chat.store import Draft, Outcome, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
 from qqvl_server.errors import QqvlError
-from qqvl_server.generation.port import (
-    Finished,
-    FinishReason,
-    GenerationRequest,
-    Reasoning,
-    TextDelta,
-    Thinking,
-    Urgency,
-    Usage,
-    Voice,
-)
+from qqvl_server.generation.port import Voice
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ChatSettings
 
@@ -54,9 +44,8 @@ class Turns:
         metrics: Metrics,
     ) -> None:
         self._store = store
-        self._voice = voice
         self._receiver = receiver
-        self._window = window
+        self._speaking = Speaking(voice, window, settings)
         self._settings = settings
         self._exchanges = exchanges
         self._metrics = metrics
@@ -139,7 +128,10 @@ class Turns:
             and incoming.quoted_id is not None
             and await self._store.is_ours(incoming.chat, incoming.quoted_id)
         )
-        return replace(case, is_machine=is_machine, quotes_ours=quotes_ours)
+        case = replace(case, is_machine=is_machine, quotes_ours=quotes_ours)
+        if not policy.needs_activity(case):
+            return case
+        return replace(case, activity=await self._store.activity(incoming.chat, case.now))
 
     async def _refuse(self, arrival: Arrival) -> None:
         """Who may not is told so, but seldom."""
@@ -167,14 +159,21 @@ class Turns:
     async def _answer(self, turn: Turn, covered: list[Arrival]) -> None:
         last = covered[-1]
         urgency = min(policy.urgency(arrival.incoming, self._settings) for arrival in covered)
-        request_id = last.incoming.request_id
-        speaking = asyncio.create_task(self._ask(turn, request_id, _stored(last), urgency))
+        question = Question(turn.chat, last.incoming, _stored(last), urgency, turn.deadline)
+        turn.speaks_for = last
+        speaking = asyncio.create_task(self._speaking.ask(question, lambda: last.telling))
         try:
             said = await turn.spoken(speaking)
         except QqvlError as error:
-            for arrival in covered:
-                arrival.fail(error)
-            return
+            if not turn.is_out:
+                for arrival in covered:
+                    arrival.fail(error)
+                return
+            # To be asked again is no way out: it would be said twice.
+            said = cut_short(last.told, f"回答没有说完：{error.message}")
+        if said is None and turn.is_out and not last.is_recalled:
+            said = cut_short(last.told)
+            covered = [arrival for arrival in covered if not arrival.is_recalled]
         if said is None:
             if turn.ended_by is Interruption.STOP:
                 await self._commit(turn, [self._silence(arrival) for arrival in covered], covered)
@@ -213,36 +212,6 @@ class Turns:
                 self._count(outcome.decision.reason)
             # Recalled while it was committed: its reply has left already.
             arrival.settle(SILENT if arrival.is_recalled else outcome.answer)
-
-    async def _ask(self, turn: Turn, request_id: str, last: StoredMessage, urgency: Urgency) -> Answer:
-        voice = self._voice()
-        messages = await self._window.messages(voice, turn.chat, last)
-        request = GenerationRequest(
-            request_id,
-            messages,
-            self._window.sampling(voice),
-            turn.deadline,
-            owner=str(turn.chat),
-            urgency=urgency,
-            thinking=Thinking(anywhere=True),
-        )
-        text: list[str] = []
-        usage, reason = Usage(0, 0), FinishReason.STOP
-        unseen: tuple[str, ...] = ()
-        async with aclosing(voice.generate(request)) as events:
-            async for event in events:
-                match event:
-                    case TextDelta(delta):
-                        text.append(delta)
-                    case Reasoning(retracts=True):
-                        text.clear()
-                    case Finished(why, used):
-                        usage, reason, unseen = used, why, event.unseen
-        reply = "".join(text).strip()
-        warnings = tuple(f"聊天记录里有一张图没有看到：{cause}" for cause in unseen)
-        if not reply and reason is FinishReason.LENGTH:
-            warnings += ("模型没想完就到了回复长度的上限，这次没有说话；可以加大 --max-new-tokens",)
-        return Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens)
 
     def _count(self, reason: Reason) -> None:
         self._metrics.decisions.labels(reason).inc()

@@ -21,7 +21,7 @@ from qqvl_server.errors import (
 )
 from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
 from qqvl_server.generation.constraints.grammar import constraint
-from qqvl_server.generation.constraints.thinking import WhileThinking, budget_of
+from qqvl_server.generation.constraints.thinking import WhileThinking, budget_of, tells_of_thought
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
@@ -231,7 +231,8 @@ class LocalVoice(Generic[P]):
         speaking = await self._speaking(request, wanted)
         opened = prompt.opens_thought
         budget = budget_of(request.thinking, opened=opened, thinks=prompt.thinks)
-        if request.raw is not None or (budget is None and not (opened and speaking)):
+        free = budget is None and not (opened and speaking)
+        if request.raw is not None or free or (opened and tells_of_thought(wanted)):
             return speaking
         written = NO_THOUGHT if budget == 0 else FORCED_CLOSING
         closing = await self._aside(self._texts, lambda: self._prompts.encode(written))

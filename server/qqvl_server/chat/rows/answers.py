@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from qqvl_server.chat.decision import Decision
+from qqvl_server.chat.decision import Activity, Decision, Reason
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer
 from qqvl_server.chat.tables import ANSWERS, DECISIONS, SENT, is_of
 
 # QQ lets nobody withdraw what is older.
 WITHDRAWABLE_S: Final = 120
+_HOUR_S: Final = 3600
+_DAY_S: Final = 86400
 _BLANK: Final = {"reply": "", "should_reply": False, "warnings": []}
 
 
@@ -67,6 +69,21 @@ async def note(connection: AsyncConnection, chat_id: int, seq: int, message_id: 
             created_at=time.time(),
         )
     )
+
+
+async def activity(connection: AsyncConnection, chat_id: int, now: float) -> Activity:
+    """What was said in the last day that nobody had asked for."""
+    spoke = DECISIONS.c.created_at
+    found = await connection.execute(
+        select(func.max(spoke), func.count(), func.count(case((spoke > now - _HOUR_S, 1)))).where(
+            DECISIONS.c.chat_id == chat_id,
+            DECISIONS.c.speak,
+            DECISIONS.c.reason.in_((Reason.ALWAYS.value, Reason.SMART.value)),
+            spoke > now - _DAY_S,
+        )
+    )
+    last, in_day, in_hour = found.one()
+    return Activity(last, in_hour, in_day)
 
 
 def to_answer(row: Row[Any]) -> Answer:
