@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from qqvl_server.chat.arrivals import Interruption, Line
 from qqvl_server.chat.decision import Decision
@@ -21,6 +22,7 @@ from qqvl_server.chat.outgoing.messages import Outgoing
 from qqvl_server.chat.outgoing.telling import Telling
 from qqvl_server.errors import Busy, QqvlError
 
+T = TypeVar("T")
 _RETRY_S = 2
 
 
@@ -45,6 +47,8 @@ class Arrival:
         self.decision: Decision | None = None
         # Whom its answer is told as it grows; None while all wait for the whole.
         self.telling: Telling | None = None
+        # What is told at most once in a while to who is not answered.
+        self.notice: str | None = None
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         # A caller that hung up awaits no more; without this an error would be reported as never retrieved.
         self.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -116,7 +120,7 @@ class Turn:
         self.is_given_up = False
         # The message whose answer the model is saying.
         self.speaks_for: Arrival | None = None
-        self._speaking: asyncio.Task[Answer] | None = None
+        self._speaking: asyncio.Task[Any] | None = None
         self._is_over = False
 
     @property
@@ -146,7 +150,7 @@ class Turn:
         if self.task is not None:
             self.task.cancel()
 
-    async def spoken(self, speaking: asyncio.Task[Answer]) -> Answer | None:
+    async def spoken(self, speaking: asyncio.Task[T]) -> T | None:
         """What ``speaking`` gives; None when the turn was ended before."""
         self._speaking = speaking
         if self.ended_by is not None:

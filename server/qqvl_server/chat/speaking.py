@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
-from qqvl_server.chat.decision import Reason
+from qqvl_server.chat.decision import Effort, Reason
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming, StoredMessage
 from qqvl_server.chat.outgoing.messages import Manner, Outgoing, Record, Sender, messages, plainly
 from qqvl_server.chat.outgoing.telling import Telling
+from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.window import Window
 from qqvl_server.generation.port import (
     Finished,
@@ -37,6 +39,14 @@ class Question:
     last: StoredMessage
     urgency: Urgency
     deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer, and what it took where the model came to its end."""
+
+    answer: Answer
+    effort: Effort | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,30 +88,32 @@ def cut_short(told: list[Outgoing], warning: str = "") -> Answer:
 
 
 class Speaking:
-    def __init__(self, voice: Callable[[], Voice], window: Window, settings: ChatSettings) -> None:
+    def __init__(self, voice: Callable[[], Voice], window: Window, preferences: Preferences, model: str) -> None:
         self._voice = voice
         self._window = window
-        self._settings = settings
+        self._preferences = preferences
+        self._model = model
         # Whether the model was seen to think without saying so first: from then on it is heard out.
         self._thinks_aloud = False
 
-    async def ask(self, question: Question, telling: Callable[[], Telling | None]) -> Answer:
+    async def ask(self, question: Question, telling: Callable[[], Telling | None]) -> Said:
         """The whole answer. Elements of it go to ``telling`` as soon as there is one.
 
         Raises: as the voice.
         """
-        voice = self._voice()
+        voice, began = self._voice(), time.monotonic()
         messages = await self._window.messages(voice, question.chat, question.last)
         request = GenerationRequest(
             question.incoming.request_id,
             messages,
-            self._window.sampling(voice),
+            self._window.sampling(voice, question.chat),
             question.deadline,
             owner=str(question.chat),
             urgency=question.urgency,
             thinking=Thinking(anywhere=True),
         )
-        draft = _Draft(manner(question.incoming, self._settings), telling, may_think_aloud=self._thinks_aloud)
+        how = manner(question.incoming, self._preferences.of(question.chat))
+        draft = _Draft(how, telling, may_think_aloud=self._thinks_aloud)
         usage, reason = Usage(0, 0), FinishReason.STOP
         unseen: tuple[str, ...] = ()
         async with aclosing(voice.generate(request)) as events:
@@ -120,7 +132,10 @@ class Speaking:
         warnings = tuple(f"聊天记录里有一张图没有看到：{cause}" for cause in unseen)
         if not reply and reason is FinishReason.LENGTH:
             warnings += ("模型没想完就到了回复长度的上限，这次没有说话；可以加大 --max-new-tokens",)
-        return Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens)
+        lines = sum(message.role != "system" for message in messages)
+        took = time.monotonic() - began
+        effort = Effort(lines, usage.prompt_tokens, usage.cached_tokens, took, self._model)
+        return Said(Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens), effort)
 
 
 class _Draft:

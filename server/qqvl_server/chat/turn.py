@@ -13,20 +13,23 @@ from typing import Final
 
 from qqvl_server.chat import arrivals, commands, policy
 from qqvl_server.chat.arrivals import Interruption
-from qqvl_server.chat.decision import Decision, Reason
+from qqvl_server.chat.commanding import Commander
+from qqvl_server.chat.commands import Given
+from qqvl_server.chat.decision import Charge, Decision, Reason
+from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges, Heard
-from qqvl_server.chat.message import Answer, ChatKind, Speaker, StoredMessage
+from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Speaker, StoredMessage
 from qqvl_server.chat.policy import Case
+from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import Receiver
 from qqvl_server.chat.session import Arrival, Turn
-from qqvl_server.chat.speaking import Question, Speaking, cut_short
+from qqvl_server.chat.speaking import Question, Said, Speaking, cut_short
 from qqvl_server.chat.store import Draft, Outcome, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import Voice
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import ChatSettings
 
 BOT: Final = Speaker("bot", "bot")
 SILENT: Final = Answer("", should_reply=False, reason=Reason.SILENT)
@@ -39,18 +42,22 @@ class Turns:
         voice: Callable[[], Voice],
         receiver: Receiver,
         window: Window,
-        settings: ChatSettings,
+        preferences: Preferences,
+        ledger: Ledger,
+        commander: Commander,
         exchanges: Exchanges,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._receiver = receiver
-        self._speaking = Speaking(voice, window, settings)
-        self._settings = settings
+        self._speaking = Speaking(voice, window, preferences, commander.model)
+        self._preferences = preferences
+        self._ledger = ledger
+        self._commander = commander
         self._exchanges = exchanges
         self._metrics = metrics
         self.warmer = Warmer(voice, window.messages)
-        self._refusals = commands.Refusals()
+        self._notices = commands.Seldom()
 
     async def run(self, turn: Turn) -> None:
         """Answer a turn's messages, each by its own future; those left without were interrupted.
@@ -58,6 +65,7 @@ class Turns:
         Raises whatever went wrong for all of them alike.
         """
         self.warmer.forget(turn.chat)
+        await self._preferences.personas.refresh()
         for arrival in tuple(turn.members):
             if arrival.stored is None and not arrival.is_settled and not arrival.is_recalled:
                 try:
@@ -66,13 +74,14 @@ class Turns:
                     # One message's own fault: the others are answered.
                     arrival.fail(error)
         kept = [arrival for arrival in turn.members if not arrival.is_settled and not arrival.is_recalled]
-        covered = self._covered(kept)
+        covered = self._covered(turn.chat, kept)
         talk = [arrival for arrival in kept if arrival not in covered]
         if talk:
-            await self._commit(turn, [self._silence(arrival) for arrival in talk], talk)
+            silences = [self._silence(arrival) for arrival in talk]
+            await self._commit(turn, silences, talk, self._ledger.listened(turn.chat))
         if covered:
             await self._answer(turn, covered)
-        elif talk:
+        elif talk and _decision(talk[-1]).reason is not Reason.LISTED:
             self.warmer.heard(turn.chat, _stored(talk[-1]))
 
     async def _take(self, arrival: Arrival, turn: Turn) -> None:
@@ -90,14 +99,16 @@ class Turns:
             if earlier is not None:
                 arrival.settle(earlier)
                 return
-        case = await self._case(arrival)
-        is_reset = commands.is_reset(incoming, policy.names(incoming, self._settings)) and policy.is_heeded(case)
-        if is_reset and policy.may_reset(incoming, self._settings):
-            answer = Answer(commands.RESET_REPLY, should_reply=True, reason=Reason.COMMAND)
-            await self._store.reset(incoming.chat, arrival.chat_name, identity, answer)
+        began = time.perf_counter()
+        case = await self._case(arrival, turn)
+        command = policy.command(case)
+        if command is not None and self._commander.is_allowed(incoming, command):
+            answer = await self._commander.carry_out(incoming, arrival.chat_name, command, identity)
             self._count(Reason.COMMAND)
             arrival.settle(answer)
             return
+        decision = policy.decide(case)
+        decision = replace(decision, cost_ms=(time.perf_counter() - began) * 1000)
         received = await self._receiver.received(incoming)
         arrival.warnings = received.warnings
         arrival.stored = await self._store.add_message(
@@ -105,16 +116,25 @@ class Turns:
         )
         if arrival.stored is None:
             arrival.settle(SILENT)
-        elif is_reset:
-            await self._refuse(arrival)
+        elif command is not None:
+            await self._refuse(arrival, command)
         else:
-            arrival.decision = policy.decide(case)
+            arrival.decision = decision
+            arrival.notice = case.used_up if decision.reason is Reason.QUOTA and policy.is_asked(case) else None
 
-    async def _case(self, arrival: Arrival) -> Case:
+    async def _case(self, arrival: Arrival, turn: Turn) -> Case:
         incoming = arrival.incoming
-        case = Case(incoming, self._settings, time.time())
-        if incoming.chat.kind is ChatKind.PRIVATE:
+        case = self._preferences.case(incoming)
+        if incoming.chat.kind is ChatKind.GROUP:
+            case = await self._group_case(arrival, case)
+        if not policy.decide(case).speak:
             return case
+        # Those before it in the turn are not in the books yet.
+        asking = [a.incoming.speaker.id for a in turn.members if a.decision is not None and a.decision.speak]
+        return replace(case, used_up=await self._ledger.is_used_up(incoming, case.settings, asking))
+
+    async def _group_case(self, arrival: Arrival, case: Case) -> Case:
+        incoming = arrival.incoming
         is_machine = False
         sent_at = policy.sent_at(case)
         # What other bots say is no person's word, which would end their silence.
@@ -131,25 +151,24 @@ class Turns:
         case = replace(case, is_machine=is_machine, quotes_ours=quotes_ours)
         if not policy.needs_activity(case):
             return case
-        return replace(case, activity=await self._store.activity(incoming.chat, case.now))
+        return replace(case, activity=await self._store.books.activity(incoming.chat, case.now))
 
-    async def _refuse(self, arrival: Arrival) -> None:
+    async def _refuse(self, arrival: Arrival, command: Given) -> None:
         """Who may not is told so, but seldom."""
         decision = Decision(False, Reason.COMMAND)
-        answer = Answer("", should_reply=False, warnings=arrival.warnings, reason=decision.reason)
-        if self._refusals.is_due(arrival.incoming.chat):
-            answer = replace(answer, reply=commands.RESET_REFUSED, should_reply=True)
+        told = self._commander.refusal(arrival.incoming, command)
+        answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
         self._count(decision.reason)
         arrival.settle(answer)
 
-    def _covered(self, kept: Sequence[Arrival]) -> list[Arrival]:
+    def _covered(self, chat: ChatKey, kept: Sequence[Arrival]) -> list[Arrival]:
         """Those that the reply answers: what is to be answered, and what its speakers said on."""
         lines = [replace(arrival.line, asks=_decision(arrival).speak) for arrival in kept]
         # One that joins no turn is alone in its own.
         covered = [arrival for arrival in kept if not arrival.line.joins and _decision(arrival).speak]
-        for group in arrivals.groups(lines, self._settings.merge_wait_s):
+        for group in arrivals.groups(lines, self._preferences.of(chat).merge_wait_s):
             first = kept[group[0]]
             for place in group:
                 kept[place].decision = first.decision if not lines[place].asks else kept[place].decision
@@ -158,7 +177,10 @@ class Turns:
 
     async def _answer(self, turn: Turn, covered: list[Arrival]) -> None:
         last = covered[-1]
-        urgency = min(policy.urgency(arrival.incoming, self._settings) for arrival in covered)
+        settings = self._preferences.of(turn.chat)
+        urgency = min(policy.urgency(arrival.incoming, settings) for arrival in covered)
+        speakers = [arrival.incoming.speaker.id for arrival in covered]
+        listened = self._ledger.listened(turn.chat)
         question = Question(turn.chat, last.incoming, _stored(last), urgency, turn.deadline)
         turn.speaks_for = last
         speaking = asyncio.create_task(self._speaking.ask(question, lambda: last.telling))
@@ -168,21 +190,26 @@ class Turns:
             if not turn.is_out:
                 for arrival in covered:
                     arrival.fail(error)
+                await self._ledger.keep((*listened, *self._ledger.answered(turn.chat, speakers, said=False)))
                 return
             # To be asked again is no way out: it would be said twice.
-            said = cut_short(last.told, f"回答没有说完：{error.message}")
+            said = Said(cut_short(last.told, f"回答没有说完：{error.message}"))
         if said is None and turn.is_out and not last.is_recalled:
-            said = cut_short(last.told)
+            said = Said(cut_short(last.told))
             covered = [arrival for arrival in covered if not arrival.is_recalled]
+        has_said = said is not None and said.answer.should_reply
+        charges = (*listened, *self._ledger.answered(turn.chat, speakers, said=has_said))
         if said is None:
+            await self._ledger.keep(charges)
             if turn.ended_by is Interruption.STOP:
                 await self._commit(turn, [self._silence(arrival) for arrival in covered], covered)
             return
         outcomes = [self._merged(arrival, last) for arrival in covered[:-1]]
         decision = _decision(last)
-        answer = replace(said, warnings=last.warnings + said.warnings, reason=decision.reason)
-        outcomes.append(Outcome(last.identity, answer, _stored(last).seq, decision, covered=True))
-        await self._commit(turn, outcomes, covered)
+        answer = replace(said.answer, warnings=last.warnings + said.answer.warnings, reason=decision.reason)
+        seq = _stored(last).seq
+        outcomes.append(Outcome(last.identity, answer, seq, decision, covered=True, effort=said.effort))
+        await self._commit(turn, outcomes, covered, charges)
         if answer.should_reply:
             self._exchanges.spoke(turn.chat, time.time())
 
@@ -203,10 +230,14 @@ class Turns:
         if decision.speak:
             decision = replace(decision, speak=False, reason=Reason.SILENT)
         answer = Answer("", should_reply=False, warnings=arrival.warnings, reason=decision.reason)
-        return Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        if arrival.notice is not None and self._notices.is_due(arrival.incoming.chat):
+            answer = replace(answer, reply=arrival.notice, should_reply=True)
+        return Outcome(arrival.identity, answer, _stored(arrival).seq, decision, aside=True)
 
-    async def _commit(self, turn: Turn, outcomes: list[Outcome], members: Sequence[Arrival]) -> None:
-        await self._store.add_answers(turn.chat, outcomes, BOT)
+    async def _commit(
+        self, turn: Turn, outcomes: list[Outcome], members: Sequence[Arrival], charges: Sequence[Charge] = ()
+    ) -> None:
+        await self._store.add_answers(turn.chat, outcomes, BOT, charges)
         for arrival, outcome in zip(members, outcomes, strict=True):
             if outcome.decision is not None:
                 self._count(outcome.decision.reason)

@@ -89,6 +89,13 @@ class LocalVoice(Generic[P]):
     def status(self) -> VoiceStatus:
         return VoiceStatus(model_loaded=True, processor_loaded=True, alive=self._engine.alive, device=self._device)
 
+    @property
+    def shares_steps(self) -> bool:
+        return self._engine.meter.exact
+
+    def take_seconds(self, owner: str) -> float:
+        return self._engine.meter.take(owner)
+
     async def count(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
         def count_all() -> tuple[int, ...]:
             return tuple(self._prompts.count(message) for message in messages)

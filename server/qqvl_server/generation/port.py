@@ -237,6 +237,14 @@ class Voice(Protocol):
         ...
 
     def status(self) -> VoiceStatus: ...
+    @property
+    def shares_steps(self) -> bool:
+        """Whether ``take_seconds`` tells apart what is computed together; else it is from first work to last token."""
+        ...
+
+    def take_seconds(self, owner: str) -> float:
+        """Seconds of the model that an owner's requests have taken since this was last asked."""
+        ...
 
     async def count(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
         """Exact prompt tokens of each message, pictures included."""
