@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -53,6 +54,16 @@ async def test_wake_words_and_patterns(tmp_path: Path, text: str, woken: bool) -
     assert (answer.should_reply, answer.reason) == ((True, "name") if woken else (False, "silent"))
 
 
+async def test_a_wake_word_alone_waits_for_what_follows(tmp_path: Path) -> None:
+    voice = ScriptedVoice(lambda _: "好")
+    async with opened(tmp_path, voice, wake_words=("机器人",), merge_wait_s=5) as service:
+        call = asyncio.create_task(service.handle(said("机器人", message_id="1"), ""))
+        await asyncio.sleep(0.05)
+        answer = await service.handle(said("今天星期几", message_id="2"), "")
+        assert (answer.reply, answer.reason) == ("好", "name")
+        assert (await call).merged_into == "2"
+
+
 async def test_only_what_the_speaker_typed_wakes(tmp_path: Path) -> None:
     voice = ScriptedVoice(lambda _: "好")
     async with opened(tmp_path, voice, wake_words=("机器人",), wake_patterns=("帮我.*",)) as service:
@@ -94,6 +105,22 @@ async def test_lists(tmp_path: Path, lists: dict[str, Any], chat: ChatKey, answe
         reset = await service.handle(said("重置", chat, role="owner", **mine), "")
         assert (reset.reason == "command") is answered
         assert bool(await service.messages(chat, before=None, limit=9)) is not answered
+
+
+async def test_where_nobody_is_answered_nothing_is_read_ahead(tmp_path: Path) -> None:
+    async def is_read(number: int, chat: dict[str, Any]) -> bool:
+        voice = ScriptedVoice(lambda _: "好")
+        voice.owed[str(GROUP)] = 2.0
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with opened(folder, voice, **chat) as service:
+            await service.handle(said("大家好"), "")
+            # A group's talk is read once it pauses.
+            await asyncio.sleep(2)
+            return bool(voice.warmed)
+
+    ways: list[dict[str, Any]] = [{"deny_groups": ("1",)}, {"group_reply": "off"}, {"group_seconds_per_day": 1}, {}]
+    assert await asyncio.gather(*(is_read(*way) for way in enumerate(ways))) == [False, False, False, True]
 
 
 # How often it speaks unasked -------------------------------------------------------------------------------
