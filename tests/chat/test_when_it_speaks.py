@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,19 +108,19 @@ async def test_lists(tmp_path: Path, lists: dict[str, Any], chat: ChatKey, answe
 
 
 async def test_where_nobody_is_answered_nothing_is_read_ahead(tmp_path: Path) -> None:
-    async def is_read(number: int, chat: dict[str, Any]) -> bool:
-        voice = ScriptedVoice(lambda _: "好")
-        voice.owed[str(GROUP)] = 2.0
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        async with opened(folder, voice, **chat) as service:
-            await service.handle(said("大家好"), "")
-            # A group's talk is read once it pauses.
-            await asyncio.sleep(2)
-            return bool(voice.warmed)
-
     ways: list[dict[str, Any]] = [{"deny_groups": ("1",)}, {"group_reply": "off"}, {"group_seconds_per_day": 1}, {}]
-    assert await asyncio.gather(*(is_read(*way) for way in enumerate(ways))) == [False, False, False, True]
+    voices = [ScriptedVoice(lambda _: "好") for _ in ways]
+    async with AsyncExitStack() as leaving:
+        for number, (voice, way) in enumerate(zip(voices, ways, strict=True)):
+            voice.owed[str(GROUP)] = 2.0
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            service = await leaving.enter_async_context(opened(folder, voice, **way))
+            await service.handle(said("大家好"), "")
+        # A group's talk is read once it pauses.
+        while not voices[-1].warmed:
+            await asyncio.sleep(0.01)
+        assert [bool(voice.warmed) for voice in voices] == [False, False, False, True]
 
 
 # How often it speaks unasked -------------------------------------------------------------------------------
