@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from qqvl_server.manners import MannersSettings
+from qqvl_server.sending import SendingSettings
 from qqvl_server.setting_types import Hosts, Ids, Room, Words, chats, devices, off, switch
 
 DEFAULT_SYSTEM_PROMPT = (
@@ -164,7 +165,7 @@ class MediaSettings(Room):
     fetch_timeout_s: float = Field(10, gt=0, le=120, description="按网址取一张图最多多少秒")
 
 
-class ChatSettings(MannersSettings):
+class ChatSettings(MannersSettings, SendingSettings):
     system_prompt: str = Field(DEFAULT_SYSTEM_PROMPT, description="人设，放在每个会话的最前面；留空表示不要")
     system_prompts: Annotated[dict[str, str], BeforeValidator(chats)] = Field(
         default_factory=dict, description="单独给某个会话的人设，键如 group:123456 或 private:10001（只能写在文件里）"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -52,6 +53,16 @@ DOORS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
 @pytest.mark.parametrize("path", DOORS)
 def test_a_thought_is_told_apart_and_its_tokens_are_counted(thinking: RunningServer, path: str) -> None:
     assert heard(thinking, path) == ("hmm", "好", 2)
+
+
+@pytest.mark.parametrize("written", [r"[a-z]{3,8}</think>\n\n[a-z]{2,5}", r"[a-z]{3,8}<\/think>\n\n[a-z]{2,5}"])
+def test_a_grammar_that_names_a_thoughts_end_holds_for_the_thought_as_well(
+    thinking: RunningServer, written: str
+) -> None:
+    thought, said, _ = heard(thinking, "/v1/chat/completions", guided_regex=written, max_tokens=40)
+    assert thought is not None
+    assert re.fullmatch("[a-z]{3,8}", thought)
+    assert re.fullmatch("[a-z]{2,5}", said)
 
 
 # What switches thoughts off, by door, and what bounds them to one token.

@@ -34,7 +34,7 @@ IMAGE: Final = 151_655
 _VIEWS: Final = {
     *("view", "transpose", "slice", "select", "unsqueeze", "expand", "t", "permute", "split", "split_with_sizes"),
     *("detach", "alias", "as_strided", "unbind", "_unsafe_view", "reshape", "squeeze", "lift_fresh", "empty"),
-    *("empty_like", "empty_strided", "new_empty", "_reshape_alias", "chunk", "narrow", "numpy_T"),
+    *("empty_like", "empty_strided", "new_empty", "_reshape_alias", "chunk", "narrow", "numpy_T", "flatten"),
 }
 
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from qqvl_server.engine.cuda.backend import CudaBackend
+from qqvl_server.engine.cuda.layers import fuse
 from qqvl_server.engine.cuda.varlen import VarlenMetadata
 from qqvl_server.engine.forward.sampler import Sampler
 from qqvl_server.engine.forward.vision import Patches, encode
 from qqvl_server.engine.steps.request import Request, SamplingParams
 from tests.engine import meta
+from tests.engine.by_torch import OneLaunch
 
 
 def one_launch(query: torch.Tensor, keys: Any, values: Any, rows: VarlenMetadata, scaling: float) -> torch.Tensor:
@@ -23,6 +25,24 @@ def one_launch(query: torch.Tensor, keys: Any, values: Any, rows: VarlenMetadata
 @pytest.fixture(scope="module")
 def large() -> Any:
     return meta.model()
+
+
+def two_launches(query: torch.Tensor, keys: Any, values: Any, rows: VarlenMetadata, scaling: float) -> torch.Tensor:
+    """A kernel whose splits are joined by another."""
+    return query.relu().relu()
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_a_step_through_fused_layers_launches_a_quarter(count: int) -> None:
+    made = meta.model()
+    run = meta.runner(CudaBackend(two_launches, 16, adapt=lambda model: fuse(model, OneLaunch())), made)
+    batch = meta.decodes(run, count)
+    with meta.Watch() as seen, torch.inference_mode():
+        logits = run.prepare(batch).compute()
+    assert logits.shape == (count, 151_936)
+    assert seen.total <= 430, seen.launches
+    assert seen.launches["linear"] + seen.launches["mm"] + seen.launches["addmm"] <= 4 * 36 + 1
+    assert sum(seen.crossings.values()) <= 2, seen.crossings
 
 
 @pytest.mark.parametrize("count", [1, 16])

@@ -9,6 +9,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from qqvl_server.engine.cpu.backend import CpuBackend
 from qqvl_server.engine.cpu.kernels import Kernels
+from qqvl_server.engine.forward.backend import Backend
 from qqvl_server.engine.forward.runner import ModelRunner
 from qqvl_server.engine.forward.sdpa import SdpaBackend
 from qqvl_server.engine.forward.vision import Patches
@@ -58,9 +59,12 @@ def plain_logits(made: Any) -> torch.Tensor:
     return logits
 
 
-def paged_logits(made: Any, kernels: Kernels | None = None, chunk: int = 1000) -> torch.Tensor:
+def paged_logits(
+    made: Any, kernels: Kernels | None = None, chunk: int = 1000, backend: Backend | None = None
+) -> torch.Tensor:
     """As ``plain_logits``, through the engine's runner, ``chunk`` tokens at a time."""
-    backend = SdpaBackend() if kernels is None else CpuBackend(kernels)
+    if backend is None:
+        backend = SdpaBackend() if kernels is None else CpuBackend(kernels)
     runner = ModelRunner(made, backend, blocks=20, feature_bytes=10**7)
     span = ImageSpan(10, SHOWN, b"digest")
     request = Request("r", "c", IDS, SamplingParams(0), (span,), targets=tuple(WORDS[:ASKED]))

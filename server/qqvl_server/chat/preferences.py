@@ -25,6 +25,7 @@ OWN: Final = frozenset({
     "group_reply", "persona", "system_prompt", "bot_names", "wake_words", "wake_patterns", "command_prefix",
     "command_roles", "known_bots", "max_age_s", "merge_wait_s", "withdraw_replies", "cooldown_s", "quiet_hours",
     "max_active_per_hour", "max_active_per_day", "group_messages_per_day", "group_seconds_per_day",
+    "message_chars", "forward_chars", "at_asker", "quote_asked",
 })  # fmt: skip
 """Settings that a chat may have of its own."""
 MUTED: Final = "muted_until"

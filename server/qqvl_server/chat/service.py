@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 from qqvl_server.chat import arrivals, commanding, commands, policy
 from qqvl_server.chat.arrivals import Interruption, Line
 from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.decision import Reason
-from qqvl_server.chat.identity import are_one
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges
 from qqvl_server.chat.message import Answer, ChatKey, Incoming, StoredMessage
+from qqvl_server.chat.outgoing.messages import Outgoing
+from qqvl_server.chat.outgoing.telling import Telling
 from qqvl_server.chat.personas import Personas
 from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import PictureBook, Receiver
-from qqvl_server.chat.session import Arrival, Lane, Lanes, Turn
+from qqvl_server.chat.session import Arrival, Lane, Lanes, Turn, Unanswered
+from qqvl_server.chat.speaking import Sent, cut_short, outgoing
 from qqvl_server.chat.store import ChatSummary, Store
 from qqvl_server.chat.turn import SILENT, Turns
 from qqvl_server.chat.window import Window
+from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import DeadlineExceeded, Draining
 from qqvl_server.generation.port import Voice
 from qqvl_server.observe.logs import logger
@@ -35,6 +38,8 @@ from qqvl_server.settings import ChatSettings, GenerationSettings
 _GRACE_S: Final = 1
 # So many are known again when they are sent again.
 _STOPS: Final = 1000
+# Letters that are cut into messages without leaving the event loop.
+_QUICKLY_CUT: Final = 4000
 _LATE: Final = "这条消息等了太久，已放弃，请稍后再试"
 _STOPPED: Final = "服务正在停止，这条消息没能答完，请稍后再试"
 
@@ -63,11 +68,12 @@ class ChatService:
         window = Window(store, pictures, preferences, generation)
         ledger = Ledger(store.books, voice)
         commander = Commander(store, voice, preferences, ledger, model)
+        blocking, exchanges = Blocking(settings, self._metrics), self._exchanges
         self._turns = Turns(
-            store, voice, self._receiver, window, preferences, ledger, commander, self._exchanges, self._metrics
+            store, voice, self._receiver, window, preferences, ledger, commander, blocking, exchanges, self._metrics
         )
         self._lanes = Lanes(generation.max_pending)
-        self._by_id: dict[tuple[ChatKey, str], list[Arrival]] = {}
+        self._unanswered = Unanswered()
         self._stops: dict[tuple[ChatKey, str | None, float | None], Answer] = {}
         self._draining = False
 
@@ -77,14 +83,46 @@ class ChatService:
         Raises:
             InvalidRequest, CapacityError, GenerationFailed, EngineDead, StorageFailed
         """
-        running = self._running(incoming)
+        arrival = self._arrived(incoming, chat_name)
+        return await (asyncio.shield(arrival.answer) if arrival is not None else self._stop(incoming, chat_name))
+
+    async def stream(self, incoming: Incoming, chat_name: str) -> AsyncGenerator[Outgoing | Sent, None]:
+        """As ``handle``: every element of what is to be sent as soon as it is finished, then the whole."""
+        arrival = self._arrived(incoming, chat_name)
+        told: list[Outgoing] = []
+        if arrival is None:
+            answer = await self._stop(incoming, chat_name)
+        else:
+            telling = arrival.telling = arrival.telling or Telling()
+            async for element in telling.follow(arrival.answer):
+                told.append(element)
+                yield element
+            answer = arrival.answer.result()
+        whole = await self.outgoing(incoming, answer)
+        if told and answer.reply == cut_short(told).reply:
+            whole = tuple(told)
+        # Of what ended otherwise than it began all is sent: the beginning was no answer.
+        for element in whole[len(told) :] if tuple(told) == whole[: len(told)] else whole:
+            yield element
+        yield Sent(answer, whole)
+
+    async def outgoing(self, incoming: Incoming, answer: Answer) -> tuple[Outgoing, ...]:
+        """What to send for an answer, in order."""
+        settings = self.preferences.of(incoming.chat)
+        if len(answer.reply) <= _QUICKLY_CUT:
+            return outgoing(incoming, answer, settings)
+        return await asyncio.to_thread(outgoing, incoming, answer, settings)
+
+    def _arrived(self, incoming: Incoming, chat_name: str) -> Arrival | None:
+        """The message in its lane, where it may be already; None for a word that stops an answer."""
+        running = self._unanswered.find(incoming)
         if running is not None:
-            return await asyncio.shield(running.answer)
+            return running
         if self._draining:
             raise Draining("服务正在停止，请稍后再试", retry_after=5)
         self._voice()  # refuses while the weights are still loading
         if self._is_stop(incoming):
-            return await self._stop(incoming, chat_name)
+            return None
         arrival = Arrival(incoming, chat_name, self._line(incoming), time.monotonic() + self._timeout_s)
         lane = self._lanes.enter(arrival)
         self._enter(arrival)
@@ -92,7 +130,7 @@ class ChatService:
             lane.worker = asyncio.create_task(self._work(incoming.chat, lane))
         elif lane.turn is not None and self._follows_up(lane, lane.turn):
             self._interrupt(lane.turn, Interruption.FOLLOW_UP)
-        return await asyncio.shield(arrival.answer)
+        return arrival
 
     async def recall(self, chat: ChatKey, message_id: str) -> tuple[str, ...]:
         """A message left QQ: it leaves the history as well, and so does what answered it; an answer that is being
@@ -139,29 +177,12 @@ class ChatService:
             to_other=incoming.to_other and not incoming.at_me,
         )
 
-    def _running(self, incoming: Incoming) -> Arrival | None:
-        """The unanswered arrival of the same message, if it was sent before."""
-        if incoming.message_id is None:
-            return None
-        same_id = self._by_id.get((incoming.chat, incoming.message_id), ())
-        return next((arrival for arrival in same_id if are_one(arrival.incoming, incoming)), None)
-
     def _enter(self, arrival: Arrival) -> None:
         """Note a message until it is answered, or too late."""
         loop = asyncio.get_running_loop()
         alarm = loop.call_later(self._timeout_s + _GRACE_S, self._too_late, arrival)
         arrival.answer.add_done_callback(lambda _: alarm.cancel())
-        incoming = arrival.incoming
-        if incoming.message_id is not None:
-            key = incoming.chat, incoming.message_id
-            self._by_id.setdefault(key, []).append(arrival)
-            arrival.answer.add_done_callback(lambda _: self._forget(key, arrival))
-
-    def _forget(self, key: tuple[ChatKey, str], arrival: Arrival) -> None:
-        same_id = self._by_id[key]
-        same_id.remove(arrival)
-        if not same_id:
-            del self._by_id[key]
+        self._unanswered.add(arrival)
 
     def _too_late(self, arrival: Arrival) -> None:
         lane = self._lanes.of(arrival.incoming.chat)

@@ -15,8 +15,10 @@ from dataclasses import replace
 
 from qqvl_server.chat.arrivals import Interruption, Line
 from qqvl_server.chat.decision import Decision, Effort
-from qqvl_server.chat.identity import Identity
+from qqvl_server.chat.identity import Identity, are_one
 from qqvl_server.chat.message import Answer, ChatKey, Incoming, StoredMessage
+from qqvl_server.chat.outgoing.messages import Outgoing
+from qqvl_server.chat.outgoing.telling import Telling
 from qqvl_server.errors import Busy, QqvlError
 
 _RETRY_S = 2
@@ -41,6 +43,8 @@ class Arrival:
         self.stored: StoredMessage | None = None
         self.warnings: tuple[str, ...] = ()
         self.decision: Decision | None = None
+        # Whom its answer is told as it grows; None while all wait for the whole.
+        self.telling: Telling | None = None
         # What is told at most once in a while to who is not answered.
         self.notice: str | None = None
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -50,6 +54,11 @@ class Arrival:
     @property
     def is_settled(self) -> bool:
         return self.answer.done()
+
+    @property
+    def told(self) -> list[Outgoing]:
+        """What of its answer is out already."""
+        return self.telling.told if self.telling is not None else []
 
     def settle(self, answer: Answer) -> None:
         if not self.answer.done():
@@ -72,6 +81,32 @@ class Arrival:
             self.answer.set_exception(error)
 
 
+class Unanswered:
+    """The arrivals that have no answer yet, found by their message, for whoever sends it again."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[tuple[ChatKey, str], list[Arrival]] = {}
+
+    def find(self, incoming: Incoming) -> Arrival | None:
+        if incoming.message_id is None:
+            return None
+        same_id = self._by_id.get((incoming.chat, incoming.message_id), ())
+        return next((arrival for arrival in same_id if are_one(arrival.incoming, incoming)), None)
+
+    def add(self, arrival: Arrival) -> None:
+        incoming = arrival.incoming
+        if incoming.message_id is not None:
+            key = incoming.chat, incoming.message_id
+            self._by_id.setdefault(key, []).append(arrival)
+            arrival.answer.add_done_callback(lambda _: self._forget(key, arrival))
+
+    def _forget(self, key: tuple[ChatKey, str], arrival: Arrival) -> None:
+        same_id = self._by_id[key]
+        same_id.remove(arrival)
+        if not same_id:
+            del self._by_id[key]
+
+
 class Turn:
     """The messages that are answered together, and the model's speaking, which may be ended before it is whole."""
 
@@ -82,6 +117,8 @@ class Turn:
         self.effort: Effort | None = None
         self.task: asyncio.Task[None] | None = None
         self.is_given_up = False
+        # The message whose answer the model is saying.
+        self.speaks_for: Arrival | None = None
         self._speaking: asyncio.Task[Answer] | None = None
         self._is_over = False
 
@@ -89,9 +126,17 @@ class Turn:
     def deadline(self) -> float:
         return max(member.deadline for member in self.members)
 
+    @property
+    def is_out(self) -> bool:
+        """Whether a part of its answer was told."""
+        return self.speaks_for is not None and bool(self.speaks_for.told)
+
     def interrupt(self, reason: Interruption) -> bool:
-        """End the turn at the next token; False when its answer is whole, or it was ended before."""
-        if self._is_over or self.ended_by is not None:
+        """End the turn at the next token; False when its answer is whole, or it was ended before.
+
+        Nor does a follow-up end what is half said.
+        """
+        if self._is_over or self.ended_by is not None or (reason is Interruption.FOLLOW_UP and self.is_out):
             return False
         self.ended_by = reason
         if self._speaking is not None:

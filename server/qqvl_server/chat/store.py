@@ -207,7 +207,9 @@ class Store:
             chat_id = await chats.chat_id_of(connection, chat)
             row = await answers.newest_of(connection, chat_id, message_id)
             if row is None or row.reply_seq is None:
-                return ()
+                # Parts of an answer went out before its question was recalled.
+                is_gone = row is not None and await recalls.is_recalled(connection, chat_id, message_id, row.digest)
+                return tuple(ids) if is_gone else ()
             await answers.report(connection, chat_id, row.reply_seq, ids, self._clock.now())
             late = await recalls.reported_late(connection, chat_id, row.reply_seq, list(ids))
             return tuple(ids) if late else ()

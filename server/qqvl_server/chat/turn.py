@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +15,7 @@ from qqvl_server.chat import arrivals, commands, policy
 from qqvl_server.chat.arrivals import Interruption
 from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.commands import Given
-from qqvl_server.chat.decision import Charge, Decision, Effort, Reason
+from qqvl_server.chat.decision import Charge, Decision, Reason
 from qqvl_server.chat.judging import Judge
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges
@@ -24,21 +23,13 @@ from qqvl_server.chat.message import Answer, ChatKey, Speaker, StoredMessage
 from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import Receiver
 from qqvl_server.chat.session import Arrival, Turn
+from qqvl_server.chat.speaking import Speaking, cut_short
 from qqvl_server.chat.store import Draft, Outcome, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
+from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import QqvlError
-from qqvl_server.generation.port import (
-    Finished,
-    FinishReason,
-    GenerationRequest,
-    Reasoning,
-    TextDelta,
-    Thinking,
-    Urgency,
-    Usage,
-    Voice,
-)
+from qqvl_server.generation.port import Voice
 from qqvl_server.observe.metrics import Metrics
 
 BOT: Final = Speaker("bot", "bot")
@@ -55,14 +46,15 @@ class Turns:
         preferences: Preferences,
         ledger: Ledger,
         commander: Commander,
+        blocking: Blocking,
         exchanges: Exchanges,
         metrics: Metrics,
     ) -> None:
         self._store = store
-        self._voice = voice
         self._receiver = receiver
-        self._window = window
         self._preferences = preferences
+        self._blocking = blocking
+        self._speaking = Speaking(voice, window, preferences, blocking, commander.model)
         self._ledger = ledger
         self._judge = Judge(store, preferences, ledger, exchanges)
         self._commander = commander
@@ -121,10 +113,12 @@ class Turns:
             return
         decision = policy.decide(case)
         decision = replace(decision, cost_ms=(time.perf_counter() - began) * 1000)
-        received = await self._receiver.received(incoming)
+        blocked = await self._blocking.kept_back(incoming)
+        shown = blocked or incoming
+        received = await self._receiver.received(shown)
         arrival.warnings = received.warnings
         arrival.stored = await self._store.add_message(
-            Draft(incoming.chat, arrival.chat_name, incoming.speaker, received.parts, identity)
+            Draft(shown.chat, arrival.chat_name, shown.speaker, received.parts, identity)
         )
         if arrival.stored is None:
             arrival.settle(SILENT)
@@ -133,11 +127,23 @@ class Turns:
         else:
             arrival.decision = decision
             arrival.notice = case.used_up if decision.reason is Reason.QUOTA and policy.is_asked(case) else None
+            if blocked is not None:
+                await self._block(arrival)
 
     async def _refuse(self, arrival: Arrival, command: Given) -> None:
         """Who may not is told so, but seldom."""
         decision = Decision(False, Reason.COMMAND)
         told = self._commander.refusal(arrival.incoming, command)
+        answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
+        self._count(decision.reason)
+        arrival.settle(answer)
+
+    async def _block(self, arrival: Arrival) -> None:
+        """Whoever asked is told a line, and the model nothing."""
+        decision = _decision(arrival)
+        told = self._blocking.reply if decision.speak else ""
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
@@ -162,15 +168,21 @@ class Turns:
         urgency = min(policy.urgency(arrival.incoming, settings) for arrival in covered)
         speakers = [arrival.incoming.speaker.id for arrival in covered]
         self._ledger.listening_ends(turn.chat)
-        request_id = last.incoming.request_id
-        speaking = asyncio.create_task(self._ask(turn, request_id, _stored(last), urgency))
+        turn.speaks_for = last
+        speaking = asyncio.create_task(self._speaking.ask(turn, last, _stored(last), urgency))
         try:
             said = await turn.spoken(speaking)
         except QqvlError as error:
-            for arrival in covered:
-                arrival.fail(error)
-            await self._ledger.keep(self._ledger.answered(turn.chat, speakers, said=False))
-            return
+            if not turn.is_out:
+                for arrival in covered:
+                    arrival.fail(error)
+                await self._ledger.keep(self._ledger.answered(turn.chat, speakers, said=False))
+                return
+            # To be asked again is no way out: it would be said twice.
+            said = cut_short(last.told, f"回答没有说完：{error.message}")
+        if said is None and turn.is_out and not last.is_recalled:
+            said = cut_short(last.told)
+            covered = [arrival for arrival in covered if not arrival.is_recalled]
         charges = self._ledger.answered(turn.chat, speakers, said=said is not None and said.should_reply)
         if said is None:
             await self._ledger.keep(charges)
@@ -216,39 +228,6 @@ class Turns:
                 self._count(outcome.decision.reason)
             # Recalled while it was committed: its reply has left already.
             arrival.settle(SILENT if arrival.is_recalled else outcome.answer)
-
-    async def _ask(self, turn: Turn, request_id: str, last: StoredMessage, urgency: Urgency) -> Answer:
-        voice, began = self._voice(), time.monotonic()
-        messages = await self._window.messages(voice, turn.chat, last)
-        request = GenerationRequest(
-            request_id,
-            messages,
-            self._window.sampling(voice, turn.chat),
-            turn.deadline,
-            owner=str(turn.chat),
-            urgency=urgency,
-            thinking=Thinking(anywhere=True),
-        )
-        text: list[str] = []
-        usage, reason = Usage(0, 0), FinishReason.STOP
-        unseen: tuple[str, ...] = ()
-        async with aclosing(voice.generate(request)) as events:
-            async for event in events:
-                match event:
-                    case TextDelta(delta):
-                        text.append(delta)
-                    case Reasoning(retracts=True):
-                        text.clear()
-                    case Finished(why, used):
-                        usage, reason, unseen = used, why, event.unseen
-        lines = sum(message.role != "system" for message in messages)
-        took = time.monotonic() - began
-        turn.effort = Effort(lines, usage.prompt_tokens, usage.cached_tokens, took, self._commander.model)
-        reply = "".join(text).strip()
-        warnings = tuple(f"聊天记录里有一张图没有看到：{cause}" for cause in unseen)
-        if not reply and reason is FinishReason.LENGTH:
-            warnings += ("模型没想完就到了回复长度的上限，这次没有说话；可以加大 --max-new-tokens",)
-        return Answer(reply, bool(reply), warnings, usage.prompt_tokens, usage.completion_tokens)
 
     def _count(self, reason: Reason) -> None:
         self._metrics.decisions.labels(reason).inc()

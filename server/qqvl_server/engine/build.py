@@ -6,19 +6,23 @@ tested is what is served.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 import psutil
 import torch
 
-from qqvl_server.engine.cache.kv_cache import kv_dtype, kv_shape
+from qqvl_server.engine.cache.kv_cache import KVShape, kv_dtype, kv_shape
 from qqvl_server.engine.cpu import checking, packing
 from qqvl_server.engine.cpu.backend import CpuBackend
-from qqvl_server.engine.cpu.kernels import text_shape
+from qqvl_server.engine.cpu.kernels import TextShape, text_shape
 from qqvl_server.engine.cuda.backend import CudaBackend, Recording
+from qqvl_server.engine.cuda.checking import refused
 from qqvl_server.engine.cuda.graphs import CudaCapture
+from qqvl_server.engine.cuda.layers import fuse
+from qqvl_server.engine.cuda.own import BLOCK_SIZE, OwnKernels
 from qqvl_server.engine.cuda.trial import Trial, Trusted
 from qqvl_server.engine.cuda.varlen import LIBRARIES, NamedKernel
 from qqvl_server.engine.forward.backend import Backend
@@ -99,17 +103,19 @@ def backend_for(model: Any, settings: EngineSettings, context_tokens: int) -> Ba
     device, dtype, kv = model.device, kv_dtype(model), kv_shape(model.config)
     shape = text_shape(model.config, kv)
     if device.type == "cpu" and settings.cpu_kernels == "auto":
-        own = checking.find(device, dtype, shape)
-        if own is not None:
-            return CpuBackend(own)
+        found_for_cpu = checking.find(device, dtype, shape)
+        if found_for_cpu is not None:
+            return CpuBackend(found_for_cpu)
         logger().warning(
             "自带的 CPU 算子用不了，改用 PyTorch 的，会慢一些：没有编译器就装上 g++ 再启动；--cpu-kernels off 不再提示"
         )
     if device.type != "cuda":
         return SdpaBackend(adapt=packing.pack)
-    adapt = partial(_adapted, compiled=settings.torch_compile == "on")
+    own, why_not = own_kernels(device, dtype, shape, kv)
+    adapt = partial(_adapted, compiled=settings.torch_compile == "on", own=own)
     trial = Trial(device, dtype, kv, shape.heads, settings.max_running, context_tokens)
-    found = attention_kernel(trial, LIBRARIES)
+    kernels = LIBRARIES if own is None else (NamedKernel("own Triton", own.attend, (BLOCK_SIZE,)), *LIBRARIES)
+    found = attention_kernel(trial, kernels, why_not)
     if found is None:
         return SdpaBackend(adapt=adapt)
     recording = None
@@ -118,15 +124,39 @@ def backend_for(model: Any, settings: EngineSettings, context_tokens: int) -> Ba
     return CudaBackend(found.attend, found.block_size, name=found.name, recording=recording, adapt=adapt)
 
 
-def _adapted(model: Any, *, compiled: bool) -> None:
+def own_kernels(
+    device: torch.device, dtype: torch.dtype, shape: TextShape, kv: KVShape
+) -> tuple[OwnKernels | None, Mapping[str, str]]:
+    """Our own for this card and model, or why there are none."""
+    try:
+        own = OwnKernels(device)
+    except ImportError as missing:
+        return None, {"own Triton": f"{type(missing).__name__}: {missing}"}
+    reason = None if own.takes(kv.head_dim) else f"heads of {kv.head_dim} numbers"
+    reason = reason or refused(own, device, dtype, hidden=shape.hidden, inner=shape.inner, heads=shape.heads, kv=kv)
+    return (own, {}) if reason is None else (None, {"own Triton": reason})
+
+
+def _adapted(model: Any, *, compiled: bool, own: OwnKernels | None) -> None:
     by_products(model)
     if compiled:
         compile_layers(model)
+    elif own is not None:
+        fuse(model, own)
 
 
-def attention_kernel(trial: Trial, kernels: Sequence[NamedKernel]) -> Trusted | None:
-    """The first kernel that is right on this card; a warning where it is not the first choice, or none is."""
+def attention_kernel(
+    trial: Trial, kernels: Sequence[NamedKernel], why_not: Mapping[str, str] | None = None
+) -> Trusted | None:
+    """The first kernel that is right on this card; a warning where it is not the first choice, or none is.
+
+    ``why_not`` says it of those that cannot even be tried.
+    """
     found = trial.find(kernels)
+    if isinstance(found, Trusted):
+        found = replace(found, refused={**(why_not or {}), **found.refused})
+    else:
+        found = {**(why_not or {}), **found}
     if not isinstance(found, Trusted):
         logger().warning(
             "这块显卡上没有可用的分页注意力算子：每一步都要先拷贝缓存，也不能录制，会慢几倍；回答不变",

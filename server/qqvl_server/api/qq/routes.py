@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
-from qqvl_server.api import error_bodies
+from qqvl_server.api import error_bodies, sse
 from qqvl_server.api.body import read_object
 from qqvl_server.api.document import request_body
 from qqvl_server.api.door import Door
@@ -26,12 +29,15 @@ from qqvl_server.api.qq.schema import (
     RecallReply,
     SentReply,
 )
-from qqvl_server.chat.message import ChatKey, ChatKind
+from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming
+from qqvl_server.chat.outgoing.messages import Outgoing
 from qqvl_server.chat.service import ChatService
-from qqvl_server.errors import InvalidRequest
+from qqvl_server.chat.speaking import Sent
+from qqvl_server.errors import InvalidRequest, QqvlError
 from qqvl_server.keys import Scope
 
 M = TypeVar("M", bound=BaseModel)
+_Told = Callable[[Answer, Sequence[Outgoing], str], BaseModel]
 
 
 def build(service: ChatService) -> Door:
@@ -40,16 +46,15 @@ def build(service: ChatService) -> Door:
     @router.post("/group", openapi_extra=request_body(GroupMessage), response_model=GroupReply)
     async def group(request: Request) -> Response:
         body = _validated(GroupMessage, await read_object(request))
-        request_id = request_id_of(request)
-        answer = await service.handle(translate.group_to_incoming(body, request_id), body.group_name)
-        return _told(translate.answer_to_group(answer, request_id))
+        incoming = translate.group_to_incoming(body, request_id_of(request))
+        return await _answered(service, incoming, body.group_name, translate.answer_to_group, is_streamed=body.stream)
 
     @router.post("/private", openapi_extra=request_body(PrivateMessage), response_model=PrivateReply)
     async def private(request: Request) -> Response:
         body = _validated(PrivateMessage, await read_object(request))
-        request_id = request_id_of(request)
-        answer = await service.handle(translate.private_to_incoming(body, request_id), body.user_nickname)
-        return _told(translate.answer_to_private(answer, request_id))
+        incoming = translate.private_to_incoming(body, request_id_of(request))
+        told = translate.answer_to_private
+        return await _answered(service, incoming, body.user_nickname, told, is_streamed=body.stream)
 
     @router.post("/group/recall", openapi_extra=request_body(GroupRecall), response_model=RecallReply)
     async def group_recall(request: Request) -> Response:
@@ -76,6 +81,31 @@ def build(service: ChatService) -> Door:
     return Door("qq", ("/api/chat",), Scope.QQ, router, error_bodies.own)
 
 
+async def _answered(
+    service: ChatService, incoming: Incoming, chat_name: str, told: _Told, *, is_streamed: bool
+) -> Response:
+    if not is_streamed:
+        answer = await service.handle(incoming, chat_name)
+        return _told(told(answer, await service.outgoing(incoming, answer), incoming.request_id))
+
+    def failure(error: QqvlError) -> str:
+        return _event("error", json.dumps(error_bodies.own(error, incoming.request_id), ensure_ascii=False))
+
+    async def events() -> AsyncGenerator[str, None]:
+        async with aclosing(service.stream(incoming, chat_name)) as stream:
+            async for item in stream:
+                if isinstance(item, Sent):
+                    yield _event("done", _json(told(item.answer, item.messages, incoming.request_id)))
+                else:
+                    yield _event("message", _json(translate.outgoing(item)))
+
+    return sse.EventStream(await sse.begun(events()), failure)
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"
+
+
 def _group(group_id: str) -> ChatKey:
     return ChatKey(ChatKind.GROUP, group_id)
 
@@ -84,8 +114,12 @@ def _private(user_id: str) -> ChatKey:
     return ChatKey(ChatKind.PRIVATE, user_id)
 
 
+def _json(reply: BaseModel) -> str:
+    return reply.model_dump_json(exclude_none=True)
+
+
 def _told(reply: BaseModel) -> Response:
-    return Response(reply.model_dump_json(exclude_none=True), media_type="application/json")
+    return Response(_json(reply), media_type="application/json")
 
 
 def _validated(model: type[M], value: dict[str, Any]) -> M:

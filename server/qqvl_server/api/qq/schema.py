@@ -113,6 +113,7 @@ class ChatMessageBody(Model):
     sender_is_bot: Annotated[bool, BeforeValidator(_not_told)] = False
     message_type: str | None = None
     context_only: Annotated[bool, BeforeValidator(_not_told)] = False
+    stream: Annotated[bool, BeforeValidator(_not_told)] = False
 
 
 class GroupMessage(ChatMessageBody):
@@ -134,10 +135,31 @@ class UsageBody(Model):
     total_tokens: int
 
 
-class OutgoingBody(Model):
-    """One message to send: its plain text."""
+class SegmentData(Model):
+    """Of a ``text``, ``at`` or ``reply`` segment, as OneBot v11 names it."""
 
+    text: str | None = None
+    qq: str | None = None
+    id: str | None = None
+
+
+class OutgoingSegment(Model):
+    type: Literal["text", "at", "reply"]
+    data: SegmentData
+
+
+class OutgoingNode(Model):
+    name: str
+    user_id: str
     text: str
+
+
+class OutgoingBody(Model):
+    """One message to send: one of its plain text, its segments, or the lines of a forward record."""
+
+    text: str | None = None
+    segments: tuple[OutgoingSegment, ...] | None = None
+    forward: tuple[OutgoingNode, ...] | None = None
 
 
 class PrivateReply(Model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,11 +12,13 @@ from qqvl_server.api.qq.schema import (
     GroupMessage,
     GroupReply,
     OutgoingBody,
+    OutgoingNode,
+    OutgoingSegment,
     PrivateMessage,
     PrivateReply,
+    SegmentData,
     UsageBody,
 )
-from qqvl_server.chat import outgoing
 from qqvl_server.chat.message import (
     Answer,
     ChatKey,
@@ -28,6 +30,7 @@ from qqvl_server.chat.message import (
     Speaker,
     Text,
 )
+from qqvl_server.chat.outgoing.messages import Outgoing, Record
 
 # A record may hold dozens; these are looked at.
 _FORWARDED_PICTURES: Final = 4
@@ -139,18 +142,33 @@ def _usage(answer: Answer) -> UsageBody:
     )
 
 
-def answer_to_group(answer: Answer, request_id: str) -> GroupReply:
-    private = answer_to_private(answer, request_id)
+def outgoing(element: Outgoing) -> OutgoingBody:
+    if isinstance(element, Record):
+        nodes = tuple(OutgoingNode(name=n.name, user_id=n.user_id, text=n.text) for n in element.nodes)
+        return OutgoingBody(forward=nodes)
+    if element.at is None and element.quote is None:
+        return OutgoingBody(text=element.text)
+    text = element.text if element.at is None else f" {element.text}"
+    segments = (
+        OutgoingSegment(type="reply", data=SegmentData(id=element.quote)) if element.quote is not None else None,
+        OutgoingSegment(type="at", data=SegmentData(qq=element.at)) if element.at is not None else None,
+        OutgoingSegment(type="text", data=SegmentData(text=text)),
+    )
+    return OutgoingBody(segments=tuple(filter(None, segments)))
+
+
+def answer_to_group(answer: Answer, messages: Sequence[Outgoing], request_id: str) -> GroupReply:
+    private = answer_to_private(answer, messages, request_id)
     return GroupReply(should_reply=answer.should_reply, **dict(private))
 
 
-def answer_to_private(answer: Answer, request_id: str) -> PrivateReply:
+def answer_to_private(answer: Answer, messages: Sequence[Outgoing], request_id: str) -> PrivateReply:
     return PrivateReply(
         reply=answer.reply,
         request_id=request_id,
         warnings=answer.warnings,
         usage=_usage(answer),
-        messages=tuple(OutgoingBody(text=part.text) for part in outgoing.messages(answer.reply)),
+        messages=tuple(map(outgoing, messages)),
         reason=answer.reason or None,
         merged_into=answer.merged_into,
     )

@@ -68,6 +68,15 @@ async def swallows(connection: AsyncConnection, chat_id: int, identity: Identity
     return False
 
 
+async def is_recalled(connection: AsyncConnection, chat_id: int, message_id: str, digest: str | None) -> bool:
+    found = await connection.execute(
+        select(RECALLS.c.id).where(
+            RECALLS.c.chat_id == chat_id, RECALLS.c.message_id == message_id, RECALLS.c.digest == digest
+        )
+    )
+    return found.first() is not None
+
+
 async def reported_late(connection: AsyncConnection, chat_id: int, reply_seq: int, ids: list[str]) -> bool:
     """Whether what was answered has left by now; its recall then knows what was sent, too."""
     found = await connection.execute(

@@ -10,7 +10,7 @@ from typing import Final
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.generation.constraints.masks import single
-from qqvl_server.generation.port import Thinking
+from qqvl_server.generation.port import Grammar, GrammarKind, Thinking
 from qqvl_server.generation.replies.thoughts import CLOSING, OPENING
 
 _OPENING: Final = OPENING.encode()
@@ -31,6 +31,13 @@ def budget_of(thinking: Thinking, *, opened: bool, thinks: bool) -> int | None:
     if thinking.budget is None and thinks:
         return _EFFORTS.get(thinking.effort or "")
     return thinking.budget
+
+
+def tells_of_thought(grammar: Grammar | None) -> bool:
+    """Whether a grammar is written for the thought as well: it names its end. A schema's texts are texts."""
+    if grammar is None or grammar.kind is GrammarKind.JSON_SCHEMA:
+        return False
+    return CLOSING in grammar.text.replace("\\", "")
 
 
 class WhileThinking:
