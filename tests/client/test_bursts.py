@@ -58,7 +58,9 @@ async def test_who_called_the_bot_stays_when_others_are_let_go(world: World, tmp
         return only_when_called(body)
 
     world.chat.script = slowly
-    async with ClientProcess(tmp_path, world.settings() | {"waiting_per_chat": 20, "server_timeout_s": 60}) as client:
+    async with ClientProcess(
+        tmp_path, world.settings() | {"waiting_per_chat": 20, "posts_per_chat": 1, "server_timeout_s": 60}
+    ) as client:
         await world.onebot.line()
         await world.onebot.event(group_message("占着", chat_id))
         await world.chat.asked(chat_id)
@@ -78,7 +80,8 @@ async def test_behind_a_crowd_only_the_last_are_answered(world: World, tmp_path:
         return answer_for(body)
 
     world.chat.script = slowly
-    async with ClientProcess(tmp_path, world.settings() | {"answers_waiting": 3, "server_timeout_s": 60}) as client:
+    settings = world.settings() | {"answers_waiting": 3, "posts_per_chat": 1, "server_timeout_s": 60}
+    async with ClientProcess(tmp_path, settings) as client:
         await world.onebot.line()
         await world.onebot.event(group_message("0", chat_id))
         await world.chat.asked(chat_id)
@@ -102,7 +105,8 @@ async def test_who_grew_old_in_the_queue_is_history(world: World, tmp_path: Path
         return answer_for(body)
 
     world.chat.script = slowly
-    async with ClientProcess(tmp_path, world.settings() | {"max_age_s": 1.5, "server_timeout_s": 60}):
+    settings = world.settings() | {"max_age_s": 1.5, "posts_per_chat": 1, "server_timeout_s": 60}
+    async with ClientProcess(tmp_path, settings):
         await world.onebot.line()
         await world.onebot.event(private_message("占着", chat_id, time=time.time()))
         await world.chat.asked(chat_id)
