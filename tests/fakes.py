@@ -42,6 +42,9 @@ class ScriptedVoice:
         self.unseen: tuple[str, ...] = ()
         self.running = 0
         self.most_running = 0
+        # What each reply costs, and what is owed for them.
+        self.seconds = 0.0
+        self.owed: dict[str, float] = {}
 
     @property
     def context_tokens(self) -> int:
@@ -50,6 +53,13 @@ class ScriptedVoice:
     def status(self) -> VoiceStatus:
         return VoiceStatus(True, True, True, "cpu")
 
+    @property
+    def shares_steps(self) -> bool:
+        return True
+
+    def take_seconds(self, owner: str) -> float:
+        return self.owed.pop(owner, 0.0)
+
     async def count(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
         return tuple(count(message) for message in messages)
 
@@ -57,6 +67,7 @@ class ScriptedVoice:
         self.asked.append(request)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
+        self.owed[request.owner] = self.owed.get(request.owner, 0.0) + self.seconds
         try:
             await self.gate.wait()
             await asyncio.sleep(0)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from qqvl_server.chat.commands import COMMANDS, Role
+from qqvl_server.chat.preferences import OWN
 from qqvl_server.config import OTHER_ENV, knobs, resolve, variables
 from qqvl_server.settings import Settings
 from tests.running import ROOT, RunningServer, run_cli
@@ -88,6 +90,7 @@ def test_a_readme_names_every_route_and_no_other(readme: str, server: RunningSer
         "docs/architecture.md",
         "docs/client.md",
         "docs/deploy.md",
+        "docs/bot.md",
         "docs/reliability.md",
         "CONTRIBUTING.md",
         "models/README.md",
@@ -140,3 +143,15 @@ def test_every_test_that_a_promise_names_is_there() -> None:
         if not re.search(rf"def {name}\(", (ROOT / path).read_text(encoding="utf-8"))
     ]
     assert not missing
+
+
+def test_the_owners_page_has_every_command_and_every_setting_of_one_chat() -> None:
+    text = (ROOT / "docs" / "bot.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `/(\w+)(?: \[(\w+)\])?` (\w+) \| (\S+) \|", text, re.MULTILINE)
+    may = {Role.MEMBER: "每个人", Role.ADMIN: "管理员以上"}
+    wanted = [(c.name, c.argument, c.word, may[c.role] if c.name != "stop" else "提问的人，或管理员") for c in COMMANDS]
+    assert sorted(rows) == sorted(wanted)
+    listed = text.split("可以单独设的：")[1].split("。")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == OWN
+    named = set(re.findall(r"`(\w+_\w+)`", text)) - {"message_id", "self_id", "at_me", "data_dir"}
+    assert not {name for name in named if not name.startswith("qqvl_")} - {knob.name for knob in knobs()}

@@ -20,6 +20,7 @@ from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
 from qqvl_server.api.qq import routes as qq
 from qqvl_server.api.responses import routes as responses
+from qqvl_server.chat.personas import Personas
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.connections import quieted, raise_limit, web_config
@@ -61,8 +62,9 @@ async def _serve(
     life = Lifecycle(settings.weights.device)
     async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
         service = ChatService(
-            store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics
-        )
+            store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics,
+            Personas(data_dir / "personas"), (settings.server.served_model_name or (checkpoint.name,))[0],
+        )  # fmt: skip
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
         doors = (
             qq.build(service),
@@ -138,10 +140,12 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
 
     loaded = load(checkpoint, settings.weights)
     context = min(loaded.context_tokens, settings.generation.context_tokens)
+    engine = choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending)
+    context = choosing.longest(engine, context)
     logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
     voice = LocalVoice(
         Preprocessor(loaded.processor, library, settings.media.max_image_tokens, context),
-        choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending),
+        engine,
         device=loaded.device,
         context_tokens=context,
         metrics=metrics,

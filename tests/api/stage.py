@@ -62,6 +62,13 @@ class EventVoice:
     def status(self) -> VoiceStatus:
         return VoiceStatus(True, True, True, "cpu")
 
+    @property
+    def shares_steps(self) -> bool:
+        return True
+
+    def take_seconds(self, owner: str) -> float:
+        return 0.0
+
     async def count(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
         return tuple(1 for _ in messages)
 

@@ -501,6 +501,35 @@ def test_the_more_waits_and_the_slower_the_engine_the_later_is_one_told_to_come_
     assert settled(bench)
 
 
+@pytest.mark.parametrize("fault", ["", "oom:2-3", "step:3"])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_steps_time_is_shared_among_those_it_computed_for(fault: str, ahead: bool) -> None:
+    bench = Bench(fault, ahead=ahead)
+    bench.runner.step_s = 0.01
+    names = ("group:1", "private:2", "group:3")
+    inboxes = [bench.ask(name, prompt=4 * (1 + n), new=5) for n, name in enumerate(names)]
+    late = bench.ask("somebody's key")
+    for inbox in (*inboxes, late):
+        inbox.all()
+    assert settled(bench)
+    meter = bench.worker.meter
+    spent = {name: meter.take(name) for name in (*names, "somebody's key")}
+    assert all(seconds > 0 for seconds in spent.values())
+    assert meter.busy_s >= 0.01 * bench.runner.steps
+    assert sum(spent.values()) == pytest.approx(meter.busy_s, rel=0.02)
+    assert meter.of_kind("group") == pytest.approx(spent["group:1"] + spent["group:3"])
+    assert meter.of_kind("api") == pytest.approx(spent["somebody's key"])
+    assert not any(meter.take(name) for name in names)
+
+
+def test_time_that_nobody_needed_is_nobodys(bench: Bench) -> None:
+    for _ in range(2):
+        bench.ask("group:1").tokens()
+        assert settled(bench)
+        time.sleep(0.3)
+    assert bench.worker.meter.busy_s < 0.3
+
+
 def test_a_planted_step_fails_once() -> None:
     bench = Bench("step")
     assert isinstance(bench.ask().error(), GenerationFailed)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from qqvl_server.engine.steps.meter import Meter
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import Busy, DeadlineExceeded, EngineDead, GenerationFailed, InvalidRequest, PromptTooLong
 from qqvl_server.generation.engines.serial import SerialEngine
@@ -423,6 +424,7 @@ class OpenEngine:
     """Gives each reply its first token; the test gives the rest."""
 
     alive = True
+    meter = Meter(exact=True)
 
     def __init__(self) -> None:
         self.channels: dict[str, TokenChannel] = {}

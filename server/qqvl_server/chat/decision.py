@@ -47,3 +47,43 @@ class Activity:
 
 
 NO_ACTIVITY: Final = Activity()
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What an answer took: lines of the chat and tokens that the model was shown, how many of those it had read
+    before, how long it was from the turn's beginning to its last word, and which model it was."""
+
+    window_lines: int
+    prompt_tokens: int
+    cached_tokens: int
+    seconds: float
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A decision to speak as it was kept; ``at`` is in seconds since the epoch."""
+
+    reason: str
+    score: float | None
+    cost_ms: float
+    at: float
+    effort: Effort | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What somebody had of the bot in a day: messages answered, and seconds of the model."""
+
+    messages: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """To be added to the day of a ``user`` or a ``group``."""
+
+    kind: str
+    id: str
+    usage: Usage

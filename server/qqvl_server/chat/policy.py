@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from qqvl_server.chat import waking
+from qqvl_server.chat import commands, waking
+from qqvl_server.chat.commands import Given
 from qqvl_server.chat.decision import NO_ACTIVITY, Activity, Decision, Reason
 from qqvl_server.chat.message import ChatKind, EncodedPicture, Incoming, Quote
 from qqvl_server.generation.port import Urgency
 from qqvl_server.settings import ChatSettings
 
-_MAY_COMMAND: Final = frozenset({"owner", "admin"})
 _WEEK_S: Final = 7 * 86400
 _UNASKED: Final = frozenset({Reason.ALWAYS, Reason.SMART})
 _MENTION = re.compile(r"@\S{1,64}")
@@ -44,7 +44,7 @@ class Case:
     """A message whose turn has come. ``now`` is in seconds since the epoch; ``settings`` are those of its chat.
 
     ``quotes_ours``: it quotes a line that we know to be ours. ``is_machine``: its speaker answers us as only a program
-    does.
+    does. ``muted``: the chat has told us to be silent. ``used_up``: what is told to whoever has had all of today's.
     """
 
     incoming: Incoming
@@ -53,6 +53,8 @@ class Case:
     quotes_ours: bool = False
     is_machine: bool = False
     activity: Activity = NO_ACTIVITY
+    muted: bool = False
+    used_up: str | None = None
 
 
 def sent_at(case: Case) -> float | None:
@@ -77,7 +79,7 @@ def _is_bot(case: Case) -> bool:
     return is_known_bot(case) or (case.is_machine and not case.incoming.is_bare)
 
 
-def _is_listed(case: Case) -> bool:
+def is_left_out(case: Case) -> bool:
     """The lists leave it out. Owners are never left out."""
     settings, chat, who = case.settings, case.incoming.chat, case.incoming.speaker.id
     if who in settings.owners:
@@ -125,8 +127,10 @@ def _is_enough(case: Case) -> bool:
 
 
 Gates = tuple[tuple[Reason, Callable[[Case], bool]], ...]
-GATES: Final[Gates] = ((Reason.STALE, _is_stale), (Reason.BOT, _is_bot), (Reason.LISTED, _is_listed))
+GATES: Final[Gates] = ((Reason.STALE, _is_stale), (Reason.BOT, _is_bot), (Reason.LISTED, is_left_out))
 """In order; the first that is true shuts."""
+GATES_TALK: Final[Gates] = ((Reason.QUIET, lambda case: case.muted),)
+"""Behind those, for all but commands."""
 GATES_UNASKED: Final[Gates] = ((Reason.QUIET, _is_quiet), (Reason.COOLDOWN, _is_enough))
 """Behind those, for what is plainly said to nobody of us."""
 
@@ -136,15 +140,30 @@ def decide(case: Case) -> Decision:
     reason = _wanted(case)
     if reason is None:
         return Decision(False, Reason.SILENT)
-    gates = GATES + GATES_UNASKED if _is_unasked(case, reason) else GATES
+    unasked = GATES_UNASKED if _is_unasked(case, reason) else ()
+    gates = (*GATES, *GATES_TALK, *unasked, (Reason.QUOTA, lambda case: case.used_up is not None))
     shut = _shut_by(case, gates)
     return Decision(True, reason) if shut is None else Decision(False, shut)
 
 
 def is_heeded(case: Case) -> bool:
-    """Whether a command in it counts: it is said to the bot, now, by a person."""
-    incoming = case.incoming
-    return not incoming.context_only and is_addressed(incoming, case.settings) and _shut_by(case, GATES) is None
+    """Whether a command in it counts: it is said to the bot, now, by a person; while we are muted, by an admin."""
+    incoming, settings = case.incoming, case.settings
+    if incoming.context_only or not is_addressed(incoming, settings) or _shut_by(case, GATES) is not None:
+        return False
+    return not case.muted or commands.role_of(incoming, settings) >= commands.Role.ADMIN
+
+
+def is_asked(case: Case) -> bool:
+    """Whether somebody waits for what it would be answered."""
+    reason = _wanted(case)
+    return reason is not None and not _is_unasked(case, reason)
+
+
+def command(case: Case) -> Given | None:
+    """The command in it that counts, whoever may give it."""
+    found = commands.given(case.incoming, names(case.incoming, case.settings), case.settings, muted=case.muted)
+    return found if found is not None and is_heeded(case) else None
 
 
 def needs_activity(case: Case) -> bool:
@@ -208,7 +227,7 @@ def is_unfinished(incoming: Incoming, settings: ChatSettings) -> bool:
     has_pictures = any(isinstance(part, EncodedPicture) for part in incoming.parts)
     if not words:
         return has_pictures or bool(text)
-    called = {name.strip().casefold() for name in names(incoming, settings)}
+    called = {name.strip().casefold() for name in (*names(incoming, settings), *settings.wake_words)}
     return not has_pictures and words.casefold() in called
 
 
@@ -224,21 +243,3 @@ def urgency(incoming: Incoming, settings: ChatSettings) -> Urgency:
     if incoming.chat.kind is ChatKind.PRIVATE:
         return Urgency.PRIVATE
     return Urgency.ADDRESSED if is_addressed(incoming, settings) else Urgency.ACTIVE_SPEECH
-
-
-def may_reset(incoming: Incoming, settings: ChatSettings) -> bool:
-    """In groups: the group's owner and admins, and the bot's own owners.
-
-    A client that tells neither role nor mention can name nobody's rights: everybody has them, until ``owners`` says
-    who. One that tells mentions could tell the role too; who has none is a member.
-    """
-    if incoming.chat.kind is ChatKind.PRIVATE or incoming.speaker.id in settings.owners:
-        return True
-    if incoming.role is None:
-        return incoming.at_me is None and not settings.owners
-    return incoming.role in _MAY_COMMAND
-
-
-def may_stop(incoming: Incoming, settings: ChatSettings) -> bool:
-    """Whether somebody else's answer may be stopped."""
-    return incoming.speaker.id in settings.owners or incoming.role in _MAY_COMMAND

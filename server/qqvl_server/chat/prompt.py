@@ -7,8 +7,10 @@ nothing that changes (clock, counter) stands before the history, and the cut mov
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from qqvl_server.chat.message import ChatKind, LostPicture, Picture, Quote, StoredMessage, Text
@@ -76,6 +78,13 @@ def _words(part: Text | Picture | LostPicture | Quote) -> str:
             return LOST
         case Picture():
             return EXPIRED
+
+
+def with_time(message: ChatMessage, now: time.struct_time) -> ChatMessage:
+    """The newest message, told with the time. In the next prompt it is without: nothing before it ever changes."""
+    day = "一二三四五六日"[now.tm_wday]
+    text = f"\n（现在是 {now.tm_year} 年 {now.tm_mon} 月 {now.tm_mday} 日 星期{day} {now.tm_hour:02}:{now.tm_min:02}）"
+    return replace(message, parts=(*message.parts, TextPart(text)))
 
 
 def cut(counts: Sequence[int], budget: int) -> int:

@@ -10,20 +10,24 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
-from qqvl_server.chat import arrivals, commands, policy
+from qqvl_server.chat import arrivals, commanding, commands, policy
 from qqvl_server.chat.arrivals import Interruption, Line
+from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.decision import Reason
+from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges
 from qqvl_server.chat.message import Answer, ChatKey, Incoming, StoredMessage
 from qqvl_server.chat.outgoing.messages import Outgoing
 from qqvl_server.chat.outgoing.telling import Telling
-from qqvl_server.chat.policy import Case
+from qqvl_server.chat.personas import Personas
+from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import PictureBook, Receiver
 from qqvl_server.chat.session import Arrival, Lane, Lanes, Turn, Unanswered
 from qqvl_server.chat.speaking import Sent, cut_short, outgoing
 from qqvl_server.chat.store import ChatSummary, Store
 from qqvl_server.chat.turn import SILENT, Turns
 from qqvl_server.chat.window import Window
+from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import DeadlineExceeded, Draining
 from qqvl_server.generation.port import Voice
 from qqvl_server.observe.logs import logger
@@ -50,22 +54,28 @@ class ChatService:
         generation: GenerationSettings,
         max_images: int,
         metrics: Metrics | None = None,
+        personas: Personas | None = None,
+        model: str = "",
     ) -> None:
+        """``model`` is the name that is told of what answers."""
         self._store = store
         self._voice = voice
-        self._settings = settings
+        preferences = self.preferences = Preferences(store.books, personas or Personas(), settings)
         self._timeout_s = generation.request_timeout_s
         self._metrics = metrics or Metrics()
         self._receiver = Receiver(pictures, max_images)
         self._exchanges = Exchanges()
-        window = Window(store, pictures, settings, generation)
-        self._turns = Turns(store, voice, self._receiver, window, settings, self._exchanges, self._metrics)
+        window = Window(store, pictures, preferences, generation)
+        ledger = Ledger(store.books, voice)
+        commander = Commander(store, voice, preferences, ledger, model)
+        blocking, exchanges = Blocking(settings, self._metrics), self._exchanges
+        self._turns = Turns(
+            store, voice, self._receiver, window, preferences, ledger, commander, blocking, exchanges, self._metrics
+        )
         self._lanes = Lanes(generation.max_pending)
         self._unanswered = Unanswered()
         self._stops: dict[tuple[ChatKey, str | None, float | None], Answer] = {}
         self._draining = False
-        if settings.group_reply == "smart":
-            logger().warning("group_reply: smart 还没有校准过的判断，现在和 addressed 一样：只回叫到它的")
 
     async def handle(self, incoming: Incoming, chat_name: str) -> Answer:
         """Answer one message. The turn goes on when the caller hangs up, so that a retry finds its answer.
@@ -98,9 +108,10 @@ class ChatService:
 
     async def outgoing(self, incoming: Incoming, answer: Answer) -> tuple[Outgoing, ...]:
         """What to send for an answer, in order."""
+        settings = self.preferences.of(incoming.chat)
         if len(answer.reply) <= _QUICKLY_CUT:
-            return outgoing(incoming, answer, self._settings)
-        return await asyncio.to_thread(outgoing, incoming, answer, self._settings)
+            return outgoing(incoming, answer, settings)
+        return await asyncio.to_thread(outgoing, incoming, answer, settings)
 
     def _arrived(self, incoming: Incoming, chat_name: str) -> Arrival | None:
         """The message in its lane, where it may be already; None for a word that stops an answer."""
@@ -143,7 +154,7 @@ class ChatService:
         finally:
             if arrival is not None:
                 arrival.settle(SILENT)
-        return recalled.withdraw if self._settings.withdraw_replies == "on" else ()
+        return recalled.withdraw if self.preferences.of(chat).withdraw_replies == "on" else ()
 
     async def sent(self, chat: ChatKey, message_id: str, ids: Sequence[str]) -> tuple[str, ...]:
         """QQ took our answer to a message and named it; gives what is to be withdrawn at once: the message has left.
@@ -153,18 +164,16 @@ class ChatService:
         """
         self._exchanges.delivered(chat, time.time())
         withdraw = await self._store.sent(chat, message_id, ids)
-        return withdraw if self._settings.withdraw_replies == "on" else ()
+        return withdraw if self.preferences.of(chat).withdraw_replies == "on" else ()
 
     def _line(self, incoming: Incoming) -> Line:
-        settings = self._settings
-        case = Case(incoming, settings, time.time())
-        is_command = commands.is_reset(incoming, policy.names(incoming, settings)) and policy.is_heeded(case)
+        case = self.preferences.case(incoming)
         return Line(
             incoming.speaker.id,
             time.monotonic(),
-            joins=not (incoming.is_bare or is_command),
+            joins=not (incoming.is_bare or policy.command(case) is not None),
             asks=policy.decide(case).speak,
-            unfinished=policy.is_unfinished(incoming, settings),
+            unfinished=policy.is_unfinished(incoming, case.settings),
             to_other=incoming.to_other and not incoming.at_me,
         )
 
@@ -190,7 +199,7 @@ class ChatService:
         try:
             while lane.waiting:
                 lines = [arrival.line for arrival in lane.waiting]
-                places = arrivals.next_turn(lines, time.monotonic(), self._settings.merge_wait_s)
+                places = arrivals.next_turn(lines, time.monotonic(), self.preferences.of(chat).merge_wait_s)
                 if isinstance(places, tuple):
                     await self._run(lane.begin(chat, places))
                     lane.end()
@@ -220,7 +229,8 @@ class ChatService:
         running = [arrival for arrival in turn.members if not arrival.is_settled]
         restarts = max((arrival.begun for arrival in running), default=1) - 1
         lines = [arrival.line for arrival in lane.waiting]
-        return arrivals.interrupts([a.line for a in running], restarts, lines, self._settings.merge_wait_s)
+        wait_s = self.preferences.of(turn.chat).merge_wait_s
+        return arrivals.interrupts([a.line for a in running], restarts, lines, wait_s)
 
     def _interrupt(self, turn: Turn, reason: Interruption) -> bool:
         ended = turn.interrupt(reason)
@@ -230,9 +240,8 @@ class ChatService:
         return ended
 
     def _is_stop(self, incoming: Incoming) -> bool:
-        if incoming.is_bare or not commands.is_stop(incoming, policy.names(incoming, self._settings)):
-            return False
-        return policy.is_heeded(Case(incoming, self._settings, time.time()))
+        given = None if incoming.is_bare else policy.command(self.preferences.case(incoming))
+        return given is not None and given.name == "stop"
 
     async def _stop(self, incoming: Incoming, chat_name: str) -> Answer:
         """End the answer that is being made: at once, and not behind it."""
@@ -250,14 +259,18 @@ class ChatService:
 
     def _stopped(self, incoming: Incoming) -> str:
         """What is told to whoever said stop, once it is done."""
+        settings = self.preferences.of(incoming.chat)
+        role, least = commands.role_of(incoming, settings), commands.needed(commands.BY_WORD["stop"], settings)
+        if role < least:
+            return commanding.REFUSED[least]
         lane = self._lanes.of(incoming.chat)
         turn = lane.turn if lane is not None else None
         asked = [a for a in turn.members if not a.is_settled and a.line.asks] if turn is not None else []
         if turn is None or not asked:
-            return commands.NOTHING_TO_STOP
-        if policy.may_stop(incoming, self._settings) or incoming.speaker.id in {a.line.speaker for a in asked}:
-            return commands.STOPPED if self._interrupt(turn, Interruption.STOP) else commands.NOTHING_TO_STOP
-        return commands.STOP_REFUSED
+            return commanding.NOTHING_TO_STOP
+        if role < commands.Role.ADMIN and incoming.speaker.id not in {a.line.speaker for a in asked}:
+            return commanding.STOP_REFUSED
+        return commanding.STOPPED if self._interrupt(turn, Interruption.STOP) else commanding.NOTHING_TO_STOP
 
     @property
     def is_draining(self) -> bool:

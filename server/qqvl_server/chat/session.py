@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from qqvl_server.chat.arrivals import Interruption, Line
-from qqvl_server.chat.decision import Decision
+from qqvl_server.chat.decision import Decision, Effort
 from qqvl_server.chat.identity import Identity, are_one
 from qqvl_server.chat.message import Answer, ChatKey, Incoming, StoredMessage
 from qqvl_server.chat.outgoing.messages import Outgoing
@@ -45,6 +45,8 @@ class Arrival:
         self.decision: Decision | None = None
         # Whom its answer is told as it grows; None while all wait for the whole.
         self.telling: Telling | None = None
+        # What is told at most once in a while to who is not answered.
+        self.notice: str | None = None
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         # A caller that hung up awaits no more; without this an error would be reported as never retrieved.
         self.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -112,6 +114,7 @@ class Turn:
         self.chat = chat
         self.members = members
         self.ended_by: Interruption | None = None
+        self.effort: Effort | None = None
         self.task: asyncio.Task[None] | None = None
         self.is_given_up = False
         # The message whose answer the model is saying.

@@ -12,9 +12,10 @@ from typing import Final, Self
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from qqvl_server.chat.books import Books
 from qqvl_server.chat.clock import Clock
 from qqvl_server.chat.database import Database
-from qqvl_server.chat.decision import Activity, Decision
+from qqvl_server.chat.decision import Charge, Decision, Effort
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import (
     Answer,
@@ -26,9 +27,9 @@ from qqvl_server.chat.message import (
     Text,
 )
 from qqvl_server.chat.records import to_message
-from qqvl_server.chat.rows import answers, chats, recalls
+from qqvl_server.chat.rows import answers, chats, ledger, recalls
 from qqvl_server.chat.rows.recalls import Recalled
-from qqvl_server.chat.tables import ANSWERS, CHATS, DECISIONS, MESSAGES, RECALLS, SENT, is_of
+from qqvl_server.chat.tables import ANSWERS, CHATS, DECISIONS, LEDGER, MESSAGES, RECALLS, SENT, is_of
 from qqvl_server.errors import StorageFailed
 
 _DAY_S: Final = 86400
@@ -36,7 +37,9 @@ _DAY_S: Final = 86400
 ANSWER_LIFETIME_S: Final = 7 * _DAY_S
 # How long it is known which messages are ours, and why we spoke.
 _MONTH_S: Final = 30 * _DAY_S
-_LIFETIMES: Final = {ANSWERS: ANSWER_LIFETIME_S, RECALLS: ANSWER_LIFETIME_S, SENT: _MONTH_S, DECISIONS: _MONTH_S}
+_LIFETIMES: Final = {
+    ANSWERS: ANSWER_LIFETIME_S, RECALLS: ANSWER_LIFETIME_S, SENT: _MONTH_S, DECISIONS: _MONTH_S, LEDGER: _MONTH_S
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,16 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What becomes of one message of a turn. ``covered``: the turn's reply answers it."""
+    """What becomes of one message of a turn. ``covered``: the turn's reply answers it. ``aside``: what is told is no
+    part of the talk. ``effort`` is what it took, where the model spoke."""
 
     identity: Identity | None
     answer: Answer
     seq: int | None = None
     decision: Decision | None = None
     covered: bool = False
+    aside: bool = False
+    effort: Effort | None = None
 
 
 class Store:
@@ -77,6 +83,7 @@ class Store:
         self._read = database.read
         self._database = database
         self._clock = clock
+        self.books = Books(database, clock)
 
     @classmethod
     @asynccontextmanager
@@ -94,6 +101,7 @@ class Store:
             async with database.read() as connection:
                 last = (await connection.execute(select(func.max(ANSWERS.c.created_at)))).scalar()
             store = cls(database, Clock(last))
+            await store.books.load()
             await store._forget_old()
             sweeping = asyncio.create_task(store._sweep(sweep_s))
             try:
@@ -126,8 +134,11 @@ class Store:
 
         return await self._write(add)
 
-    async def add_answers(self, chat: ChatKey, outcomes: Sequence[Outcome], bot: Speaker) -> None:
-        """Commit a reply and what the door will say about each message that shared the turn, in one transaction.
+    async def add_answers(
+        self, chat: ChatKey, outcomes: Sequence[Outcome], bot: Speaker, charges: Sequence[Charge] = ()
+    ) -> None:
+        """Commit a reply, what the door will say about each message that shared the turn, and whom it cost what, in
+        one transaction.
 
         One of them at most has a reply. What was recalled in between keeps its silence.
         """
@@ -139,7 +150,8 @@ class Store:
                 for outcome in outcomes
                 if outcome.identity is None or not await answers.is_known(connection, chat_id, outcome.identity)
             ]
-            said = next((o.answer.reply for o in fresh if o.answer.reply and o.answer.should_reply), None)
+            spoken = (o.answer for o in fresh if not o.aside and o.answer.should_reply)
+            said = next((answer.reply for answer in spoken if answer.reply), None)
             line = said and await chats.append(connection, chat_id, "assistant", bot, (Text(said),), None)
             for outcome in fresh:
                 told_by = line.seq if line and outcome.covered else None
@@ -147,7 +159,8 @@ class Store:
                 await answers.remember(connection, chat_id, outcome.identity, kept)
                 if outcome.seq is not None and outcome.decision is not None:
                     message_id = outcome.identity.message_id if outcome.identity else None
-                    await answers.note(connection, chat_id, outcome.seq, message_id, outcome.decision)
+                    await answers.note(connection, chat_id, outcome.seq, message_id, outcome.decision, outcome.effort)
+            await ledger.add(connection, charges)
 
         await self._write(add)
 
@@ -208,12 +221,6 @@ class Store:
         async with self._read() as connection:
             chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
             return chat_id is not None and await answers.reply_sent_as(connection, chat_id, message_id) is not None
-
-    async def activity(self, chat: ChatKey, now: float) -> Activity:
-        """What we said of ourselves in the day before ``now``, in seconds since the epoch."""
-        async with self._read() as connection:
-            chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
-            return Activity() if chat_id is None else await answers.activity(connection, chat_id, now)
 
     async def window(self, chat: ChatKey, until: int) -> tuple[StoredMessage, ...]:
         """Lines from the window's start up to and including ``until``, oldest first."""

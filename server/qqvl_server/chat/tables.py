@@ -123,7 +123,39 @@ DECISIONS = Table(
     Column("score", Float),
     Column("cost_ms", Float, nullable=False),
     Column("created_at", Float, nullable=False, index=True),
+    # What the answer took, where there was one.
+    Column("window_lines", Integer),
+    Column("prompt_tokens", Integer),
+    Column("cached_tokens", Integer),
+    Column("seconds", Float),
+    Column("model", Text),
     Index("ix_decisions_seq", "chat_id", "seq"),
+)
+
+# What one chat has otherwise than the settings file says.
+CHAT_SETTINGS = Table(
+    "chat_settings",
+    METADATA,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("chat_id", ForeignKey("chats.id"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("value", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("chat_id", "name", name="uq_chat_settings_name"),
+)
+
+# What a person and a group had of the bot in a day: ``kind`` is ``user`` or ``group``, ``day`` is written 2026-11-29.
+LEDGER = Table(
+    "ledger",
+    METADATA,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("day", String(10), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("external_id", String(64), nullable=False),
+    Column("messages", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+    UniqueConstraint("day", "kind", "external_id", name="uq_ledger_day"),
 )
 
 # How far the clocks of QQ and of this machine may be apart.

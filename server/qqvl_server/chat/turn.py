@@ -13,20 +13,24 @@ from typing import Final
 
 from qqvl_server.chat import arrivals, commands, policy
 from qqvl_server.chat.arrivals import Interruption
-from qqvl_server.chat.decision import Decision, Reason
-from qqvl_server.chat.loops import Exchanges, Heard
-from qqvl_server.chat.message import Answer, ChatKind, Speaker, StoredMessage
-from qqvl_server.chat.policy import Case
+from qqvl_server.chat.commanding import Commander
+from qqvl_server.chat.commands import Given
+from qqvl_server.chat.decision import Charge, Decision, Reason
+from qqvl_server.chat.judging import Judge
+from qqvl_server.chat.ledger import Ledger
+from qqvl_server.chat.loops import Exchanges
+from qqvl_server.chat.message import Answer, ChatKey, Speaker, StoredMessage
+from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import Receiver
 from qqvl_server.chat.session import Arrival, Turn
-from qqvl_server.chat.speaking import Question, Speaking, cut_short
+from qqvl_server.chat.speaking import Speaking, cut_short
 from qqvl_server.chat.store import Draft, Outcome, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
+from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import Voice
 from qqvl_server.observe.metrics import Metrics
-from qqvl_server.settings import ChatSettings
 
 BOT: Final = Speaker("bot", "bot")
 SILENT: Final = Answer("", should_reply=False, reason=Reason.SILENT)
@@ -39,18 +43,25 @@ class Turns:
         voice: Callable[[], Voice],
         receiver: Receiver,
         window: Window,
-        settings: ChatSettings,
+        preferences: Preferences,
+        ledger: Ledger,
+        commander: Commander,
+        blocking: Blocking,
         exchanges: Exchanges,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._receiver = receiver
-        self._speaking = Speaking(voice, window, settings)
-        self._settings = settings
+        self._preferences = preferences
+        self._blocking = blocking
+        self._speaking = Speaking(voice, window, preferences, blocking, commander.model)
+        self._ledger = ledger
+        self._judge = Judge(store, preferences, ledger, exchanges)
+        self._commander = commander
         self._exchanges = exchanges
         self._metrics = metrics
         self.warmer = Warmer(voice, window.messages)
-        self._refusals = commands.Refusals()
+        self._notices = commands.Seldom()
 
     async def run(self, turn: Turn) -> None:
         """Answer a turn's messages, each by its own future; those left without were interrupted.
@@ -58,6 +69,7 @@ class Turns:
         Raises whatever went wrong for all of them alike.
         """
         self.warmer.forget(turn.chat)
+        await self._preferences.personas.refresh()
         for arrival in tuple(turn.members):
             if arrival.stored is None and not arrival.is_settled and not arrival.is_recalled:
                 try:
@@ -66,13 +78,14 @@ class Turns:
                     # One message's own fault: the others are answered.
                     arrival.fail(error)
         kept = [arrival for arrival in turn.members if not arrival.is_settled and not arrival.is_recalled]
-        covered = self._covered(kept)
+        covered = self._covered(turn.chat, kept)
         talk = [arrival for arrival in kept if arrival not in covered]
         if talk:
-            await self._commit(turn, [self._silence(arrival) for arrival in talk], talk)
+            silences = [self._silence(arrival) for arrival in talk]
+            await self._commit(turn, silences, talk, self._ledger.listened(turn.chat))
         if covered:
             await self._answer(turn, covered)
-        elif talk:
+        elif talk and await self._judge.is_worth_reading(talk[-1].incoming):
             self.warmer.heard(turn.chat, _stored(talk[-1]))
 
     async def _take(self, arrival: Arrival, turn: Turn) -> None:
@@ -90,66 +103,59 @@ class Turns:
             if earlier is not None:
                 arrival.settle(earlier)
                 return
-        case = await self._case(arrival)
-        is_reset = commands.is_reset(incoming, policy.names(incoming, self._settings)) and policy.is_heeded(case)
-        if is_reset and policy.may_reset(incoming, self._settings):
-            answer = Answer(commands.RESET_REPLY, should_reply=True, reason=Reason.COMMAND)
-            await self._store.reset(incoming.chat, arrival.chat_name, identity, answer)
+        began = time.perf_counter()
+        case = await self._judge.case(arrival, turn)
+        command = policy.command(case)
+        if command is not None and self._commander.is_allowed(incoming, command):
+            answer = await self._commander.carry_out(incoming, arrival.chat_name, command, identity)
             self._count(Reason.COMMAND)
             arrival.settle(answer)
             return
-        received = await self._receiver.received(incoming)
+        decision = policy.decide(case)
+        decision = replace(decision, cost_ms=(time.perf_counter() - began) * 1000)
+        blocked = await self._blocking.kept_back(incoming)
+        shown = blocked or incoming
+        received = await self._receiver.received(shown)
         arrival.warnings = received.warnings
         arrival.stored = await self._store.add_message(
-            Draft(incoming.chat, arrival.chat_name, incoming.speaker, received.parts, identity)
+            Draft(shown.chat, arrival.chat_name, shown.speaker, received.parts, identity)
         )
         if arrival.stored is None:
             arrival.settle(SILENT)
-        elif is_reset:
-            await self._refuse(arrival)
+        elif command is not None:
+            await self._refuse(arrival, command)
         else:
-            arrival.decision = policy.decide(case)
+            arrival.decision = decision
+            arrival.notice = case.used_up if decision.reason is Reason.QUOTA and policy.is_asked(case) else None
+            if blocked is not None:
+                await self._block(arrival)
 
-    async def _case(self, arrival: Arrival) -> Case:
-        incoming = arrival.incoming
-        case = Case(incoming, self._settings, time.time())
-        if incoming.chat.kind is ChatKind.PRIVATE:
-            return case
-        is_machine = False
-        sent_at = policy.sent_at(case)
-        # What other bots say is no person's word, which would end their silence.
-        if not policy.is_known_bot(case):
-            is_machine = self._exchanges.heard(
-                incoming.chat, None if sent_at is None else Heard(incoming.speaker.id, arrival.came_at, sent_at)
-            )
-        quotes_ours = (
-            incoming.at_me is False
-            and not incoming.quotes_me
-            and incoming.quoted_id is not None
-            and await self._store.is_ours(incoming.chat, incoming.quoted_id)
-        )
-        case = replace(case, is_machine=is_machine, quotes_ours=quotes_ours)
-        if not policy.needs_activity(case):
-            return case
-        return replace(case, activity=await self._store.activity(incoming.chat, case.now))
-
-    async def _refuse(self, arrival: Arrival) -> None:
+    async def _refuse(self, arrival: Arrival, command: Given) -> None:
         """Who may not is told so, but seldom."""
         decision = Decision(False, Reason.COMMAND)
-        answer = Answer("", should_reply=False, warnings=arrival.warnings, reason=decision.reason)
-        if self._refusals.is_due(arrival.incoming.chat):
-            answer = replace(answer, reply=commands.RESET_REFUSED, should_reply=True)
+        told = self._commander.refusal(arrival.incoming, command)
+        answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
         self._count(decision.reason)
         arrival.settle(answer)
 
-    def _covered(self, kept: Sequence[Arrival]) -> list[Arrival]:
+    async def _block(self, arrival: Arrival) -> None:
+        """Whoever asked is told a line, and the model nothing."""
+        decision = _decision(arrival)
+        told = self._blocking.reply if decision.speak else ""
+        answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
+        self._count(decision.reason)
+        arrival.settle(answer)
+
+    def _covered(self, chat: ChatKey, kept: Sequence[Arrival]) -> list[Arrival]:
         """Those that the reply answers: what is to be answered, and what its speakers said on."""
         lines = [replace(arrival.line, asks=_decision(arrival).speak) for arrival in kept]
         # One that joins no turn is alone in its own.
         covered = [arrival for arrival in kept if not arrival.line.joins and _decision(arrival).speak]
-        for group in arrivals.groups(lines, self._settings.merge_wait_s):
+        for group in arrivals.groups(lines, self._preferences.of(chat).merge_wait_s):
             first = kept[group[0]]
             for place in group:
                 kept[place].decision = first.decision if not lines[place].asks else kept[place].decision
@@ -158,31 +164,37 @@ class Turns:
 
     async def _answer(self, turn: Turn, covered: list[Arrival]) -> None:
         last = covered[-1]
-        urgency = min(policy.urgency(arrival.incoming, self._settings) for arrival in covered)
-        question = Question(turn.chat, last.incoming, _stored(last), urgency, turn.deadline)
+        settings = self._preferences.of(turn.chat)
+        urgency = min(policy.urgency(arrival.incoming, settings) for arrival in covered)
+        speakers = [arrival.incoming.speaker.id for arrival in covered]
+        self._ledger.listening_ends(turn.chat)
         turn.speaks_for = last
-        speaking = asyncio.create_task(self._speaking.ask(question, lambda: last.telling))
+        speaking = asyncio.create_task(self._speaking.ask(turn, last, _stored(last), urgency))
         try:
             said = await turn.spoken(speaking)
         except QqvlError as error:
             if not turn.is_out:
                 for arrival in covered:
                     arrival.fail(error)
+                await self._ledger.keep(self._ledger.answered(turn.chat, speakers, said=False))
                 return
             # To be asked again is no way out: it would be said twice.
             said = cut_short(last.told, f"回答没有说完：{error.message}")
         if said is None and turn.is_out and not last.is_recalled:
             said = cut_short(last.told)
             covered = [arrival for arrival in covered if not arrival.is_recalled]
+        charges = self._ledger.answered(turn.chat, speakers, said=said is not None and said.should_reply)
         if said is None:
+            await self._ledger.keep(charges)
             if turn.ended_by is Interruption.STOP:
                 await self._commit(turn, [self._silence(arrival) for arrival in covered], covered)
             return
         outcomes = [self._merged(arrival, last) for arrival in covered[:-1]]
         decision = _decision(last)
         answer = replace(said, warnings=last.warnings + said.warnings, reason=decision.reason)
-        outcomes.append(Outcome(last.identity, answer, _stored(last).seq, decision, covered=True))
-        await self._commit(turn, outcomes, covered)
+        seq = _stored(last).seq
+        outcomes.append(Outcome(last.identity, answer, seq, decision, covered=True, effort=turn.effort))
+        await self._commit(turn, outcomes, covered, charges)
         if answer.should_reply:
             self._exchanges.spoke(turn.chat, time.time())
 
@@ -203,10 +215,14 @@ class Turns:
         if decision.speak:
             decision = replace(decision, speak=False, reason=Reason.SILENT)
         answer = Answer("", should_reply=False, warnings=arrival.warnings, reason=decision.reason)
-        return Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        if arrival.notice is not None and self._notices.is_due(arrival.incoming.chat):
+            answer = replace(answer, reply=arrival.notice, should_reply=True)
+        return Outcome(arrival.identity, answer, _stored(arrival).seq, decision, aside=True)
 
-    async def _commit(self, turn: Turn, outcomes: list[Outcome], members: Sequence[Arrival]) -> None:
-        await self._store.add_answers(turn.chat, outcomes, BOT)
+    async def _commit(
+        self, turn: Turn, outcomes: list[Outcome], members: Sequence[Arrival], charges: Sequence[Charge] = ()
+    ) -> None:
+        await self._store.add_answers(turn.chat, outcomes, BOT, charges)
         for arrival, outcome in zip(members, outcomes, strict=True):
             if outcome.decision is not None:
                 self._count(outcome.decision.reason)

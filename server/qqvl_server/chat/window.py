@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from qqvl_server.chat import prompt
 from qqvl_server.chat.message import ChatKey, ChatKind, StoredMessage
+from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.store import Store
 from qqvl_server.generation.port import ChatMessage, Sampling, Voice
 from qqvl_server.media.image import ImageRef
-from qqvl_server.settings import ChatSettings, GenerationSettings
+from qqvl_server.settings import GenerationSettings
 
 # The rendered prompt ends with the assistant's header, which the per-message counts leave out.
 _HEADER_TOKENS: Final = 8
@@ -28,16 +30,19 @@ class PictureShelf(Protocol):
 
 class Window:
     def __init__(
-        self, store: Store, pictures: PictureShelf, settings: ChatSettings, generation: GenerationSettings
+        self, store: Store, pictures: PictureShelf, preferences: Preferences, generation: GenerationSettings
     ) -> None:
         self._store = store
         self._pictures = pictures
-        self._settings = settings
+        self._preferences = preferences
         self._generation = generation
         self._rendering = ThreadPoolExecutor(_RENDERING_THREADS, thread_name_prefix="qqvl-window")
 
-    def sampling(self, voice: Voice) -> Sampling:
-        wanted = self._generation
+    def sampling(self, voice: Voice, chat: ChatKey) -> Sampling:
+        """As the chat's persona wants it, where it does."""
+        persona = self._preferences.persona(chat)
+        own = persona.sampling.model_dump(exclude_none=True) if persona is not None else {}
+        wanted = self._generation.model_copy(update=own)
         return Sampling(
             # A reply may not leave the history less than half of a small model's context.
             max_new_tokens=min(wanted.max_new_tokens, voice.context_tokens // 2),
@@ -49,7 +54,7 @@ class Window:
 
     async def messages(self, voice: Voice, chat: ChatKey, last: StoredMessage) -> tuple[ChatMessage, ...]:
         """System prompt and as much history as fits; always ends with ``last``."""
-        system = prompt.system_message(self._settings.system_prompts.get(str(chat), self._settings.system_prompt))
+        system = prompt.system_message(self._preferences.system_prompt(chat))
         history = await self._store.window(chat, last.seq)
         moved_past = not history
         if moved_past:
@@ -57,8 +62,11 @@ class Window:
             history = await self._store.messages(chat, before=last.seq + 1, limit=_LOOK_BACK) or (last,)
         loop = asyncio.get_running_loop()
         lines = await loop.run_in_executor(self._rendering, self._render, history, chat.kind)
+        persona = self._preferences.persona(chat)
+        if persona is not None and persona.time:
+            lines[-1] = prompt.with_time(lines[-1], time.localtime())
         counts = await voice.count((*system, *lines))
-        budget = voice.context_tokens - self.sampling(voice).max_new_tokens - _HEADER_TOKENS
+        budget = voice.context_tokens - self.sampling(voice, chat).max_new_tokens - _HEADER_TOKENS
         budget = max(budget - sum(counts[: len(system)]), budget // 4)
         start = prompt.cut(counts[len(system) :], budget)
         if start and not moved_past:

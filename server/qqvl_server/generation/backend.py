@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+from qqvl_server.engine.steps.meter import Meter
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.generation.port import ChatMessage, GenerationRequest, Grammar, Tool
 from qqvl_server.generation.replies.channel import TokenChannel
@@ -54,6 +55,10 @@ class PromptMaker(Protocol[POut]):
 class Engine(Protocol[PIn]):
     @property
     def alive(self) -> bool: ...
+    @property
+    def meter(self) -> Meter:
+        """Whose requests its time went to."""
+        ...
 
     def submit(
         self, prompt: PIn, request: GenerationRequest, channel: TokenChannel, mask: TokenMask | None = None

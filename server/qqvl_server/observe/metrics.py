@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 # From what nobody notices to a queue that is given up.
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+# Whose the model's time was: what stands before the colon of an owner's name, anything else is a caller of the API.
+OWNER_KINDS: Final = ("group", "private", "api")
+
+
+class ModelTime(Protocol):
+    @property
+    def busy_s(self) -> float: ...
+    def of_kind(self, kind: str) -> float: ...
 
 
 class Metrics:
@@ -36,6 +46,15 @@ class Metrics:
         self.http_requests = Counter(
             "qqvl_http_requests", "HTTP 请求数", labelnames=("door", "status"), registry=self.registry
         )
+        self.model_busy_seconds = Gauge(
+            "qqvl_model_busy_seconds", "模型一共算了多少秒，从启动起", registry=self.registry
+        )
+        self.model_seconds = Gauge(
+            "qqvl_model_seconds",
+            "模型的时间用在谁身上，从启动起：一步的时间按各自的 token 分",
+            labelnames=("kind",),
+            registry=self.registry,
+        )
         self.decisions = Counter(
             "qqvl_chat_decisions", "QQ 消息回或不回，按原因", labelnames=("reason",), registry=self.registry
         )
@@ -45,6 +64,15 @@ class Metrics:
             labelnames=("reason",),
             registry=self.registry,
         )
+        self.blocked = Counter(
+            "qqvl_chat_blocked", "碰到屏蔽词的消息（in）和回答（out）", labelnames=("side",), registry=self.registry
+        )
+
+    def count_model_time(self, clock: ModelTime) -> None:
+        """Show what a clock tells that goes on for as long as the process lives."""
+        self.model_busy_seconds.set_function(lambda: clock.busy_s)
+        for kind in OWNER_KINDS:
+            self.model_seconds.labels(kind).set_function(lambda kind=kind: clock.of_kind(kind))  # type: ignore[misc]
 
     def waited(self, queued_s: float | None, first_token_s: float | None) -> None:
         """One reply has ended; None is what it never came to."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import RootModel
 from starlette.responses import JSONResponse
 
 from qqvl_server.api import error_bodies
+from qqvl_server.api.body import read_object
+from qqvl_server.api.document import request_body
 from qqvl_server.api.door import Door
 from qqvl_server.chat.message import ChatKey, ChatKind, LostPicture, MessagePart, Picture, Quote, StoredMessage, Text
 from qqvl_server.chat.service import ChatService
@@ -16,6 +19,13 @@ from qqvl_server.errors import NotFound
 from qqvl_server.generation.port import VoiceStatus
 from qqvl_server.keys import Scope
 from qqvl_server.observe.metrics import Metrics
+
+_MAX_ID: Final = 64
+
+
+class OwnSettings(RootModel[dict[str, Any]]):
+    """Settings of section ``chat`` by name."""
+
 
 # The word that ``/health`` says, and the voice's state.
 Status = Callable[[], tuple[str, VoiceStatus]]
@@ -71,14 +81,32 @@ def _chats(service: ChatService) -> Door:
         before: int | None = Query(None, ge=1, le=2**62),
         limit: int = Query(100, ge=1, le=1000),
     ) -> dict[str, Any]:
-        if kind not in tuple(ChatKind):
-            raise NotFound("会话种类只有 group 和 private")
-        found = await service.messages(ChatKey(ChatKind(kind), chat_id), before=before, limit=limit)
+        found = await service.messages(_chat(kind, chat_id), before=before, limit=limit)
         if found is None:
             raise NotFound("没有这个会话的记录")
         return {"kind": kind, "id": chat_id, "messages": [describe(message) for message in found]}
 
+    @router.get("/admin/chats/{kind}/{chat_id:path}/settings")
+    async def settings(kind: str, chat_id: str) -> dict[str, Any]:
+        """What this chat has otherwise than the settings file says."""
+        return {"kind": kind, "id": chat_id, "settings": service.preferences.own(_chat(kind, chat_id))}
+
+    @router.post("/admin/chats/{kind}/{chat_id:path}/settings", openapi_extra=request_body(OwnSettings))
+    async def change(request: Request, kind: str, chat_id: str) -> dict[str, Any]:
+        """Settings by name; null for as everywhere. What is not named stays."""
+        chat = _chat(kind, chat_id)
+        await service.preferences.change(chat, await read_object(request))
+        return {"kind": kind, "id": chat_id, "settings": service.preferences.own(chat)}
+
     return Door("admin", ("/admin",), Scope.ADMIN, router, error_bodies.own)
+
+
+def _chat(kind: str, chat_id: str) -> ChatKey:
+    if kind not in tuple(ChatKind):
+        raise NotFound("会话种类只有 group 和 private")
+    if not 0 < len(chat_id) <= _MAX_ID:
+        raise NotFound("没有这样的会话号")
+    return ChatKey(ChatKind(kind), chat_id)
 
 
 def health_body(word: str, status: VoiceStatus) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sqlalchemy import Row, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from qqvl_server.chat.decision import Activity, Decision, Reason
+from qqvl_server.chat.decision import Activity, Decision, Effort, Reason, Told
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer
 from qqvl_server.chat.tables import ANSWERS, DECISIONS, SENT, is_of
@@ -56,7 +56,14 @@ async def remember(connection: AsyncConnection, chat_id: int, identity: Identity
     )
 
 
-async def note(connection: AsyncConnection, chat_id: int, seq: int, message_id: str | None, decision: Decision) -> None:
+async def note(
+    connection: AsyncConnection,
+    chat_id: int,
+    seq: int,
+    message_id: str | None,
+    decision: Decision,
+    effort: Effort | None,
+) -> None:
     await connection.execute(
         DECISIONS.insert().values(
             chat_id=chat_id,
@@ -67,8 +74,26 @@ async def note(connection: AsyncConnection, chat_id: int, seq: int, message_id: 
             score=decision.score,
             cost_ms=decision.cost_ms,
             created_at=time.time(),
+            **(asdict(effort) if effort is not None else {}),
         )
     )
+
+
+async def last_told(connection: AsyncConnection, chat_id: int) -> Told | None:
+    """Why we last spoke in a chat, and what it took."""
+    found = await connection.execute(
+        select(DECISIONS)
+        .where(DECISIONS.c.chat_id == chat_id, DECISIONS.c.speak)
+        .order_by(DECISIONS.c.id.desc())
+        .limit(1)
+    )
+    row = found.first()
+    if row is None:
+        return None
+    effort = None
+    if row.window_lines is not None:
+        effort = Effort(row.window_lines, row.prompt_tokens, row.cached_tokens, row.seconds, row.model)
+    return Told(row.reason, row.score, row.cost_ms, row.created_at, effort)
 
 
 async def activity(connection: AsyncConnection, chat_id: int, now: float) -> Activity:
@@ -109,9 +134,14 @@ async def newest_of(connection: AsyncConnection, chat_id: int, message_id: str) 
     return found.first()
 
 
+async def found(connection: AsyncConnection, chat_id: int, identity: Identity) -> Row[Any] | None:
+    """What was answered to this very message."""
+    rows = await connection.execute(select(ANSWERS).where(ANSWERS.c.chat_id == chat_id, is_of(ANSWERS, identity)))
+    return rows.first()
+
+
 async def is_known(connection: AsyncConnection, chat_id: int, identity: Identity) -> bool:
-    found = await connection.execute(select(ANSWERS.c.id).where(ANSWERS.c.chat_id == chat_id, is_of(ANSWERS, identity)))
-    return found.first() is not None
+    return await found(connection, chat_id, identity) is not None
 
 
 async def blank(connection: AsyncConnection, chat_id: int, reply_seq: int) -> None:

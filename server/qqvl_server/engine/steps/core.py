@@ -100,6 +100,8 @@ class EngineCore:
         self._launched: _Launched | None = None
         # Tokens computed so far, prompts and replies.
         self.computed = 0
+        # What ``finish`` has booked last; None where nothing came of the step.
+        self.booked: ScheduledBatch | None = None
 
     @property
     def has_work(self) -> bool:
@@ -148,6 +150,7 @@ class EngineCore:
             StepFailed: the model raised, or the smallest step does not fit the memory.
             EngineDead: no step can succeed any more.
         """
+        self.booked = None
         launched, self._launched = self._launched, self._launch()
         if launched is None:
             launched = self._launched
@@ -164,6 +167,7 @@ class EngineCore:
             self.runner.release_memory()
             return []
         self.computed += batch.tokens
+        self.booked = batch
         outputs = self.scheduler.update(batch, sampled)
         if any(isinstance(output.error, NoNumbers) for output in outputs):
             logger().warning("模型算出了无效的数（NaN 或无穷大），这些请求以出错结束；总是这样就换一种 --dtype")

@@ -16,8 +16,9 @@ from typing import Final
 from qqvl_server.engine.steps.batch import StepOutput
 from qqvl_server.engine.steps.core import EngineCore, StepFailed
 from qqvl_server.engine.steps.jobs import Ended, Item, Job, Sink
+from qqvl_server.engine.steps.meter import Meter
 from qqvl_server.engine.steps.pace import Pace
-from qqvl_server.engine.steps.request import Priority
+from qqvl_server.engine.steps.request import Priority, Request
 from qqvl_server.engine.steps.stopwatch import Stopwatch
 from qqvl_server.errors import (
     Busy,
@@ -57,6 +58,10 @@ class Worker:
         self._ended = False
         self._gate = threading.Lock()
         self._stopwatch = Stopwatch()
+        self.meter = Meter(exact=True)
+        # Up to when the time has been shared out; of steps nothing came of, what the next one's requests have to bear.
+        self._shared_until = 0.0
+        self._unshared_s = 0.0
         self._thread = threading.Thread(target=self._loop, name="qqvl-engine", daemon=True)
         self._thread.start()
 
@@ -133,6 +138,8 @@ class Worker:
                 continue
             if job is None:
                 return False
+            if not has_work:
+                self._shared_until = time.monotonic()
             if job.patches:
                 # Pictures take long to place.
                 self._tell()
@@ -185,10 +192,25 @@ class Worker:
             self._fail_step(failed)
             return
         self._failed_steps = 0
+        self._share_out()
         self._pace.stepped(self._core.computed - before, time.monotonic() - started)
         self._untold = [item for output in outputs for item in self._items(output)]
         if not self._core.has_work:
             self._tell()
+
+    def _share_out(self, failed: Sequence[Request] = ()) -> None:
+        """The time since the last step ended is spent by whose tokens were computed, each as it had of them."""
+        now = time.monotonic()
+        elapsed = now - self._shared_until + self._unshared_s
+        self._shared_until, self._unshared_s = now, 0.0
+        batch = self._core.booked
+        if batch is not None:
+            tokens = batch.tokens
+            self.meter.spent(elapsed, [(chunk.request.chat, chunk.count / tokens) for chunk in batch.chunks])
+        elif failed:
+            self.meter.spent(elapsed, [(request.chat, 1 / len(failed)) for request in failed])
+        else:
+            self._unshared_s = elapsed
 
     def _tell(self, more: Sequence[tuple[Sink, Item]] = ()) -> None:
         """Deliver what the last step gave, then ``more``."""
@@ -227,6 +249,7 @@ class Worker:
         error = failed.__cause__
         logger().error("一步推理失败", kind=type(error).__name__, exc_info=error)
         self._failed_steps += 1
+        self._share_out(failed.requests)
         told: list[tuple[Sink, Item]] = []
         for request in failed.requests:
             self._core.abort(request)

@@ -11,6 +11,7 @@ from qqvl_server.engine.forward.vision import Patches
 from qqvl_server.engine.steps.batch import Chosen
 from qqvl_server.engine.steps.core import EngineCore
 from qqvl_server.engine.steps.jobs import Ended, Item, Job, Sink
+from qqvl_server.engine.steps.meter import Meter
 from qqvl_server.engine.steps.request import ImageSpan, Priority, Request, SamplingParams, TokenMask
 from qqvl_server.engine.steps.worker import Worker
 from qqvl_server.errors import InvalidRequest
@@ -37,6 +38,8 @@ class PagedEngine:
         self, core: EngineCore, config: Any, defaults: Any, metrics: Metrics, *, max_waiting: int, stall_s: float
     ) -> None:
         self._stall_s = stall_s
+        # The longest prompt and reply together that the cache can hold.
+        self.most_tokens = core.scheduler.capacity_tokens
         self._defaults = defaults
         self._vocabulary = int(config.get_text_config().vocab_size)
         self._image_token = int(config.image_token_id)
@@ -48,12 +51,17 @@ class PagedEngine:
         # Callers choose their own ids, and may choose one twice.
         self._numbers = itertools.count()
         self._worker = Worker(core, self._deliver, max_waiting=max_waiting)
+        metrics.count_model_time(self._worker.meter)
         metrics.requests_running.set_function(lambda: self._worker.running)
         metrics.requests_waiting.set_function(lambda: self._worker.waiting)
 
     @property
     def alive(self) -> bool:
         return self._worker.alive and self._worker.busy_for_s < self._stall_s
+
+    @property
+    def meter(self) -> Meter:
+        return self._worker.meter
 
     def submit(
         self, prompt: Prompt, request: GenerationRequest, channel: TokenChannel, mask: TokenMask | None = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
+from qqvl_server.engine.steps.meter import Meter
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed, QqvlError
 from qqvl_server.generation.port import GenerationRequest, Sampling
@@ -39,6 +40,8 @@ class SerialEngine(Generic[P]):
     def __init__(self, engine: BlockingEngine[P], metrics: Metrics) -> None:
         self._engine = engine
         self._metrics = metrics
+        self.meter = Meter(exact=False)
+        metrics.count_model_time(self.meter)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="qqvl-model")
         self.alive = True
 
@@ -87,6 +90,7 @@ class SerialEngine(Generic[P]):
         if _is_over(request, channel) or not self.alive:
             channel.send(GenerationFailed("请求已取消"))
             return
+        started = time.monotonic()
         with self._metrics.requests_running.track_inprogress():
             try:
                 channel.send(work())
@@ -99,6 +103,8 @@ class SerialEngine(Generic[P]):
                 # The edge of a library that raises anything: one request fails, the thread goes on.
                 logger().exception("模型调用失败", kind=type(error).__name__)
                 channel.send(GenerationFailed("模型出错，这条消息没能回答，请重试"))
+            finally:
+                self.meter.spent(time.monotonic() - started, [(request.owner, 1.0)])
 
 
 def _is_over(request: GenerationRequest, channel: TokenChannel) -> bool:
