@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qqvl_client.cards import Card, read_card
 from qqvl_client.errors import LineError
 from qqvl_client.events import messages_of
 from qqvl_client.formats import PICTURE_NAMES
-from qqvl_client.message import Chat, ChatMessage, Segment
-from qqvl_client.notes import CARDS, at_name, describe, file_name, sticker_name
+from qqvl_client.message import POKE, Chat, ChatMessage, ForwardNode, Segment, Sender
+from qqvl_client.notes import CARDS, at_name, describe, file_name, sticker_name, video_length
 from qqvl_client.onebot import OneBot
 from qqvl_client.segments import FORWARDS, PICTURES, text_of
 
@@ -30,6 +30,10 @@ class Words:
 
     text: str
     segment: dict[str, Any]
+    nodes: tuple[ForwardNode, ...] = ()
+    """The lines of the record that begins here."""
+    video: Mapping[str, Any] | None = None
+    """What is told of a video whose length is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class ContentReader:
         self._onebot = onebot
 
     async def pieces(self, chat: Chat, segments: Sequence[Segment]) -> list[Piece]:
+        if segments and segments[0].type == POKE:
+            return [await self._poke(chat, segments[0])]
         names = await self._names(chat, segments)
         found: list[Piece] = []
         for segment in segments:
@@ -61,6 +67,17 @@ class ContentReader:
             else:
                 found += _plain(segment, names)
         return found
+
+    async def _poke(self, chat: Chat, poke: Segment) -> Words:
+        target = text_of(poke.data.get("target_id"))
+        if target == chat.self_id:
+            name = "你"
+        elif chat.kind == "group":
+            name = await self._onebot.member_name(chat.self_id, chat.id, target)
+        else:
+            name = await self._onebot.nickname(chat.self_id, target)
+        text = f"[戳一戳:{text_of(poke.data.get('words')) or '戳了戳'} {name or target}]"
+        return Words(text, {"type": "poke", "text": text})
 
     async def _names(self, chat: Chat, segments: Sequence[Segment]) -> dict[str, str]:
         """The names of everybody who is @-ed, asked for side by side."""
@@ -76,7 +93,7 @@ class ContentReader:
         await self._open(chat, data, 1, record)
         if not record.lines:
             for line in card.preview:
-                record.start_line(line)
+                record.start_line("", Sender(), line)
         if not record.lines:
             text = "[聊天记录：内容取不到]"
             return [Words(text, {"type": "forward", "text": text})]
@@ -87,15 +104,14 @@ class ContentReader:
         for message in await self._messages(chat, data):
             if record.is_full:
                 return
-            speaker = f"{indent}{message.sender.name or '?'}："
             deeper = [s for s in message.segments if _forward_data(s) is not None and depth < DEPTH]
             rest = [s for s in message.segments if s not in deeper]
             if rest or not deeper:
-                record.start_line(speaker)
+                record.start_line(indent, message.sender)
                 for segment in rest:
                     record.add(segment)
             for segment in deeper:
-                record.start_line(f"{speaker}[聊天记录]")
+                record.start_line(indent, message.sender, "[聊天记录]")
                 await self._open(chat, _forward_data(segment) or {}, depth + 1, record)
 
     async def _messages(self, chat: Chat, data: Mapping[str, Any]) -> list[ChatMessage]:
@@ -113,22 +129,29 @@ class _Record:
     """A forward being written down, within limits of lines and characters; says where it was cut."""
 
     parts: list[str | PictureSource] = field(default_factory=list)
+    nodes: list[ForwardNode] = field(default_factory=list)
     lines: int = 0
     chars: int = 0
     is_full: bool = False
 
-    def start_line(self, text: str) -> None:
+    def start_line(self, indent: str, speaker: Sender, text: str = "") -> None:
+        """The lines of a preview have no speaker: he is among their words."""
         if self.lines >= LINES:
             self._cut()
-        if not self.is_full:
-            self._write(("\n" if self.lines else "") + text)
-            self.lines += 1
+        if self.is_full:
+            return
+        named = bool(speaker.name or speaker.id or not text)
+        self._write(("\n" if self.lines else "") + indent + (f"{speaker.name or '?'}：" if named else ""))
+        self.nodes.append(ForwardNode(speaker.name, speaker.id, ""))
+        self.lines += 1
+        self._say(text)
 
     def add(self, segment: Segment) -> None:
         for piece in _plain(segment, {}):
             if isinstance(piece, Words):
-                self._write(piece.text)
+                self._say(piece.text)
             elif not self.is_full:
+                self._note("[图片]")
                 self.parts.append(PictureSource(piece.data, piece.is_file, is_forwarded=True))
 
     def pieces(self) -> list[Piece]:
@@ -143,7 +166,17 @@ class _Record:
             if isinstance(last, Words):
                 found.pop()
             found.append(Words(text, {"type": "forward", "text": text}))
-        return found
+        first = found[0]
+        assert isinstance(first, Words)
+        return [replace(first, nodes=tuple(self.nodes)), *found[1:]]
+
+    def _say(self, text: str) -> None:
+        self._note(text[: CHARS - self.chars])
+        self._write(text)
+
+    def _note(self, text: str) -> None:
+        if not self.is_full:
+            self.nodes[-1] = replace(self.nodes[-1], text=self.nodes[-1].text + text)
 
     def _write(self, text: str) -> None:
         if self.is_full:
@@ -190,7 +223,8 @@ def _plain(segment: Segment, names: Mapping[str, str]) -> list[Piece]:
         return [Words("", {"type": "reply", "id": text_of(data.get("id"))})]
     words = describe(segment)
     number = {"id": text_of(data.get("id"))} if kind == "face" else {}
-    note = Words(words, {"type": kind, "text": words, **number})
+    video = data if kind == "video" and not video_length(data) else None
+    note = Words(words, {"type": kind, "text": words, **number}, video=video)
     if kind == "file" and file_name(data).lower().endswith(PICTURE_NAMES):
         return [note, PictureSource(data, is_file=True)]
     return [note]

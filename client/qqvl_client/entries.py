@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from qqvl_client.message import Chat, MessageEvent
+from qqvl_client.outgoing import Outgoing
 
 State = Literal["taken", "ready", "answered"]
 # The one part of a picture's address that is new whenever the same message is told again.
@@ -17,7 +19,7 @@ _VOLATILE = re.compile(r"([?&])rkey=[^&\"]*")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One taken message, as far as it has come: taken → ready (request body written) → answered (texts known).
+    """One taken message, as far as it has come: taken → ready (request body written) → answered (messages known).
 
     `part_open` is set before a part is handed to the line and cleared after, so a restart knows which part may
     already be in the chat.
@@ -30,7 +32,7 @@ class Entry:
     taken_at: float
     context_only: bool = False
     state: State = "taken"
-    texts: tuple[str, ...] = ()
+    messages: tuple[Outgoing, ...] = ()
     next_part: int = 0
     part_open: bool = False
 
@@ -43,6 +45,32 @@ class Entry:
         return self.event.id
 
 
+ErrandKind = Literal["recall", "sent", "withdraw", "application"]
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Something small that must be done once, after a restart too: tell the server, or withdraw in QQ.
+
+    `told`: recall → message_id, operator_id; sent → message_id, sent_ids; withdraw → ids;
+    application → kind, user_id, group_id, comment, flag, and it waits for an owner's word.
+    """
+
+    id: int
+    kind: ErrandKind
+    chat: Chat
+    told: Mapping[str, Any]
+    made_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A chat, and when its newest line that was taken was said, by the OneBot side's clock."""
+
+    chat: Chat
+    sent_at: float
+
+
 @dataclass
 class Changes:
     """What is to be written, newest state only."""
@@ -50,14 +78,20 @@ class Changes:
     entries: dict[int, Entry | None] = field(default_factory=dict)
     """By id; None is finished and forgotten."""
     bodies: dict[int, bytes] = field(default_factory=dict)
+    errands: dict[int, Errand | None] = field(default_factory=dict)
+    """By id; None is done."""
     known: dict[bytes, float] = field(default_factory=dict)
     """Identities of messages and when they were taken."""
+    seen: dict[str, Seen] = field(default_factory=dict)
+    """By the chat's key."""
     forget_before: float = 0.0
 
     def add(self, newer: Changes) -> None:
         self.entries |= newer.entries
         self.bodies |= newer.bodies
+        self.errands |= newer.errands
         self.known |= newer.known
+        self.seen |= newer.seen
         self.forget_before = max(self.forget_before, newer.forget_before)
         for entry_id, entry in newer.entries.items():
             if entry is None or entry.state != "ready":
@@ -76,3 +110,20 @@ def identity_of(event: MessageEvent) -> bytes | None:
     words = _VOLATILE.sub(r"\1", json.dumps(said, sort_keys=True))
     whole = json.dumps([event.chat.key, event.id, event.sender.id, event.sent_at, words])
     return hashlib.sha256(whole.encode()).digest()[:16]
+
+
+def dump_errand(errand: Errand) -> tuple[str, str, str, float]:
+    """Kind, chat, what it is about and when it was made, as they are kept on disk."""
+    return errand.kind, dump_chat(errand.chat), json.dumps(errand.told), errand.made_at
+
+
+def load_errand(errand_id: int, kind: ErrandKind, chat: str, told: str, made_at: float) -> Errand:
+    return Errand(errand_id, kind, load_chat(chat), json.loads(told), made_at)
+
+
+def dump_chat(chat: Chat) -> str:
+    return json.dumps([chat.kind, chat.id, chat.self_id, chat.via_group])
+
+
+def load_chat(text: str) -> Chat:
+    return Chat(*json.loads(text))

@@ -6,15 +6,19 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from qqvl_client.message import (
+    POKE,
     AccountOffline,
+    Application,
     Chat,
     ChatMessage,
     Event,
     Heartbeat,
+    LineUp,
     MessageEvent,
+    Recall,
     Role,
     Segment,
     Sender,
@@ -23,6 +27,7 @@ from qqvl_client.segments import segments_of, text_of
 
 LOG = logging.getLogger("qqvl.events")
 ROLES: tuple[Role, ...] = get_args(Role)
+ROBOTS = range(2_854_196_301, 2_854_216_400)
 
 
 def parse_event(raw: Mapping[str, Any]) -> Event | None:
@@ -39,13 +44,69 @@ def _parse(raw: Mapping[str, Any]) -> Event | None:
     match raw.get("post_type"):
         case "message":
             return _message_event(raw)
+        case "meta_event" if raw.get("meta_event_type") == "lifecycle" and raw.get("sub_type") == "connect":
+            return LineUp(text_of(raw.get("self_id")), stamp_of(raw))
         case "meta_event":
             status = raw.get("status")
             online = status.get("online") if isinstance(status, Mapping) else None
             return Heartbeat(stamp_of(raw), online if isinstance(online, bool) else None)
-        case "notice" if raw.get("notice_type") == "bot_offline":
-            return AccountOffline(text_of(raw.get("message"))[:200])
+        case "request":
+            return _application(raw)
+        case "notice":
+            return _notice(raw)
     return None
+
+
+def _notice(raw: Mapping[str, Any]) -> Event | None:
+    match raw.get("notice_type"):
+        case "bot_offline":
+            return AccountOffline(text_of(raw.get("message"))[:200])
+        case "group_recall" | "friend_recall" as kind:
+            return _recall(raw, "group" if kind == "group_recall" else "private")
+        case "notify" if raw.get("sub_type") == "poke":
+            return _poke(raw)
+    return None
+
+
+def _poke(raw: Mapping[str, Any]) -> MessageEvent | None:
+    """A line nobody wrote. In private `user_id` is the other person, and `sender_id` who of the two poked."""
+    self_id, group_id = text_of(raw.get("self_id")), text_of(raw.get("group_id"))
+    other, target = text_of(raw.get("user_id")), text_of(raw.get("target_id"))
+    if not (self_id and other and target):
+        return None
+    info = raw.get("raw_info")
+    words = (
+        "".join(text_of(item.get("txt")) for item in info if isinstance(item, Mapping))
+        if isinstance(info, list)
+        else ""
+    )
+    return MessageEvent(
+        chat=Chat("group", group_id, self_id) if group_id else Chat("private", other, self_id),
+        id="",
+        sender=Sender(other if group_id else text_of(raw.get("sender_id")) or other),
+        sent_at=stamp_of(raw) or time.time(),
+        segments=(Segment(POKE, {"target_id": target, "words": " ".join(words.split())[:40]}),),
+    )
+
+
+def _application(raw: Mapping[str, Any]) -> Application | None:
+    """A friend's request or an invitation; who wants to join a group that the account keeps is its people's matter."""
+    kind: Literal["friend", "group"] = "group" if raw.get("request_type") == "group" else "friend"
+    ours = raw.get("sub_type") == "invite" if kind == "group" else raw.get("request_type") == "friend"
+    self_id, user_id, group_id, flag = (text_of(raw.get(key)) for key in ("self_id", "user_id", "group_id", "flag"))
+    if not (ours and self_id and user_id and flag):
+        return None
+    comment = " ".join(text_of(raw.get("comment")).split())[:200]
+    return Application(self_id, kind, user_id, group_id if kind == "group" else "", comment, flag)
+
+
+def _recall(raw: Mapping[str, Any], kind: Literal["group", "private"]) -> Recall | None:
+    """In private `user_id` is the other person, whoever of the two took it back."""
+    where = text_of(raw.get("group_id" if kind == "group" else "user_id"))
+    self_id, message_id = text_of(raw.get("self_id")), id_of(raw.get("message_id"))
+    if not (where and self_id and message_id):
+        return None
+    return Recall(Chat(kind, where, self_id), message_id, text_of(raw.get("operator_id")))
 
 
 def _message_event(raw: Mapping[str, Any]) -> MessageEvent | None:
@@ -71,7 +132,7 @@ def message_of(raw: Mapping[str, Any]) -> ChatMessage:
     inner = data if raw.get("type") == "node" and isinstance(data, Mapping) else raw
     message = inner.get("message", inner.get("content"))
     found = segments_of(message, inner.get("raw_message"))
-    return ChatMessage(_id_of(inner.get("message_id")), _sender_of(inner), tuple(found))
+    return ChatMessage(id_of(inner.get("message_id")), _sender_of(inner), tuple(found), stamp_of(inner))
 
 
 def messages_of(raw: Any) -> list[ChatMessage]:
@@ -87,7 +148,7 @@ def stamp_of(raw: Mapping[str, Any]) -> float | None:
     return stamp / 1000 if stamp > 100_000_000_000 else float(stamp)
 
 
-def _id_of(value: Any) -> str:
+def id_of(value: Any) -> str:
     """A message's id; 0 is how implementations say that they know none."""
     found = "" if isinstance(value, bool) else text_of(value).strip()
     return "" if found in ("0", "0.0") else found
@@ -104,7 +165,14 @@ def _sender_of(raw: Mapping[str, Any]) -> Sender:
         nickname=text_of(nickname),
         card=text_of(sender.get("card")),
         role=role if role in ROLES else "",
+        is_bot=_is_bot(text_of(raw.get("user_id") or sender.get("user_id")), sender),
     )
+
+
+def _is_bot(user_id: str, sender: Mapping[str, Any]) -> bool:
+    """Whether QQ or the implementation calls the sender a robot; ids of QQ's own robots as mirai knows them."""
+    told = any(sender.get(key) is True for key in ("is_robot", "is_bot", "isRobot"))
+    return told or (user_id.isdecimal() and len(user_id) <= 10 and int(user_id) in ROBOTS)
 
 
 def _chat_of(raw: Mapping[str, Any]) -> Chat | None:
@@ -131,7 +199,7 @@ def dump_event(event: MessageEvent) -> str:
         {
             "chat": [chat.kind, chat.id, chat.self_id, chat.via_group],
             "id": event.id,
-            "sender": [sender.id, sender.nickname, sender.card, sender.role],
+            "sender": [sender.id, sender.nickname, sender.card, sender.role, sender.is_bot],
             "sent_at": event.sent_at,
             "segments": [[segment.type, segment.data] for segment in event.segments],
             "group_name": event.group_name,

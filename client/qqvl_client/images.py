@@ -17,12 +17,16 @@ from qqvl_client.errors import LineError, PictureError, PictureTooLargeError
 from qqvl_client.formats import INLINE, decode_inline, format_of
 from qqvl_client.message import Picture
 from qqvl_client.settings import Settings, is_loopback
+from qqvl_client.videos import length_of
 
 LOG = logging.getLogger("qqvl.images")
 RESOLVE = Callable[[], Awaitable[Mapping[str, Any]]]
 """Asks the OneBot implementation for a fresh address of the file."""
 COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "br", "compress", "x-compress", "zstd", "dcb", "dcz"})
 """RFC 9110 8.4.1 and later registrations. Object stores write other things there ("UTF-8"), which change no byte."""
+VIDEO_PART = 65_536
+"""Bytes of a video's start, and of its end, among which its length is looked for."""
+VIDEO_S = 3
 _WHOLE = re.compile(r"bytes 0-(\d+)/(\d+)$")
 
 
@@ -76,6 +80,19 @@ class PictureFetcher:
             return await self._load(source)
         raise problem
 
+    async def video_length(self, data: Mapping[str, Any]) -> float | None:
+        """A video's length in seconds, from the start or the end of its file; nothing where that does not tell."""
+        url = next((source for source in _sources(data) if source.lower().startswith("http")), "")
+        try:
+            async with asyncio.timeout(VIDEO_S if url else 0):
+                for part in (f"bytes=0-{VIDEO_PART - 1}", f"bytes=-{VIDEO_PART}"):
+                    headers = {"Accept-Encoding": "identity", "Range": part}
+                    if (length := length_of(await self._download(url, headers, _head_of))) is not None:
+                        return length
+        except (PictureError, TimeoutError):
+            pass
+        return None
+
     async def _load(self, source: str) -> Picture:
         if source.lower().startswith(INLINE):
             # A picture of megabytes takes its time to decode.
@@ -83,7 +100,7 @@ class PictureFetcher:
         else:
             try:
                 async with asyncio.timeout(self._settings.picture_timeout_s):
-                    body = await self._download(source)
+                    body = await self._download(source, {"Accept-Encoding": "identity"}, self._body)
             except TimeoutError:
                 raise PictureError("下载超时") from None
         found = format_of(body)
@@ -91,13 +108,15 @@ class PictureFetcher:
             raise PictureError("不是能识别的图片")
         return Picture(body, found)
 
-    async def _download(self, url: str) -> bytes:
+    async def _download(
+        self, url: str, headers: Mapping[str, str], read: Callable[[httpx.Response], Awaitable[bytes]]
+    ) -> bytes:
         for _ in range(self._settings.picture_redirects + 1):
             client = self._direct if is_loopback(urlsplit(url).hostname) else self._http
             try:
-                async with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+                async with client.stream("GET", url, headers=headers) as answer:
                     if not answer.is_redirect:
-                        return await self._body(answer)
+                        return await read(answer)
                     url = _redirected(answer)
             except httpx.TimeoutException:
                 raise PictureError("下载超时") from None
@@ -133,6 +152,18 @@ class PictureFetcher:
             if len(head) >= 200:
                 break
         LOG.info("图片主机回答 %d：%s", answer.status_code, head[:200].decode("utf-8", "replace"))
+
+
+async def _head_of(answer: httpx.Response) -> bytes:
+    """So much of a file as was asked for, also from a host that sends all of it."""
+    if answer.status_code not in (200, 206):
+        raise PictureError("下载失败")
+    head = bytearray()
+    async for chunk in answer.aiter_raw():
+        head += chunk
+        if len(head) >= VIDEO_PART:
+            break
+    return bytes(head)
 
 
 def _is_whole(content_range: str, length: int) -> bool:

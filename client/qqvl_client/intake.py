@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from qqvl_client.message import MessageEvent
+from qqvl_client.message import LineUp, MessageEvent
 
 LOG = logging.getLogger("qqvl.intake")
 T = TypeVar("T")
+Arrival = MessageEvent | LineUp
 BATCH = 500
 MOST = 20_000
 """Beyond this the oldest are let go: whoever takes the batches must have come to a standstill."""
@@ -20,14 +21,14 @@ MOST = 20_000
 class Intake:
     """`admit` gets the events of a batch in the order they came; while it works the next ones gather."""
 
-    def __init__(self, admit: Callable[[list[MessageEvent]], Awaitable[None]]) -> None:
+    def __init__(self, admit: Callable[[list[Arrival]], Awaitable[None]]) -> None:
         self._admit = admit
-        self._waiting: deque[MessageEvent] = deque()
+        self._waiting: deque[Arrival] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
         self._shed = 0
 
-    def put(self, event: MessageEvent) -> None:
+    def put(self, event: Arrival) -> None:
         """Never blocks, whatever the journal's disk is doing."""
         if self._closed:
             return
@@ -37,6 +38,10 @@ class Intake:
             self._shed += 1
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work(), name="intake")
+
+    def waiting(self) -> Sequence[Arrival]:
+        """What has come and is not handed on yet, oldest first."""
+        return tuple(self._waiting)
 
     async def aclose(self) -> None:
         """Take nothing more; what has come is still handed on."""

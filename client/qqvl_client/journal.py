@@ -13,13 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from qqvl_client.entries import Entry
+from qqvl_client.entries import Entry, Errand, Seen
 from qqvl_client.errors import JournalError, JournalLockedError, SettingsError
 from qqvl_client.ledger import RETRY_S, Draft, Ledger
+from qqvl_client.message import Chat, Recall
+from qqvl_client.outgoing import Outgoing
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.journal")
@@ -27,11 +28,15 @@ T = TypeVar("T")
 
 
 class Journal:
-    """Opened before the loop runs; `unfinished` is what an earlier run left, oldest first."""
+    """Opened before the loop runs; `unfinished` and `errands` are what an earlier run left, oldest first.
+
+    What is given back is the entry as it is now, whoever else has changed it meanwhile.
+    """
 
     def __init__(self, path: Path, keep_s: float = 172_800) -> None:
         self._ledger = Ledger(path, keep_s)
         self.unfinished = self._ledger.open()
+        self.errands = self._ledger.errands
         self._thread = ThreadPoolExecutor(1, "journal")
         self._retrying: asyncio.Task[None] | None = None
 
@@ -40,27 +45,48 @@ class Journal:
         """How many messages are taken and not done."""
         return self._ledger.open_count
 
+    async def seen(self) -> list[Seen]:
+        """The chats heard lately, those with the newest line first."""
+        return await self._run(lambda: self._ledger.seen)
+
     async def take(self, drafts: Sequence[Draft]) -> list[Entry | None]:
         """Write messages down; nothing in the place of one that is here already."""
         return await self._run(lambda: self._ledger.take(drafts))
 
     async def ready(self, entry: Entry, body: bytes) -> Entry:
         """Its request is made. Bodies are megabytes: they wait on disk for their turn."""
-        return await self._save(replace(entry, state="ready"), body)
+        return await self._run(lambda: self._ledger.update(entry, body, state="ready"))
 
     async def body(self, entry: Entry) -> bytes | None:
         """The request; nothing when it was lost with the file."""
         return await self._run(lambda: self._ledger.body(entry.id))
 
     async def only_context(self, entry: Entry) -> Entry:
-        return await self._save(replace(entry, context_only=True))
+        return await self._run(lambda: self._ledger.update(entry, context_only=True))
 
-    async def answered(self, entry: Entry, texts: Sequence[str]) -> Entry:
+    async def answered(self, entry: Entry, messages: Sequence[Outgoing]) -> Entry:
         """The server has answered: from here on it is never asked about this message again."""
-        return await self._save(replace(entry, state="answered", texts=tuple(texts)))
+        return await self._run(lambda: self._ledger.update(entry, state="answered", messages=tuple(messages)))
 
-    async def part(self, entry: Entry, number: int, is_open: bool) -> Entry:
-        return await self._save(replace(entry, next_part=number, part_open=is_open))
+    async def opened(self, entry: Entry, number: int, is_open: bool) -> Entry:
+        """A part is about to be handed to the line, or did not get to it."""
+        return await self._run(lambda: self._ledger.update(entry, next_part=number, part_open=is_open))
+
+    async def delivered(self, entry: Entry, next_part: int, sent_id: str) -> tuple[Entry, Errand | None]:
+        """A part is in the chat; the errand tells the server QQ's name for it."""
+        return await self._run(lambda: self._ledger.delivered(entry, next_part, sent_id))
+
+    async def recall(self, recall: Recall) -> Errand:
+        """A message was taken back; its entry, if it is still open, gets nothing more."""
+        return await self._run(lambda: self._ledger.recall(recall.chat, recall.message_id, recall.operator_id))
+
+    async def application(self, chat: Chat, told: dict[str, Any]) -> Errand:
+        """Somebody's application, until it is decided on."""
+        return await self._run(lambda: self._ledger.errand("application", chat, told))
+
+    async def settle(self, errand: Errand, withdraw: Sequence[str] = ()) -> Errand | None:
+        """Done; what is to be withdrawn because of it is an errand of its own."""
+        return await self._run(lambda: self._ledger.settle(errand, withdraw))
 
     async def done(self, entry_ids: Iterable[int]) -> None:
         """Finished, one way or another."""
@@ -72,9 +98,6 @@ class Journal:
             self._retrying.cancel()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.close)
         self._thread.shutdown()
-
-    async def _save(self, entry: Entry, body: bytes | None = None) -> Entry:
-        return await self._run(lambda: self._ledger.save(entry, body))
 
     async def _run(self, work: Callable[[], T]) -> T:
         found = await asyncio.get_running_loop().run_in_executor(self._thread, work)

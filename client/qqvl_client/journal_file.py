@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from qqvl_client.entries import Changes, Entry
+from qqvl_client.entries import Changes, Entry, Seen, dump_chat, dump_errand, load_chat, load_errand
 from qqvl_client.errors import JournalDamagedError, JournalError, JournalLockedError, JournalUnwritableError
 from qqvl_client.events import dump_event, load_event
+from qqvl_client.outgoing import dump_outgoing, load_outgoing
 
 VERSION = 1
 MAGIC = b"SQLite format 3\0"
@@ -22,6 +23,10 @@ CREATE TABLE IF NOT EXISTS entry (
   context_only INTEGER NOT NULL, state TEXT NOT NULL, texts TEXT NOT NULL,
   next_part INTEGER NOT NULL, part_open INTEGER NOT NULL, body BLOB
 );
+CREATE TABLE IF NOT EXISTS errand (
+  id INTEGER PRIMARY KEY, kind TEXT NOT NULL, chat TEXT NOT NULL, told TEXT NOT NULL, made_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, chat TEXT NOT NULL, sent_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS known (identity BLOB PRIMARY KEY, taken_at REAL NOT NULL) WITHOUT ROWID;
 """
 UPDATE = """
@@ -32,6 +37,8 @@ INSERT = """
 INSERT INTO entry (context_only, state, texts, next_part, part_open, body, id, event, said_at, taken_at)
 VALUES (?,?,?,?,?,?,?,?,?,?)
 """
+SEEN_LONGER_S = 5 * 86_400
+"""A chat may be silent for longer than its messages are known."""
 BUSY_S = 0.5
 """How long a statement waits for another program; it waits in the journal's own thread."""
 # https://www.sqlite.org/rescode.html, primary codes. A plain SQL error means that the tables are not ours.
@@ -85,6 +92,7 @@ class JournalFile:
             try:
                 for row in db.execute("SELECT * FROM entry"):
                     _add(found, row)
+                _add_errands(found, db)
             finally:
                 with suppress(sqlite3.Error):
                     found.known = dict(map(tuple, db.execute("SELECT identity, taken_at FROM known")))
@@ -144,8 +152,15 @@ class JournalFile:
                     db.execute("DELETE FROM entry WHERE id=?", (entry_id,))
                 else:
                     _put(db, entry, changes.bodies.get(entry_id))
+            for errand_id, errand in changes.errands.items():
+                db.execute("DELETE FROM errand WHERE id=?", (errand_id,))
+                if errand is not None:
+                    db.execute("INSERT INTO errand VALUES (?,?,?,?,?)", (errand_id, *dump_errand(errand)))
             db.executemany("INSERT OR REPLACE INTO known VALUES (?,?)", changes.known.items())
+            rows = ((key, dump_chat(seen.chat), seen.sent_at) for key, seen in changes.seen.items())
+            db.executemany("INSERT OR REPLACE INTO seen VALUES (?,?,?)", rows)
             if changes.forget_before:
+                db.execute("DELETE FROM seen WHERE sent_at < ?", (changes.forget_before - SEEN_LONGER_S,))
                 db.execute("DELETE FROM known WHERE taken_at < ?", (changes.forget_before,))
             db.execute("COMMIT")
         except BaseException:
@@ -180,10 +195,14 @@ def _place_of(path: Path) -> tuple[int, int]:
 
 
 def _put(db: sqlite3.Connection, entry: Entry, body: bytes | None) -> None:
-    state = (entry.context_only, entry.state, json.dumps(entry.texts), entry.next_part, entry.part_open)
+    state = (entry.context_only, entry.state, _messages(entry), entry.next_part, entry.part_open)
     if db.execute(UPDATE, (*state, entry.state, body, entry.id)).rowcount == 0:
         kept = body if entry.state == "ready" else None
         db.execute(INSERT, (*state, kept, entry.id, dump_event(entry.event), entry.said_at, entry.taken_at))
+
+
+def _messages(entry: Entry) -> str:
+    return json.dumps([dump_outgoing(message) for message in entry.messages])
 
 
 def _read(db: sqlite3.Connection) -> Changes:
@@ -191,7 +210,15 @@ def _read(db: sqlite3.Connection) -> Changes:
     columns = "id, event, said_at, taken_at, context_only, state, texts, next_part, part_open, body IS NOT NULL AS body"
     for row in db.execute(f"SELECT {columns} FROM entry ORDER BY id"):
         _add(found, row)
+    _add_errands(found, db)
+    for key, chat, sent_at in db.execute("SELECT key, chat, sent_at FROM seen"):
+        found.seen[key] = Seen(load_chat(chat), sent_at)
     return found
+
+
+def _add_errands(found: Changes, db: sqlite3.Connection) -> None:
+    for row in db.execute("SELECT id, kind, chat, told, made_at FROM errand ORDER BY id"):
+        found.errands[row["id"]] = load_errand(*row)
 
 
 def _add(found: Changes, row: sqlite3.Row) -> None:
@@ -206,7 +233,7 @@ def _add(found: Changes, row: sqlite3.Row) -> None:
         context_only=bool(row["context_only"]),
         # Without its body it has to be read anew.
         state="taken" if row["state"] == "ready" and not row["body"] else row["state"],
-        texts=tuple(json.loads(row["texts"])),
+        messages=tuple(map(load_outgoing, json.loads(row["texts"]))),
         next_part=row["next_part"],
         part_open=bool(row["part_open"]),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+POKE = "poked"
+"""The type of the one segment of a poke, which QQ tells as a notice; a `poke` segment is something that is said."""
 Role = Literal["", "owner", "admin", "member"]
 
 
@@ -39,6 +41,7 @@ class Sender:
     nickname: str = ""
     card: str = ""
     role: Role = ""
+    is_bot: bool = False
 
     @property
     def name(self) -> str:
@@ -52,6 +55,11 @@ class ChatMessage:
     id: str
     sender: Sender
     segments: tuple[Segment, ...]
+    sent_at: float | None = None
+
+    @property
+    def quoted_id(self) -> str:
+        return next((str(s.data.get("id") or "") for s in self.segments if s.type == "reply"), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +77,22 @@ class MessageEvent:
     sub_type: str = ""
 
     @property
+    def poked_id(self) -> str:
+        """Whom the sender poked, where this is a poke and nothing that was said."""
+        return next((str(s.data.get("target_id", "")) for s in self.segments if s.type == POKE), "")
+
+    @property
+    def is_temporary(self) -> bool:
+        """A session through a group, of somebody who is no friend."""
+        return self.chat.kind == "private" and self.sub_type == "group"
+
+    @property
     def ats_self(self) -> bool:
         return any(s.type == "at" and str(s.data.get("qq")) == self.chat.self_id for s in self.segments)
+
+    @property
+    def ats_all(self) -> bool:
+        return any(s.type == "at" and str(s.data.get("qq")) == "all" for s in self.segments)
 
     @property
     def is_addressed(self) -> bool:
@@ -93,7 +115,38 @@ class AccountOffline:
     reason: str
 
 
-Event = MessageEvent | Heartbeat | AccountOffline
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A message of a chat, anybody's, was taken back."""
+
+    chat: Chat
+    message_id: str
+    operator_id: str = ""
+    """Who took it back, where told."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineUp:
+    """The line to an account stands, for the first time or again; what was said meanwhile nobody reports."""
+
+    self_id: str
+    stamp: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """Somebody wants to be a friend of the account, or to take it into a group: OneBot's request."""
+
+    self_id: str
+    kind: Literal["friend", "group"]
+    user_id: str
+    group_id: str
+    comment: str
+    flag: str
+    """What the answer must name."""
+
+
+Event = Application | MessageEvent | Heartbeat | AccountOffline | Recall | LineUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +167,15 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardNode:
+    """One line of a forwarded record: who said what. Its pictures stand among the message's own, where they stood."""
+
+    speaker: str
+    user_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class IncomingMessage:
     """One QQ message, read: every lookup done, every picture fetched."""
 
@@ -123,6 +185,7 @@ class IncomingMessage:
     pictures: tuple[Picture, ...] = ()
     segments: tuple[dict[str, Any], ...] = field(default=())
     """The content in pieces, as the chat server takes them."""
+    forward: tuple[ForwardNode, ...] = ()
     at_me: bool = False
     quote: Quote | None = None
     self_nickname: str = ""
@@ -131,10 +194,3 @@ class IncomingMessage:
     @property
     def is_empty(self) -> bool:
         return not (self.content.strip() or self.pictures or self.quote)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the chat server wants said; no texts means silence."""
-
-    texts: tuple[str, ...]

@@ -38,7 +38,9 @@ def describe(segment: Segment) -> str:
             return f"[卡片:{words}]" if words else "[小程序]" if kind == "miniapp" else "[卡片消息]"
         case kind if kind in FILES:
             name = file_name(data)
-            return f"[文件:{name}]" if name else "[文件]"
+            return _note("文件", {"name": name, "size": size_of(data)}, "name", "size")
+        case "video":
+            return video_note(data, video_length(data))
         case _:
             return _named(segment)
 
@@ -71,7 +73,6 @@ def _named(segment: Segment) -> str:
 
 NOTES: Mapping[str, str] = {
     "record": "[语音]",
-    "video": "[视频]",
     "shake": "[窗口抖动]",
     "keyboard": "",
     "anonymous": "",
@@ -104,6 +105,37 @@ def sticker_name(segment: Segment) -> str:
 def file_name(data: Mapping[str, Any]) -> str:
     names = (data.get(key) for key in ("file_name", "fileName", "name", "file"))
     return re.split(r"[\\/]", next((text for name in names if (text := text_of(name))), ""))[-1][:100]
+
+
+def size_of(data: Mapping[str, Any]) -> str:
+    """A file's size for people; nothing where it is not told."""
+    told_size = text_of(data.get("file_size") or data.get("size"))
+    size = float(told_size) if told_size.isdecimal() and len(told_size) < 16 else 0.0
+    if not size:
+        return ""
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def video_length(data: Mapping[str, Any]) -> float | None:
+    """A video's length in seconds, where told."""
+    for key in ("duration", "length", "time", "seconds"):
+        value = data.get(key)
+        value = float(value) if isinstance(value, str) and value.isdecimal() and len(value) < 9 else value
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6:
+            return float(value)
+    return None
+
+
+def video_note(data: Mapping[str, Any], seconds: float | None) -> str:
+    length = ""
+    if seconds:
+        minutes, rest = divmod(max(round(seconds), 1), 60)
+        length = f"{minutes} 分 {rest} 秒" if minutes else f"{rest} 秒"
+    return _note("视频", {"length": length, "size": size_of(data)}, "length", "size")
 
 
 def _note(kind: str, data: Mapping[str, Any], *keys: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from qqvl_client.errors import ActionRefusedError, ActionUnsureError, LineError
-from qqvl_client.events import message_of, messages_of
+from qqvl_client.events import id_of, message_of, messages_of
 from qqvl_client.message import Chat, ChatMessage
 from qqvl_client.segments import text_of
 from qqvl_client.settings import Settings
@@ -58,8 +58,8 @@ class OneBot:
     async def wait_up(self, self_id: str) -> None:
         await self._link.wait_up(self_id)
 
-    async def send(self, chat: Chat, segments: list[dict[str, Any]]) -> None:
-        """Send one message; segment dicts only, so that nothing in a text is ever parsed."""
+    async def send(self, chat: Chat, segments: list[dict[str, Any]]) -> str:
+        """Send one message; its id, where told. Segment dicts only, so that nothing in a text is ever parsed."""
         params: dict[str, Any] = {"message": segments}
         if chat.kind == "group":
             params["group_id"] = _number(chat.id)
@@ -68,7 +68,20 @@ class OneBot:
             if chat.via_group:
                 params["group_id"] = _number(chat.via_group)
         action = f"send_{chat.kind}_msg"
-        await self._link.call(chat.self_id, action, params, self._settings.action_timeout_s)
+        data = _mapping(await self._link.call(chat.self_id, action, params, self._settings.action_timeout_s))
+        return id_of(data.get("message_id"))
+
+    async def send_record(self, chat: Chat, nodes: Sequence[Mapping[str, Any]]) -> str:
+        """Send a forwarded record made of `node` segments; its id, where told."""
+        place = {"group_id": _number(chat.id)} if chat.kind == "group" else {"user_id": _number(chat.id)}
+        action, params = f"send_{chat.kind}_forward_msg", {**place, "messages": list(nodes)}
+        data = _mapping(await self._link.call(chat.self_id, action, params, self._settings.action_timeout_s))
+        return id_of(data.get("message_id"))
+
+    async def withdraw(self, self_id: str, message_id: str) -> None:
+        """Take back a message of ours, which QQ allows for two minutes."""
+        params = {"message_id": _number(message_id)}
+        await self._link.call(self_id, "delete_msg", params, self._settings.action_timeout_s)
 
     async def message(self, self_id: str, message_id: str) -> ChatMessage:
         return message_of(_mapping(await self._lookup(self_id, "get_msg", {"message_id": _number(message_id)})))
@@ -111,6 +124,19 @@ class OneBot:
         params = {"group_id": _number(group_id), "user_id": _number(user_id)}
         key = ("member", self_id, group_id, user_id)
         return await self._name(key, "get_group_member_info", params, "card", "nickname")
+
+    async def nickname(self, self_id: str, user_id: str) -> str:
+        return await self._name(
+            ("person", self_id, user_id), "get_stranger_info", {"user_id": _number(user_id)}, "nickname"
+        )
+
+    async def decide(self, self_id: str, kind: str, flag: str, approve: bool) -> None:
+        """Accept or refuse a friend's request or an invitation to a group."""
+        params: dict[str, Any] = {"flag": flag, "approve": approve}
+        if kind == "group":
+            params["sub_type"] = "invite"
+        action = "set_group_add_request" if kind == "group" else "set_friend_add_request"
+        await self._link.call(self_id, action, params, self._settings.action_timeout_s)
 
     async def _name(self, key: tuple[str, ...], action: str, params: Mapping[str, Any], *fields: str) -> str:
         known = self._names.get(key)

@@ -12,13 +12,16 @@ from qqvl_client.contents import ContentReader, PictureSource, Piece, Words
 from qqvl_client.errors import LineError, PictureError
 from qqvl_client.formats import INLINE
 from qqvl_client.images import RESOLVE, PictureFetcher
-from qqvl_client.message import Chat, IncomingMessage, MessageEvent, Picture, Quote, Segment
+from qqvl_client.message import Chat, IncomingMessage, MessageEvent, Picture, Quote, Segment, Sender
+from qqvl_client.notes import video_note
 from qqvl_client.onebot import OneBot
 from qqvl_client.segments import text_of
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.reading")
 PARALLEL_PICTURES = 8
+VIDEOS = 2
+"""So many of a message's videos are asked for their length."""
 TOO_MUCH = "一条消息里的图片合计太大"
 TOO_MANY = "一条消息里的图片太多"
 
@@ -54,17 +57,22 @@ class Reader:
 
     async def read(self, event: MessageEvent) -> IncomingMessage:
         chat = event.chat
-        contents, quote, group_name, (nickname, card) = await asyncio.gather(
-            self._read(chat, event.segments), self._quote(event), self._group_name(event), self._own_names(chat)
+        contents, quote, group_name, (nickname, card), sender = await asyncio.gather(
+            self._read(chat, event.segments),
+            self._quote(event),
+            self._group_name(event),
+            self._own_names(chat),
+            self._sender(event),
         )
         quote = quote and self._trimmed(quote, sum(len(picture.data) for picture in contents.pictures))
         return IncomingMessage(
-            event=event,
+            event=replace(event, sender=sender),
             content=contents.text,
             group_name=group_name,
             pictures=contents.pictures,
             segments=tuple(piece.segment for piece in contents.words),
-            at_me=event.ats_self or (quote is not None and quote.user_id == chat.self_id),
+            forward=tuple(node for piece in contents.words for node in piece.nodes),
+            at_me=event.ats_self or self._pokes_us(event) or (quote is not None and quote.user_id == chat.self_id),
             quote=quote,
             self_nickname=nickname,
             self_card=card if card != nickname else "",
@@ -75,6 +83,7 @@ class Reader:
 
     async def _fetch(self, chat: Chat, pieces: list[Piece]) -> _Contents:
         """Fetch the pictures side by side, keep their order, and write down what failed."""
+        pieces = await self._with_lengths(pieces)
         places = self._affordable(pieces)
         got: list[Picture | PictureError] = []
         if places:
@@ -101,6 +110,21 @@ class Reader:
             words.append(Words(text, {"type": "image", "index": len(kept)}))
             kept.append(result)
         return _Contents(tuple(words), tuple(kept))
+
+    async def _with_lengths(self, pieces: list[Piece]) -> list[Piece]:
+        """The pieces, with the lengths of the first videos in their notes."""
+        found = list(pieces)
+        at = [i for i, piece in enumerate(pieces) if isinstance(piece, Words) and piece.video is not None][:VIDEOS]
+        lengths = await asyncio.gather(*(self._video_length(pieces[i]) for i in at))
+        for i, seconds in zip(at, lengths, strict=True):
+            piece = pieces[i]
+            assert isinstance(piece, Words)
+            text = video_note(piece.video or {}, seconds)
+            found[i] = replace(piece, text=text, segment={**piece.segment, "text": text})
+        return found
+
+    async def _video_length(self, piece: Piece) -> float | None:
+        return await self._pictures.video_length(piece.video) if isinstance(piece, Words) and piece.video else None
 
     def _affordable(self, pieces: list[Piece]) -> list[int]:
         """Where the pictures stand that will be fetched: the message's own before those it forwards."""
@@ -159,6 +183,18 @@ class Reader:
         if event.chat.kind != "group":
             return ""
         return event.group_name or await self._onebot.group_name(event.chat.self_id, event.chat.id)
+
+    def _pokes_us(self, event: MessageEvent) -> bool:
+        return self._settings.poke_calls and event.poked_id == event.chat.self_id
+
+    async def _sender(self, event: MessageEvent) -> Sender:
+        """The sender, with the name that a notice or a crooked event leaves out."""
+        sender, chat = event.sender, event.chat
+        if sender.name or not sender.id:
+            return sender
+        if chat.kind == "group":
+            return replace(sender, nickname=await self._onebot.member_name(chat.self_id, chat.id, sender.id))
+        return replace(sender, nickname=await self._onebot.nickname(chat.self_id, sender.id))
 
     async def _own_names(self, chat: Chat) -> tuple[str, str]:
         """What the account is called, by itself and in this group; only groups need telling whom they mean."""

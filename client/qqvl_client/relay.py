@@ -7,34 +7,29 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from qqvl_client.admissions import Admissions
+from qqvl_client.asking import Asker, Turn
+from qqvl_client.catching_up import CatchingUp
 from qqvl_client.clock import Clock
-from qqvl_client.entries import Entry
-from qqvl_client.errors import ServerError
+from qqvl_client.entries import Entry, identity_of
+from qqvl_client.errands import Errands
 from qqvl_client.images import PictureFetcher
-from qqvl_client.intake import Intake, crowd
+from qqvl_client.intake import Arrival, Intake, crowd
 from qqvl_client.journal import Journal
 from qqvl_client.lanes import Lanes
 from qqvl_client.ledger import Draft
-from qqvl_client.message import AccountOffline, Event, Heartbeat, MessageEvent
+from qqvl_client.message import AccountOffline, Application, Event, Heartbeat, LineUp, MessageEvent, Recall
 from qqvl_client.onebot import Link, OneBot
 from qqvl_client.outbox import Outbox
-from qqvl_client.reading import Reader, bare_message
-from qqvl_client.server_api import ServerApi, as_context, body_of, notice_for
+from qqvl_client.reading import Reader
+from qqvl_client.server_api import ServerApi
 from qqvl_client.settings import Settings
 
 LOG = logging.getLogger("qqvl.relay")
+ERRANDS_GRACE_S = 1
 MANY = 50
 """A batch larger than this is one line in the log."""
-
-
-@dataclass(eq=False, slots=True)
-class Turn:
-    """A message in its chat's lane, and its reading, which gives nothing when there is nothing to answer."""
-
-    entry: Entry
-    reading: asyncio.Task[Entry | None] | None = None
 
 
 class Relay:
@@ -45,21 +40,32 @@ class Relay:
         self._journal = journal
         self._onebot = OneBot(link, settings)
         self._pictures = PictureFetcher(settings)
-        self._reader = Reader(settings, self._onebot, self._pictures)
         self._server = ServerApi(settings)
-        self._outbox = Outbox(settings, self._onebot, journal)
+        reader = Reader(settings, self._onebot, self._pictures)
+        self._asker = Asker(settings, self._onebot, reader, self._server, journal)
+        self._errands = Errands(settings, self._onebot, self._server, journal)
+        self._outbox = Outbox(settings, self._onebot, journal, self._errands)
+        self._admissions = Admissions(settings, self._onebot, journal, self._outbox)
+        self._catching_up = CatchingUp(settings, self._onebot, journal)
         self._intake = Intake(self._admit)
-        self._lanes: Lanes[Turn] = Lanes(self._answer)
+        self._lanes: Lanes[Turn, Entry] = Lanes(self._asker.begin, self._end, settings.posts_per_chat)
         self._readings: set[asyncio.Task[Entry | None]] = set()
         self._looking: asyncio.Task[None] | None = None
-        self._noticed: dict[str, float] = {}
+        self._recalling: set[asyncio.Task[None]] = set()
         self._clock = Clock()
         self._online = True
         self._closed = False
+        self._sealed = False
+        """Nothing more is written down."""
 
     def resume(self) -> None:
         """Go on with what an earlier run left unfinished; look at the server meanwhile."""
         self._looking = asyncio.create_task(self._server.look(), name="look at the server")
+        errands = self._journal.errands
+        self._admissions.resume([errand for errand in errands if errand.kind == "application"])
+        for errand in errands:
+            if errand.kind != "application":
+                self._errands.put(errand)
         entries = self._journal.unfinished
         if entries:
             LOG.info("上次还有 %d 条消息没处理完，现在接着处理", len(entries))
@@ -71,6 +77,15 @@ class Relay:
         match event:
             case MessageEvent():
                 self._intake.put(event)
+            case LineUp():
+                self._heard(Heartbeat(event.stamp, None))
+                self._intake.put(event)
+            case Recall() if not self._sealed:
+                recalling = asyncio.create_task(self._errands.recalled(event), name="recall")
+                self._recalling.add(recalling)
+                recalling.add_done_callback(self._recalling.discard)
+            case Application() if not self._closed:
+                self._admissions.take(event)
             case Heartbeat():
                 self._heard(event)
             case AccountOffline():
@@ -85,30 +100,61 @@ class Relay:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         await self._intake.aclose()
+        self._sealed = True
+        await asyncio.gather(*self._recalling, return_exceptions=True)
+        await self._admissions.aclose()
+        await self._errands.aclose(ERRANDS_GRACE_S)
         await self._server.aclose()
         await self._pictures.aclose()
         if left := self._journal.open_count:
             LOG.warning("停止时还有 %d 条消息没答完，已记下，下次启动接着处理", left)
         await self._journal.aclose()
 
-    async def _admit(self, events: Sequence[MessageEvent]) -> None:
-        """Write a batch down and give every message of it its turn."""
-        drafts = await self._thinned([self._draft(e) for e in events if e.sender.id != e.chat.self_id])
+    async def _admit(self, arrivals: Sequence[Arrival]) -> None:
+        """Write a batch down and give every message of it its turn; what was missed before it comes first."""
+        events = [event for event in arrivals if isinstance(event, MessageEvent)]
+        drafts = [self._draft(event) for event in events if self._is_heard(event)]
+        for line_up in (event for event in arrivals if isinstance(event, LineUp)):
+            missed = await self._catching_up.missed(line_up)
+            # What was said after the line stood is in the record too, and is reported besides.
+            reported = {identity_of(event) for event in self._intake.waiting() if isinstance(event, MessageEvent)}
+            reported |= {identity_of(event) for event in events}
+            fresh = [line for line in missed if identity_of(line.event) not in reported and self._is_heard(line.event)]
+            drafts = [*(self._draft(line.event, only_context=not line.asks) for line in fresh), *drafts]
+        await self._take_down(await self._thinned(drafts))
+
+    async def _take_down(self, drafts: list[Draft]) -> None:
         entries = await self._journal.take(drafts)
-        if len(events) > MANY:
-            LOG.info("一下子收到 %d 条消息", len(events))
-        level = logging.DEBUG if len(events) > MANY else logging.INFO
+        if len(drafts) > MANY:
+            LOG.info("一下子收到 %d 条消息", len(drafts))
+        level = logging.DEBUG if len(drafts) > MANY else logging.INFO
         for draft, entry in zip(drafts, entries, strict=True):
             where, name = draft.event.chat.key, draft.event.id
             if entry is None:
                 LOG.log(level, "重复的消息 %s（%s），不再处理", name, where)
                 continue
-            LOG.log(level, "收到 %s 的消息 %s%s", where, name, "（太旧，只作历史）" if entry.context_only else "")
-            self._enqueue(entry)
+            LOG.log(level, "收到 %s 的消息 %s%s", where, name, "（只作历史）" if entry.context_only else "")
+            if self._admissions.is_word(entry.event):
+                await self._journal.done([entry.id])
+                self._admissions.obey(entry.event)
+            else:
+                self._enqueue(entry)
 
-    def _draft(self, event: MessageEvent) -> Draft:
+    def _is_heard(self, event: MessageEvent) -> bool:
+        """Not ourselves; and strangers who write through a group as the owner wants."""
+        if event.sender.id == event.chat.self_id:
+            return False
+        is_stranger = event.is_temporary and event.sender.id not in self._settings.owners
+        if is_stranger and not self._settings.answer_temporary:
+            LOG.info("不理会 %s 的群临时会话", event.chat.key)
+            return False
+        return True
+
+    def _draft(self, event: MessageEvent, only_context: bool = False) -> Draft:
         age = self._clock.age(event.sent_at)
-        return Draft(event, time.time() - max(age, 0.0), age > self._settings.max_age_s)
+        calls = self._settings.poke_calls and event.poked_id == event.chat.self_id
+        only_context = only_context or (bool(event.poked_id) and not calls)
+        return Draft(event, time.time() - max(age, 0.0), only_context or age > self._settings.max_age_s)
 
     async def _thinned(self, drafts: list[Draft]) -> list[Draft]:
         """The drafts there is room for in their chats' lanes; older ones that wait there make room for newer."""
@@ -148,76 +194,16 @@ class Relay:
             return
         turn = Turn(entry)
         if entry.state == "taken":
-            turn.reading = asyncio.create_task(self._read(entry, resumed), name=f"read {entry.id}")
+            turn.reading = asyncio.create_task(self._asker.read(entry, resumed), name=f"read {entry.id}")
             self._readings.add(turn.reading)
             turn.reading.add_done_callback(self._readings.discard)
         self._lanes.put(entry.chat.key, turn)
 
-    async def _read(self, entry: Entry, resumed: bool) -> Entry | None:
-        if resumed:
-            # Right after a start there is no line yet, and every lookup would come back empty-handed.
-            await self._onebot.wait_up(entry.chat.self_id)
-        try:
-            message = await self._reader.read(entry.event)
-        # The reader's edge: whatever odd shape broke it, the words must still get through.
-        except Exception:
-            LOG.exception("消息 %s 没能读全，只取文字", entry.message_id)
-            message = bare_message(entry.event)
-        if message.is_empty:
-            LOG.info("消息 %s 里没有能处理的内容，略过", entry.message_id)
-            await self._journal.done([entry.id])
-            return None
-        body = await asyncio.to_thread(body_of, message) if message.pictures else body_of(message)
-        LOG.debug("消息 %s 已读好，图片 %d 张", entry.message_id, len(message.pictures))
-        return await self._journal.ready(entry, body)
-
-    async def _answer(self, turn: Turn, behind: int) -> None:
-        entry: Entry | None = turn.entry
-        if turn.reading:
-            entry = await asyncio.shield(turn.reading)
-        if entry is None:
-            return
-        if entry.state != "answered":
-            entry = await self._judged(entry, behind)
-            entry = await self._journal.answered(entry, await self._ask(entry))
-        if not entry.context_only:
-            await self._outbox.deliver(entry)
-        await self._journal.done([entry.id])
-
-    async def _judged(self, entry: Entry, behind: int) -> Entry:
-        """Its turn has come: is it still worth an answer? Who waited behind a crowd, or too long, is history."""
-        crowded = behind > self._settings.answers_waiting and not entry.event.is_addressed
-        if entry.context_only or not (crowded or time.time() - entry.said_at > self._settings.max_age_s):
-            return entry
-        LOG.info(
-            "轮到消息 %s（%s）时%s，只作历史", entry.message_id, entry.chat.key, "后面排得太长" if crowded else "已太旧"
-        )
-        return await self._journal.only_context(entry)
-
-    async def _ask(self, entry: Entry) -> tuple[str, ...]:
-        body = await self._journal.body(entry)
-        if body is None:
-            body = body_of(await self._reader.read(entry.event))
-        if entry.context_only:
-            body = as_context(body)
-        try:
-            reply = await self._server.ask(entry.chat.kind, body, repeatable=bool(entry.message_id))
-        except ServerError as error:
-            LOG.error("消息 %s（%s）没有答成：%s", entry.message_id, entry.chat.key, error)
-            return self._notice(entry, error)
-        LOG.info("消息 %s（%s）%s", entry.message_id, entry.chat.key, "已有答复" if reply.texts else "不用回复")
-        return reply.texts
-
-    def _notice(self, entry: Entry, error: ServerError) -> tuple[str, ...]:
-        """One short word to somebody who addressed the bot, and not again for a while."""
-        now = time.monotonic()
-        quiet_until = self._noticed.get(entry.chat.key, 0.0)
-        means_us = entry.event.is_addressed and not entry.context_only
-        if not self._settings.notices or not means_us or now < quiet_until:
-            return ()
-        self._noticed = {key: until for key, until in self._noticed.items() if until > now}
-        self._noticed[entry.chat.key] = now + self._settings.notice_gap_s
-        return (notice_for(error),)
+    async def _end(self, turn: Turn, answer: asyncio.Future[Entry]) -> None:
+        await self._outbox.deliver(turn.entry, turn.pieces, answer)
+        await asyncio.wait([answer])
+        if not answer.cancelled():
+            await self._journal.done([turn.entry.id])
 
 
 def _event_of(one: Turn | Draft) -> MessageEvent:

@@ -5,22 +5,35 @@ from __future__ import annotations
 import itertools
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
+
+from qqvl_client.outgoing import Outgoing
 
 JOINERS = "\u200d\ufe0e\ufe0f\u20e3"
 
 
-def parts_of(texts: Sequence[str], limit: int, most: int) -> tuple[list[str], int]:
-    """The messages a reply is sent as, `most` of them, and how many letters were left out; the last part says so."""
-    pieces = (part for text in texts for part in split(text, limit))
+def parts_of(messages: Sequence[Outgoing], limit: int, most: int) -> tuple[list[Outgoing], int]:
+    """The messages a reply is sent as, `most` of them, and how many letters were left out; the last part says so.
+
+    All but the last are the same whatever follows them, so that they may be sent before it is known.
+    """
+    pieces = (part for message in messages for part in _pieces(message, limit))
     parts = list(itertools.islice(pieces, most))
-    left_out = sum(map(len, texts)) - sum(map(len, parts))
+    # A picture without a word is one letter less to read.
+    left_out = sum(len(message.text) or 1 for message in pieces)
     if left_out:
+        last = parts[-1]
         # Room for the words that tell it, counted before and after.
-        end = _fit(parts[-1], 0, limit - 40)
-        left_out += len(parts[-1]) - end
-        parts[-1] = f"{parts[-1][:end]}……（太长，后面还有 {left_out} 个字没有发）"
+        end = _fit(last.text, 0, limit - 40) if last.is_plain else 0
+        left_out += len(last.text) - end
+        parts[-1] = Outgoing(f"{last.text[:end]}……（太长，后面还有 {left_out} 个字没有发）")
     return parts, left_out
+
+
+def _pieces(message: Outgoing, limit: int) -> Iterator[Outgoing]:
+    if message.is_plain:
+        yield from map(Outgoing, split(message.text, limit))
+    else:
+        yield message
 
 
 def split(text: str, limit: int) -> Iterator[str]:
@@ -58,11 +71,3 @@ def _good_place(text: str, start: int, end: int) -> int:
 
 def _joins(char: str) -> bool:
     return char in JOINERS or unicodedata.combining(char) > 0 or "\U0001f3fb" <= char <= "\U0001f3ff"
-
-
-def as_segments(text: str, quote_id: str) -> list[dict[str, Any]]:
-    """One outgoing message. Text goes out as a text segment and nothing else: it is never parsed as CQ code."""
-    segments: list[dict[str, Any]] = [{"type": "text", "data": {"text": text}}]
-    if quote_id:
-        segments.insert(0, {"type": "reply", "data": {"id": quote_id}})
-    return segments

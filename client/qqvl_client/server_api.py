@@ -3,83 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
+from qqvl_client.bodies import reply_of
 from qqvl_client.errors import AnswerLostError, ServerAwayError, ServerError, ServerRefusedError
-from qqvl_client.message import IncomingMessage, Picture, Quote, Reply
+from qqvl_client.message import Chat
+from qqvl_client.outgoing import Reply, outgoing_of
+from qqvl_client.pieces import Pieces
+from qqvl_client.posting import Place, Posts, Trace
 from qqvl_client.settings import Settings, is_loopback
+from qqvl_client.sse import events
 
 LOG = logging.getLogger("qqvl.server")
 NOT_ANSWERED = frozenset({408, 409, 425, 429, 502, 503, 504})
 MAX_ANSWER = 10_000_000
-MAX_SEGMENTS = 1000
-
-
-def body_of(message: IncomingMessage) -> bytes:
-    """The request's JSON: the spec's fields first, then the optional ones."""
-    event = message.event
-    body: dict[str, Any] = {"type": event.chat.kind}
-    if event.chat.kind == "group":
-        body |= {"group_id": event.chat.id, "group_name": message.group_name}
-    body |= {"user_id": event.sender.id, "user_nickname": event.sender.nickname}
-    if event.chat.kind == "group":
-        body["user_card"] = event.sender.card
-    body |= {"content": message.content, "images": _images(message.pictures), "timestamp": event.sent_at}
-    optional = {
-        "message_id": event.id,
-        "self_id": event.chat.self_id,
-        "reply_to": _quote(message.quote),
-        "segments": list(message.segments) if len(message.segments) <= MAX_SEGMENTS else [],
-        "message_type": event.chat.kind,
-        "sub_type": event.sub_type,
-        "sender_role": event.sender.role if event.chat.kind == "group" else "",
-        "self_nickname": message.self_nickname,
-        "self_card": message.self_card,
-    }
-    body["at_me"] = message.at_me
-    body |= {name: value for name, value in optional.items() if value}
-    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def as_context(body: bytes) -> bytes:
-    """The same request, to be remembered and not answered. Bodies hold megabytes: never parsed again for a word."""
-    return body.removesuffix(b"}") + b', "context_only": true}'
-
-
-def _images(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:
-    return [{"data": base64.b64encode(p.data).decode("ascii"), "format": p.format} for p in pictures]
-
-
-def _quote(quote: Quote | None) -> dict[str, Any] | None:
-    if quote is None:
-        return None
-    return {
-        "id": quote.id,
-        "text": quote.text,
-        "user_id": quote.user_id,
-        "user_nickname": quote.user_nickname,
-        "images": _images(quote.pictures),
-    }
-
-
-def reply_of(kind: str, answer: Any) -> Reply:
-    """What to say for an answer; raises AnswerLostError when it is not one of ours."""
-    if not isinstance(answer, Mapping) or answer.get("status") != "success":
-        raise AnswerLostError("服务器的答复里没有 status: success")
-    if kind == "group" and answer.get("should_reply") is not True:
-        return Reply(())
-    messages = answer.get("messages")
-    parts = [m.get("text") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-    texts = parts or [answer.get("reply")]
-    return Reply(tuple(text for text in texts if isinstance(text, str) and text.strip()))
+EVENTS = "text/event-stream"
+# The codes of error bodies, docs/qq.md: what an event stream tells in place of a status.
+REFUSED = frozenset({"invalid_request", "image_rejected", "context_length_exceeded", "payload_too_large", "forbidden"})
+BUSY = frozenset({"busy", "rate_limit_exceeded", "model_loading", "shutting_down", "storage_failed", "engine_dead"})
 
 
 class ServerApi:
@@ -96,9 +44,9 @@ class ServerApi:
             timeout=timeout,
             trust_env=False,
             proxy=None if local else settings.proxy or None,
-            limits=httpx.Limits(max_connections=settings.parallel_chats),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=settings.parallel_chats),
         )
-        self._slots = asyncio.Semaphore(settings.parallel_chats)
+        self._posts = Posts(settings.parallel_chats)
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -125,20 +73,41 @@ class ServerApi:
         elif door.status_code == 404 or not _is_health(health):
             LOG.error("%s 不是对话服务器：server_url 只写到端口，后面不要带 /v1 之类的路径", url)
 
-    async def ask(self, kind: Literal["group", "private"], body: bytes, repeatable: bool) -> Reply:
-        """Post a message until it is answered, refused or too late. `repeatable`: it carries a message_id."""
-        retrying = AsyncRetrying(
-            stop=_enough(self._settings, repeatable),
-            wait=_pause(self._settings),
-            retry=lambda state: state.outcome is not None and _worth_repeating(state.outcome.exception()),
-            before_sleep=_log_retry,
-            reraise=True,
-        )
-        return await retrying(self._ask_once, kind, body)
+    async def ask(
+        self, chat: Chat, body: bytes, repeatable: bool, accepted: asyncio.Event, pieces: Pieces | None = None
+    ) -> Reply:
+        """Post a message until it is answered, refused or too late.
 
-    async def _ask_once(self, kind: str, body: bytes) -> Reply:
-        async with self._slots:
-            status, headers, payload = await self._post(kind, body)
+        Args:
+            repeatable: it carries a message_id.
+            accepted: set once the server has the message, so that the chat's next may follow it.
+            pieces: where what is finished of the answer is put meanwhile, should the server tell.
+        """
+        with self._posts.enter(chat.key) as place:
+            await place.turn()
+            retrying = AsyncRetrying(
+                stop=_enough(self._settings, repeatable),
+                wait=_pause(self._settings),
+                retry=lambda state: state.outcome is not None and _worth_repeating(state.outcome.exception()),
+                before_sleep=_log_retry,
+                reraise=True,
+            )
+            return await retrying(self._ask_once, chat, body, place, accepted, pieces or Pieces())
+
+    async def tell(self, path: str, body: bytes) -> Any:
+        """Post something that is not a message, once; the answer's JSON. Raises ServerError."""
+        return await self._answer(path, body)
+
+    async def _ask_once(self, chat: Chat, body: bytes, place: Place, accepted: asyncio.Event, pieces: Pieces) -> Reply:
+        async with place.slot():
+            place.on_settled(len(body), accepted.set)
+            pieces.begin()
+            answer = await self._answer(f"/api/chat/{chat.kind}", body, place.trace, pieces)
+        return reply_of(chat.kind, answer)
+
+    async def _answer(self, path: str, body: bytes, trace: Trace | None = None, pieces: Pieces | None = None) -> Any:
+        """The answer's JSON; raises ServerError for whatever else comes back."""
+        status, headers, payload = await self._post(path, body, trace, pieces)
         if status in NOT_ANSWERED:
             raise ServerAwayError(f"服务器回答 {status}：{_words(payload)}", _retry_after(headers))
         if status >= 500 or 300 <= status < 400:
@@ -146,16 +115,21 @@ class ServerApi:
         if status >= 400:
             raise ServerRefusedError(f"服务器回答 {status}：{_words(payload)}", status)
         try:
-            answer = json.loads(payload)
+            return json.loads(payload)
         except ValueError:
             raise AnswerLostError("服务器的答复不是 JSON") from None
-        return reply_of(kind, answer)
 
-    async def _post(self, kind: str, body: bytes) -> tuple[int, httpx.Headers, bytes]:
+    async def _post(
+        self, path: str, body: bytes, trace: Trace | None, pieces: Pieces | None
+    ) -> tuple[int, httpx.Headers, bytes]:
         try:
             # httpx's read timeout starts anew with every byte; this one does not.
             async with asyncio.timeout(self._settings.server_timeout_s):
-                async with self._http.stream("POST", f"/api/chat/{kind}", content=body) as answer:
+                extensions = {"trace": trace} if trace else {}
+                async with self._http.stream("POST", path, content=body, extensions=extensions) as answer:
+                    told = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+                    if pieces is not None and answer.status_code == 200 and told == EVENTS:
+                        return 200, answer.headers, await _told_by_and_by(answer, pieces)
                     payload = bytearray()
                     async for chunk in answer.aiter_bytes():
                         payload += chunk
@@ -168,6 +142,29 @@ class ServerApi:
             raise AnswerLostError("等不到服务器的答复") from None
         except httpx.HTTPError as error:
             raise AnswerLostError(f"服务器的答复断在半路（{type(error).__name__}）") from None
+
+
+async def _told_by_and_by(answer: httpx.Response, pieces: Pieces) -> bytes:
+    """The whole answer's JSON, which comes last; every message of it is handed on when it comes.
+
+    The server answers 200 before it knows how it ends: its `error` is told here by its code, and may have run.
+    """
+    async for event in events(answer.aiter_text(), MAX_ANSWER):
+        if event.name == "done":
+            return event.data.encode("utf-8", "replace")
+        if event.name == "error":
+            raise _failure(event.data.encode("utf-8", "replace"))
+        if event.name == "message" and (message := outgoing_of(_json(event.data))):
+            pieces.put(message)
+    raise AnswerLostError("服务器的答复断在半路")
+
+
+def _failure(payload: bytes) -> ServerError:
+    words = f"服务器说没有答成：{_words(payload)}"
+    code = _code(payload)
+    if code in REFUSED:
+        return ServerRefusedError(words, 400)
+    return ServerAwayError(words) if code in BUSY else AnswerLostError(words)
 
 
 def _worth_repeating(error: BaseException | None) -> bool:
@@ -213,6 +210,20 @@ def _is_health(answer: httpx.Response) -> bool:
         return "status" in answer.json()
     except (ValueError, TypeError):
         return False
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _code(payload: bytes) -> str:
+    try:
+        return str(json.loads(payload)["error"]["code"])
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def _words(payload: bytes) -> str:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from qqvl_client.errors import SettingsError
 from qqvl_client.invocation import LAUNCHER
@@ -23,6 +33,16 @@ ENV_PREFIX = "QQVL_CLIENT_"
 ENV_SHORT = {"SERVER_URL": "server_url", "QQVL_API_KEY": "api_key"}
 # The settings file of both programs, what the scripts read, and what the server's tests plant.
 OTHER_ENV = frozenset(("QQVL_CONFIG", "QQVL_TORCH", "QQVL_PLANT_FAULT", LAUNCHER)) | SERVER_VARIABLES
+
+
+def _ids(value: Any) -> Any:
+    """QQ ids: a list, one number, or several in one string."""
+    items = re.split(r"[,，、\s]+", value.strip()) if isinstance(value, str) else value
+    items = items if isinstance(items, list | tuple) else [items]
+    ids = tuple(str(item).strip() for item in items if item not in ("", None))
+    if not all(found.isascii() and found.isdecimal() for found in ids):
+        raise ValueError("要写 QQ 号，多个用逗号隔开")
+    return ids
 
 
 class Settings(BaseModel):
@@ -39,6 +59,12 @@ class Settings(BaseModel):
     nonebot_mode: Literal["forward", "reverse"] = Field("forward", description="NoneBot 主动去连，还是等对方来连")
     listen_host: str = Field("127.0.0.1", description="反向 WebSocket 的监听地址")
     listen_port: int = Field(8080, ge=0, le=65535, description="反向 WebSocket 的监听端口")
+    owners: Annotated[tuple[str, ...], BeforeValidator(_ids)] = Field(
+        (), description="主人的 QQ 号，可写多个，用逗号隔开；留空则用服务器的 chat.owners（QQVL_OWNERS）"
+    )
+    auto_accept: bool = Field(False, description="好友申请、入群邀请自动同意；否则问主人")
+    answer_temporary: bool = Field(True, description="回答陌生人的群临时会话；否则不理会（主人除外）")
+    poke_calls: bool = Field(False, description="戳一戳机器人算叫它；否则只作历史")
     proxy: str = Field("", description="取图片、连非本机服务器时用的代理；环境里的代理变量不用")
     data_dir: Path = Field(PROJECT / "data" / "client", description="日志与流水账放在哪里")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="日志详细程度")
@@ -50,8 +76,11 @@ class Settings(BaseModel):
     retry_max_s: float = Field(5, gt=0, description="两次重试之间最多等多久")
     lost_answer_retries: int = Field(2, ge=0, description="答复丢失时再问几次（靠 message_id 不会重复回答）")
     parallel_chats: int = Field(32, ge=1, description="同时向服务器提问的聊天数")
+    posts_per_chat: int = Field(32, ge=1, description="一个聊天最多有多少条消息同时在等服务器答复，再多就排队")
+    catch_up: bool = Field(True, description="重新连上时，补上断线期间的消息（每个聊天最多一百条）")
     max_age_s: float = Field(300, gt=0, description="到手时已超过这么久的消息只作历史，不回答")
     waiting_per_chat: int = Field(500, ge=1, description="一个聊天最多有多少条消息排队，再多就略过最早的")
+    stream: bool = Field(True, description="服务器写好一条就先发一条，不等整个回复写完")
     answers_waiting: int = Field(50, ge=0, description="后面排队超过这么多条时，没有 @ 机器人的群消息只作历史，不回答")
     notices: bool = Field(True, description="出故障时是否告诉提问的人")
     notice_gap_s: float = Field(60, ge=0, description="同一聊天两次故障提示至少隔多久")
@@ -62,8 +91,12 @@ class Settings(BaseModel):
     send_gap_s: float = Field(0.2, ge=0, description="两次发送之间至少隔多久（另加随机量）")
     part_gap_s: float = Field(1.0, ge=0, description="一条长回复的两段之间至少隔多久")
     verify_wait_s: float = Field(3, ge=0, description="发送结果不明时，隔多久去聊天记录里核对")
+    typing_chars_per_s: float = Field(30, ge=0, description="像打字一样，每秒出多少字才发下一条；0 不等")
+    typing_max_s: float = Field(5, ge=0, description="为打字最多等多久")
+    sends_per_minute: int = Field(20, ge=1, description="一个聊天每分钟最多发几条，再多就等")
     max_text_chars: int = Field(4500, ge=100, description="QQ 一条消息最多多少字，更长的分段")
     parts_per_reply: int = Field(8, ge=1, description="一条回复最多分几段发，再长就截断并说明")
+    at_asker: bool = Field(False, description="群里回复时 @ 提问的人")
     quote_in_groups: bool = Field(True, description="群里回复时引用提问的消息")
 
     picture_timeout_s: float = Field(30, gt=0, description="取一张图片最多多久")
@@ -71,7 +104,7 @@ class Settings(BaseModel):
     picture_max_mb: float = Field(15, gt=0, description="一张图片最大多少 MB")
     picture_redirects: int = Field(3, ge=0, description="取图片最多跟随几次跳转")
     pictures_per_message: int = Field(16, ge=0, description="一条消息最多取几张图片")
-    pictures_in_forwards: int = Field(8, ge=0, description="其中合并转发里的图片最多几张")
+    pictures_in_forwards: int = Field(4, ge=0, description="其中合并转发里的图片最多几张")
     message_max_mb: float = Field(22, gt=0, description="一条消息的图片合计最大多少 MB；服务器的 max_body_mb 要装得下")
 
     reconnect_base_s: float = Field(0.5, gt=0, description="断线后第一次重连前大约等多久")
@@ -128,7 +161,9 @@ def load(env: Mapping[str, str], flags: Mapping[str, Any], config: Path | None =
     """Merge every source and check the result; raises SettingsError with one readable line."""
     _refuse_unknown(env)
     named = config or (Path(env["QQVL_CONFIG"]) if env.get("QQVL_CONFIG") else None)
-    values = {**_from_ncatbot(env), **_from_yaml(named), **_from_env(env), **flags}
+    file = _file(named)
+    owners = _servers_owners(env, file)
+    values = {"owners": owners, **_from_ncatbot(env), **_from_yaml(named, file), **_from_env(env), **flags}
     if "data_dir" in values:
         values["data_dir"] = PROJECT / Path(str(values["data_dir"])).expanduser()
     try:
@@ -159,11 +194,21 @@ def _from_env(env: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _from_yaml(config: Path | None) -> dict[str, Any]:
+def _file(config: Path | None) -> dict[str, Any]:
+    """What the settings file of both programs says; nothing when none is named and none lies there."""
     path = config or PROJECT / "qqvl.yaml"
-    if config is None and not path.is_file():
-        return {}
-    section = _read_yaml(path).get("client") or {}
+    return {} if config is None and not path.is_file() else _read_yaml(path)
+
+
+def _servers_owners(env: Mapping[str, str], file: Mapping[str, Any]) -> Any:
+    """Whom the server takes for its owners: who keeps one of the two programs keeps the other."""
+    chat = file.get("chat")
+    return env.get("QQVL_OWNERS") or (chat.get("owners") if isinstance(chat, dict) else None) or ()
+
+
+def _from_yaml(config: Path | None, file: Mapping[str, Any]) -> dict[str, Any]:
+    path = config or PROJECT / "qqvl.yaml"
+    section = file.get("client") or {}
     if not isinstance(section, dict):
         raise SettingsError(f"{path}：client: 下面要写成“名字: 值”")
     for key in section:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qqvl_client.entries import Changes, Entry
+from qqvl_client.entries import Changes, Entry, dump_errand, load_errand
 from qqvl_client.events import dump_event, load_event
+from qqvl_client.outgoing import dump_outgoing, load_outgoing
 
 
 class Spill:
@@ -44,23 +45,28 @@ def _lines(changes: Changes) -> Iterator[str]:
     # The entry before its identity: cut between them a resend is answered by the entry's own answer, not dropped.
     for entry_id, entry in changes.entries.items():
         yield json.dumps({"id": entry_id, "entry": None if entry is None else _packed(entry)})
+    for errand_id, errand in changes.errands.items():
+        yield json.dumps({"errand": errand_id, "is": errand and dump_errand(errand)})
     for identity, taken_at in changes.known.items():
         yield json.dumps({"known": identity.hex(), "at": taken_at})
 
 
 def _packed(entry: Entry) -> list[Any]:
     state = "taken" if entry.state == "ready" else entry.state
-    flags = [entry.context_only, state, entry.texts, entry.next_part, entry.part_open]
+    messages = [dump_outgoing(message) for message in entry.messages]
+    flags = [entry.context_only, state, messages, entry.next_part, entry.part_open]
     return [dump_event(entry.event), entry.said_at, entry.taken_at, *flags]
 
 
 def _change(line: dict[str, Any]) -> Changes:
     if "known" in line:
         return Changes(known={bytes.fromhex(line["known"]): line["at"]})
+    if "errand" in line:
+        return Changes(errands={line["errand"]: line["is"] and load_errand(line["errand"], *line["is"])})
     if line["entry"] is None:
         return Changes(entries={line["id"]: None})
     event = load_event(line["entry"][0])
     if event is None:
         return Changes()
     entry = Entry(line["id"], event, *line["entry"][1:])
-    return Changes(entries={entry.id: replace(entry, texts=tuple(entry.texts))})
+    return Changes(entries={entry.id: replace(entry, messages=tuple(map(load_outgoing, line["entry"][5])))})

@@ -80,7 +80,7 @@ class WeightsSettings(Room):
         description="权重精度；auto 在显卡上用 bfloat16（RTX 20、T4 和更老的卡用 float16），在 CPU 上看 CPU 支持什么",
     )
     attn: Literal["sdpa", "flash_attention_2", "eager"] = Field(
-        "sdpa", description="注意力实现；flash_attention_2 要另装"
+        "sdpa", description="注意力实现（只对 generate 引擎）；flash_attention_2 要另装"
     )
     quantization: Literal["none", "bnb-4bit", "bnb-8bit"] = Field(
         "none", description="加载时量化；模型自带量化（GPTQ、AWQ、FP8）时不用写"
@@ -117,7 +117,9 @@ class EngineSettings(Room):
         description="CPU 上用自带的 C++ 算子：第一次启动时由系统的 c++ 编译，约四秒；"
         "没有编译器就用 PyTorch 的，off 总是用 PyTorch 的",
     )
-    max_running: int = Field(16, ge=1, le=1024, description="paged 引擎同时回答多少条")
+    max_running: int = Field(
+        0, ge=0, le=1024, description="paged 引擎同时回答多少条；0 为自动：CPU 上 16，显卡按显存 8 到 64"
+    )
 
 
 class GenerationSettings(Room):

@@ -68,6 +68,7 @@ async def stack(_running: Stack) -> AsyncIterator[Stack]:
     yield _running
     _running.chat.script = answer_for
     _running.chat.scripts.clear()
+    _running.chat.report_script = lambda _: {"status": "success"}
     _running.onebot.mute_actions.clear()
     _running.onebot.send_faults.clear()
     assert _running.client.returncode is None, _running.client.log[before:]

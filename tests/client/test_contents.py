@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
-from onebot.events import SELF_ID, at, face, group_message, image, private_message, reply, text
+from onebot.events import SELF_ID, at, face, group_message, image, poke, private_message, reply, text
 from onebot.pictures import drawn
-from onebot.world import Stack
+from onebot.process import ClientProcess
+from onebot.world import Stack, World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(40)]
 Segment = dict[str, Any]
@@ -55,6 +58,11 @@ async def test_pictures_in_forwards_come_along_where_they_stood(stack: Stack, ch
         "总结",
     ]
     assert "甲：看[图片]好" in body["content"]
+    assert body["forward"] == [
+        {"speaker": "甲", "user_id": "1", "text": "看[图片]好"},
+        {"speaker": "丙", "user_id": "1", "text": "[聊天记录]"},
+        {"speaker": "乙", "user_id": "1", "text": "[图片]里面"},
+    ]
 
 
 async def test_forwarded_pictures_are_few_and_never_at_the_cost_of_the_messages_own(stack: Stack, chat_id: int) -> None:
@@ -62,9 +70,9 @@ async def test_forwarded_pictures_are_few_and_never_at_the_cost_of_the_messages_
     record = forward(*(node("甲", image(other)) for _ in range(12)))
     own_url = stack.pictures.put(own)
     body = await in_group(stack, chat_id, record, *(image(own_url) for _ in range(10)))
-    assert len(body["images"]) == 16
+    assert len(body["images"]) == 14
     assert pictures_of(body)[-10:] == [own] * 10
-    assert body["content"].count("图片太多") == 6
+    assert body["content"].count("图片太多") == 8
 
 
 async def test_a_quoted_forward_brings_its_pictures(stack: Stack, chat_id: int) -> None:
@@ -237,7 +245,7 @@ def file(name: str, **more: Any) -> Segment:
 async def test_a_file_that_is_a_picture_is_seen(stack: Stack, chat_id: int) -> None:
     body = await in_group(stack, chat_id, file("照片.HEIC", url=stack.pictures.put(drawn("red"))), text("看"))
     assert pictures_of(body) == [drawn("red")]
-    assert body["content"] == "[文件:照片.HEIC]看"
+    assert body["content"] == "[文件:照片.HEIC｜1.0 KB]看"
 
 
 async def test_a_files_address_is_asked_for(stack: Stack, chat_id: int, other_id: int) -> None:
@@ -254,13 +262,96 @@ async def test_a_files_address_is_asked_for(stack: Stack, chat_id: int, other_id
 async def test_other_files_stay_files(stack: Stack, chat_id: int) -> None:
     before = len(stack.onebot.calls)
     body = await in_group(stack, chat_id, file("报告.pdf", url=stack.pictures.put(drawn())))
-    assert (body["content"], body["images"]) == ("[文件:报告.pdf]", [])
+    assert (body["content"], body["images"]) == ("[文件:报告.pdf｜1.0 KB]", [])
     assert not [action for action, _ in stack.onebot.calls[before:] if "file" in action]
 
 
 async def test_a_file_that_only_claims_to_be_a_picture_says_so(stack: Stack, chat_id: int) -> None:
     body = await in_group(stack, chat_id, file("a.jpg", file_id="", url=stack.pictures.bad("page")))
-    assert body["content"] == "[文件:a.jpg][图片未能获取：不是能识别的图片]"
+    assert body["content"] == "[文件:a.jpg｜1.0 KB][图片未能获取：不是能识别的图片]"
+
+
+SIZES = {"0": "", "999": "｜999 B", "1234567": "｜1.2 MB", "25000000": "｜25 MB", "3000000000": "｜3.0 GB", "x": ""}
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_files_size_is_told_for_people(stack: Stack, chat_id: int, size: str) -> None:
+    body = await in_group(stack, chat_id, file("报告.pdf", file_size=size))
+    assert body["content"] == f"[文件:报告.pdf{SIZES[size]}]"
+
+
+# Videos and pokes ---------------------------------------------------------------------------------------
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content) + 8) + kind + content
+
+
+def movie(seconds: float, header_first: bool, version: int = 0) -> bytes:
+    """An MP4 file as far as its length goes, with 200 kB of what would be pictures."""
+    times, form = (struct.pack(">QQ", 1, 2), ">IQ") if version else (struct.pack(">II", 1, 2), ">II")
+    length = struct.pack(form, 600, int(seconds * 600))
+    header = box(b"moov", box(b"mvhd", bytes([version, 0, 0, 0]) + times + length + bytes(80)))
+    frames = box(b"mdat", bytes(200_000))
+    return box(b"ftyp", b"isom" + bytes(8)) + (header + frames if header_first else frames + header)
+
+
+MOVIES: dict[str, tuple[dict[str, Any], bytes, str]] = {
+    "told": ({"duration": "75"}, b"", "[视频:1 分 15 秒]"),
+    "at the start": ({"file_size": "3400000"}, movie(12.4, header_first=True), "[视频:12 秒｜3.4 MB]"),
+    "at the end": ({}, movie(61, header_first=False), "[视频:1 分 1 秒]"),
+    "of 64 bits": ({}, movie(0.2, header_first=True, version=1), "[视频:1 秒]"),
+    "nowhere": ({}, b"no video" * 100, "[视频]"),
+    "cut": ({}, movie(5, header_first=True)[:50], "[视频]"),
+}
+
+
+@pytest.mark.parametrize("kind", MOVIES)
+async def test_a_video_is_a_note_with_its_length(stack: Stack, chat_id: int, kind: str) -> None:
+    told, content, note = MOVIES[kind]
+    data = {"file": "A1B2.mp4", "url": stack.pictures.put(content) if content else "", **told}
+    assert (await in_group(stack, chat_id, {"type": "video", "data": data}, text("看")))["content"] == f"{note}看"
+
+
+@pytest.mark.parametrize("vice", ["gone", "stall", "loop", "hang-up"])
+async def test_a_video_that_cannot_be_fetched_is_a_note(stack: Stack, chat_id: int, vice: str) -> None:
+    data = {"url": stack.pictures.bad(vice)}
+    assert (await in_group(stack, chat_id, {"type": "video", "data": data}))["content"] == "[视频]"
+
+
+async def test_a_poke_is_a_line_that_asks_for_nothing(stack: Stack, chat_id: int, other_id: int) -> None:
+    await stack.onebot.event(poke(40004, SELF_ID, group_id=chat_id))
+    await stack.onebot.event(poke(40004, 50005, group_id=chat_id, words=("揉了揉", "的头")))
+    await stack.onebot.event(poke(other_id, SELF_ID))
+    bodies = [*await stack.chat.asked(chat_id, 2), *await stack.chat.asked(other_id)]
+    assert [body["content"] for body in bodies] == [
+        "[戳一戳:戳了戳 你]",
+        "[戳一戳:揉了揉的头 成员50005]",
+        "[戳一戳:戳了戳 你]",
+    ]
+    assert [body["user_nickname"] for body in bodies] == ["成员40004", "成员40004", f"路人{other_id}"]
+    assert all(body["context_only"] and not body["at_me"] and "message_id" not in body for body in bodies)
+
+
+async def test_a_poke_of_our_own_is_none(stack: Stack, chat_id: int, other_id: int) -> None:
+    await stack.onebot.event(poke(SELF_ID, 40004, group_id=chat_id))
+    await stack.onebot.event(poke(other_id, other_id, sender_id=SELF_ID))
+    await stack.onebot.event(group_message("在", chat_id))
+    await stack.onebot.event(private_message("在", other_id))
+    assert [body["content"] for body in await stack.chat.asked(chat_id)] == ["在"]
+    assert [body["content"] for body in await stack.chat.asked(other_id)] == ["在"]
+
+
+async def test_a_poke_calls_the_bot_where_the_owner_wants_it(world: World, tmp_path: Path, chat_id: int) -> None:
+    async with ClientProcess(tmp_path, world.settings() | {"poke_calls": "true"}) as client:
+        await world.onebot.line()
+        await world.onebot.event(poke(40004, 50005, group_id=chat_id))
+        await world.onebot.event(poke(40004, SELF_ID, group_id=chat_id))
+        (sent,) = await world.onebot.replied(chat_id)
+        assert await client.stop() == 0
+    assert (sent.text, sent.quoted) == ("答：[戳一戳:戳了戳 你]", None)
+    told = [(body["at_me"], body.get("context_only", False)) for body in world.chat.of(chat_id)]
+    assert told == [(False, True), (True, False)]
 
 
 # Quotes -------------------------------------------------------------------------------------------------
@@ -295,6 +386,30 @@ async def test_a_role_nobody_knows_is_not_told(stack: Stack, chat_id: int, other
         assert "sender_role" not in body
     await stack.onebot.event(private_message("在", other_id, sender={"user_id": other_id, "role": "owner"}))
     assert not {"sender_role", "self_nickname"} & (await stack.chat.asked(other_id))[0].keys()
+
+
+ROBOTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "told": (20002, {"is_robot": True}),
+    "told otherwise": (20002, {"is_bot": True}),
+    "one of QQ's own": (2_854_196_310, {}),
+}
+
+
+@pytest.mark.parametrize("kind", ROBOTS)
+async def test_a_robot_is_told_as_such(stack: Stack, chat_id: int, other_id: int, kind: str) -> None:
+    user_id, more = ROBOTS[kind]
+    sender = {"user_id": user_id, "nickname": "管家", "role": "member"} | more
+    assert (await in_group(stack, chat_id, text("在"), user_id=user_id, sender=sender))["sender_is_bot"] is True
+    for odd in ({"is_robot": "true"}, {"is_robot": 0}, {}):
+        sender = {"user_id": 5, "nickname": "张三"} | odd
+        await stack.onebot.event(group_message("在", other_id, sender=sender))
+    assert not [b for b in await stack.chat.asked(other_id, 3) if "sender_is_bot" in b]
+
+
+async def test_who_calls_everybody_is_told_to(stack: Stack, chat_id: int, other_id: int) -> None:
+    body = await in_group(stack, chat_id, at("all"), text("开会"))
+    assert (body["at_all"], body["at_me"]) == (True, False)
+    assert "at_all" not in await in_group(stack, other_id, at(SELF_ID), text("开会"))
 
 
 async def test_the_accounts_own_names_are_told(stack: Stack, chat_id: int) -> None:

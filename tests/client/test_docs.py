@@ -31,6 +31,8 @@ def log_lines() -> list[str]:
 def default_of(name: str) -> str:
     default = Settings.model_fields[name].default
     default = default.get_secret_value() if hasattr(default, "get_secret_value") else default
+    if isinstance(default, tuple):
+        default = ",".join(default)
     if isinstance(default, Path):
         default = default.relative_to(PROJECT)
     return str(default).lower() if isinstance(default, bool) else str(default)

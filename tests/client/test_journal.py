@@ -25,6 +25,7 @@ from qqvl_client.events import parse_event
 from qqvl_client.journal import Journal, open_journal
 from qqvl_client.ledger import Draft
 from qqvl_client.message import MessageEvent
+from qqvl_client.outgoing import Outgoing
 from qqvl_client.settings import Settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -109,6 +110,13 @@ async def test_messages_whose_id_is_0_are_all_answered_and_carry_none(stack: Sta
 # Over restarts ------------------------------------------------------------------------------------------
 
 
+SAID = (
+    Outgoing("a"),
+    Outgoing("b", ({"type": "text", "data": {"text": "b"}}, {"type": "face", "data": {"id": "1"}})),
+    Outgoing("c", nodes=({"type": "node", "data": {"name": "c"}},)),
+)
+
+
 async def test_a_message_goes_on_where_it_stood(journals: Callable[..., Journal]) -> None:
     first = journals()
     (entry,) = await first.take([Draft(event_of(), 5.0)])
@@ -118,10 +126,10 @@ async def test_a_message_goes_on_where_it_stood(journals: Callable[..., Journal]
     (again,) = second.unfinished
     assert again == replace(entry, state="ready")
     assert await second.body(again) == b"body"
-    await second.part(await second.answered(again, ["a", "b"]), 1, is_open=True)
+    await second.opened(await second.answered(again, SAID), 1, is_open=True)
     third = journals()
     (last,) = third.unfinished
-    assert (last.texts, last.next_part, last.part_open) == (("a", "b"), 1, True)
+    assert (last.messages, last.next_part, last.part_open) == (SAID, 1, True)
     await third.done([last.id])
     assert journals().unfinished == []
 

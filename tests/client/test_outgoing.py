@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 import pytest
-from onebot.events import SELF_ID, group_message, private_message
+from onebot.events import SELF_ID, group_message, image, private_message
+from onebot.pictures import drawn
 from onebot.world import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -137,25 +138,52 @@ async def test_the_same_message_id_in_another_chat_is_another_message(
     await stack.onebot.replied(other_id)
 
 
-async def test_one_message_of_a_chat_at_a_time_in_order_while_others_go_on(
-    stack: Stack, chat_id: int, other_id: int
-) -> None:
-    release = asyncio.Event()
+async def test_each_line_is_posted_as_it_comes_and_answers_go_out_in_order(stack: Stack, chat_id: int) -> None:
+    """As the server merges: four wait together; here the last is answered first, and the first last."""
+    posted: list[str] = []
+    turns = {str(number): asyncio.Event() for number in range(4)}
 
-    async def slowly(body: dict[str, Any]) -> dict[str, Any]:
-        await release.wait()
+    async def in_turn(body: dict[str, Any]) -> dict[str, Any]:
+        posted.append(body["content"])
+        await turns[body["content"]].wait()
         return {"status": "success", "should_reply": True, "reply": f"回{body['content']}"}
 
-    stack.chat.scripts[str(chat_id)] = slowly
+    stack.chat.scripts[str(chat_id)] = in_turn
     for number in range(4):
         await stack.onebot.event(group_message(f"{number}", chat_id))
-    await stack.chat.asked(chat_id)
-    await stack.onebot.event(group_message("另一个群", other_id))
-    await stack.onebot.replied(other_id)
-    assert len(stack.chat.of(chat_id)) == 1
-    release.set()
+    await stack.chat.asked(chat_id, 4)
+    assert posted == ["0", "1", "2", "3"]
+    for number in (3, 2, 1, 0):
+        assert stack.onebot.to(chat_id) == []
+        turns[str(number)].set()
     sent = await stack.onebot.replied(chat_id, 4)
     assert [s.text for s in sent] == ["回0", "回1", "回2", "回3"]
+
+
+async def test_a_short_line_does_not_overtake_the_pictures_before_it(stack: Stack, chat_id: int) -> None:
+    url = stack.pictures.put(drawn() + bytes(250_000), delay_s=0.3)
+    await stack.onebot.event(group_message([image(url), image(url), image(url)], chat_id))
+    await stack.onebot.event(group_message("上面是什么", chat_id))
+    bodies = await stack.chat.asked(chat_id, 2)
+    assert [len(body["images"]) for body in bodies] == [3, 0]
+
+
+async def test_a_merged_answer_sends_nothing(stack: Stack, chat_id: int) -> None:
+    last = group_message("二", chat_id)
+
+    def merged(body: dict[str, Any]) -> Any:
+        if body["content"] == "一":
+            # A server that is careless with the rest: what counts is the word that it is merged.
+            return says("一的答复", merged_into=str(last["message_id"]))(body)
+        return says("两句都答了")(body)
+
+    stack.chat.scripts[str(chat_id)] = merged
+    await stack.onebot.event(group_message("一", chat_id))
+    await stack.onebot.event(last)
+    await stack.onebot.replied(chat_id)
+    await settled(stack, chat_id)
+    first, _ = stack.onebot.to(chat_id)
+    assert (first.text, first.quoted) == ("两句都答了", str(last["message_id"]))
 
 
 async def test_many_chats_are_asked_side_by_side(stack: Stack, chat_id: int) -> None:

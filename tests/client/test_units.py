@@ -14,14 +14,16 @@ import pytest
 import yaml
 from onebot.pictures import PictureHost, drawn
 
+from qqvl_client.bodies import body_of, reply_of, report_of, withdraw_of
+from qqvl_client.entries import Errand
 from qqvl_client.errors import PictureError, SettingsError
 from qqvl_client.images import PictureFetcher
 from qqvl_client.lanes import Lanes
 from qqvl_client.logs import RedactingFormatter
 from qqvl_client.message import Chat, IncomingMessage, MessageEvent, Picture, Quote, Sender
+from qqvl_client.outgoing import Outgoing
 from qqvl_client.reply import split
 from qqvl_client.segments import parse_cq, segments_of
-from qqvl_client.server_api import body_of, reply_of
 from qqvl_client.settings import Settings, load
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
@@ -93,7 +95,7 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, content: Any, word: str)
         ("QQVL_CLIENT_API_KEYS", "QQVL_CLIENT_API_KEY"),
         ("QQVL_API_KEI", "QQVL_API_KEY"),
         ("qqvl_api_key", "QQVL_API_KEY"),
-        ("QQVL_NONSENSE_AND_MORE", "docs/client.md"),
+        ("QQVL_0123456789", "docs/client.md"),
     ],
 )
 def test_a_variable_misspelt_is_an_error_that_names_the_right_one(name: str, meant: str) -> None:
@@ -227,9 +229,25 @@ def test_bodies_are_the_contracts_bodies(name: str) -> None:
 
 
 def test_answers_of_the_contract_are_understood() -> None:
-    assert reply_of("group", fixture("group_reply.json")).texts == ("红色。",)
-    assert reply_of("group", fixture("group_silent.json")).texts == ()
-    assert reply_of("private", fixture("private_reply.json")).texts == ("红色。",)
+    assert reply_of("group", fixture("group_reply.json")).messages == (Outgoing("红色。"),)
+    assert reply_of("group", fixture("group_silent.json")).messages == ()
+    assert reply_of("private", fixture("private_reply.json")).messages == (Outgoing("红色。"),)
+    long = fixture("group_reply_long.json")
+    assert len(reply_of("group", long).messages) == len(long["messages"])
+    for kind in ("group", "private"):
+        merged = reply_of(kind, fixture(f"{kind}_merged.json"))
+        assert (merged.messages, bool(merged.merged_into)) == ((), True)
+    assert withdraw_of(fixture("recall_reply.json")) == ("1122334460", "1122334461")
+    assert withdraw_of(fixture("sent_reply.json")) == ()
+
+
+@pytest.mark.parametrize("name", ["group_recall", "private_recall", "group_sent", "private_sent"])
+def test_reports_are_the_contracts_reports(name: str) -> None:
+    body = fixture(f"{name}.json")
+    place, _, kind = name.partition("_")
+    chat = Chat("group" if place == "group" else "private", body.get("group_id") or body["user_id"], body["self_id"])
+    path, made = report_of(Errand(1, "recall" if kind == "recall" else "sent", chat, {"operator_id": ""} | body, 0.0))
+    assert (path, json.loads(made)) == (f"/api/chat/{place}/{kind}", body)
 
 
 async def test_a_stalling_picture_is_given_up_long_before_its_time_is_over() -> None:
@@ -244,18 +262,70 @@ async def test_a_stalling_picture_is_given_up_long_before_its_time_is_over() -> 
 # Lanes --------------------------------------------------------------------------------------------------
 
 
-async def test_an_unforeseen_error_does_not_stop_its_lane(caplog: pytest.LogCaptureFixture) -> None:
-    done = asyncio.Event()
+class Turns:
+    """What a lane's turns go on as; each ends when it is told to."""
 
-    async def work(turn: str, _: int) -> None:
+    def __init__(self, most: int = 8) -> None:
+        self.going: dict[str, asyncio.Future[str]] = {}
+        self.ended: list[str] = []
+        self.lanes: Lanes[str, str] = Lanes(self.begin, self.end, most)
+
+    async def begin(self, turn: str, _: int) -> asyncio.Future[str] | None:
         if turn == "boom":
             raise sqlite3.ProgrammingError("unforeseen")
-        done.set()
+        self.going[turn] = asyncio.get_running_loop().create_future()
+        return self.going[turn]
 
-    lanes: Lanes[str] = Lanes(work)
-    lanes.put("a", "boom")
-    lanes.put("a", "fine")
-    await asyncio.wait_for(done.wait(), 2)
-    assert "unforeseen" in caplog.text
-    await lanes.close(1)
-    assert lanes.waiting("a") == ()
+    async def end(self, turn: str, going: asyncio.Future[str]) -> None:
+        await asyncio.wait([going])
+        if going.cancelled():
+            return
+        if going.result() == "boom":
+            raise sqlite3.ProgrammingError("unforeseen")
+        self.ended.append(turn)
+
+    async def begun(self, *turns: str) -> None:
+        async with asyncio.timeout(5):
+            while not set(turns) <= self.going.keys():
+                await asyncio.sleep(0)
+
+
+async def test_an_unforeseen_error_does_not_stop_its_lane(caplog: pytest.LogCaptureFixture) -> None:
+    turns = Turns()
+    for turn in ("boom", "breaks", "fine"):
+        turns.lanes.put("a", turn)
+    await turns.begun("breaks", "fine")
+    turns.going["breaks"].set_result("boom")
+    turns.going["fine"].set_result("ok")
+    await turns.lanes.close(5)
+    assert turns.ended == ["fine"]
+    assert caplog.text.count("ProgrammingError: unforeseen") == 2
+    assert turns.lanes.waiting("a") == ()
+
+
+async def test_turns_of_a_lane_go_on_together_and_end_in_order() -> None:
+    turns = Turns()
+    for turn in ("1", "2", "3"):
+        turns.lanes.put("a", turn)
+    await turns.begun("1", "2", "3")
+    for turn in ("3", "2"):
+        turns.going[turn].set_result("ok")
+    await asyncio.sleep(0)
+    assert turns.ended == []
+    turns.going["1"].set_result("ok")
+    await turns.lanes.close(5)
+    assert turns.ended == ["1", "2", "3"]
+
+
+async def test_a_turn_called_off_holds_up_nobody() -> None:
+    turns = Turns(most=2)
+    for turn in ("1", "2", "3"):
+        turns.lanes.put("a", turn)
+    await turns.begun("1", "2")
+    assert turns.lanes.waiting("a") == ("3",)
+    turns.going["1"].cancel()
+    await turns.begun("3")
+    turns.going["2"].set_result("ok")
+    turns.going["3"].set_result("ok")
+    await turns.lanes.close(5)
+    assert turns.ended == ["2", "3"]

@@ -16,10 +16,10 @@ from qqvl_server.chat.arrivals import Interruption
 from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.commands import Given
 from qqvl_server.chat.decision import Charge, Decision, Reason
+from qqvl_server.chat.judging import Judge
 from qqvl_server.chat.ledger import Ledger
-from qqvl_server.chat.loops import Exchanges, Heard
-from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Speaker, StoredMessage
-from qqvl_server.chat.policy import Case
+from qqvl_server.chat.loops import Exchanges
+from qqvl_server.chat.message import Answer, ChatKey, Speaker, StoredMessage
 from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import POINTED_LINES, Receiver, pointed_at, speaks_of_picture
 from qqvl_server.chat.session import Arrival, Turn
@@ -56,6 +56,7 @@ class Turns:
         self._blocking = blocking
         self._speaking = Speaking(voice, window, preferences, blocking, commander.model)
         self._ledger = ledger
+        self._judge = Judge(store, preferences, ledger, exchanges)
         self._commander = commander
         self._exchanges = exchanges
         self._metrics = metrics
@@ -84,7 +85,7 @@ class Turns:
             await self._commit(turn, silences, talk, self._ledger.listened(turn.chat))
         if covered:
             await self._answer(turn, covered)
-        elif talk and _decision(talk[-1]).reason is not Reason.LISTED:
+        elif talk and await self._judge.is_worth_reading(talk[-1].incoming):
             self.warmer.heard(turn.chat, _stored(talk[-1]))
 
     async def _take(self, arrival: Arrival, turn: Turn) -> None:
@@ -103,7 +104,7 @@ class Turns:
                 arrival.settle(earlier)
                 return
         began = time.perf_counter()
-        case = await self._case(arrival, turn)
+        case = await self._judge.case(arrival, turn)
         command = policy.command(case)
         if command is not None and self._commander.is_allowed(incoming, command):
             answer = await self._commander.carry_out(incoming, arrival.chat_name, command, identity)
@@ -132,37 +133,6 @@ class Turns:
             arrival.notice = case.used_up if decision.reason is Reason.QUOTA and policy.is_asked(case) else None
             if blocked is not None:
                 await self._block(arrival)
-
-    async def _case(self, arrival: Arrival, turn: Turn) -> Case:
-        incoming = arrival.incoming
-        case = self._preferences.case(incoming)
-        if incoming.chat.kind is ChatKind.GROUP:
-            case = await self._group_case(arrival, case)
-        if not policy.decide(case).speak:
-            return case
-        # Those before it in the turn are not in the books yet.
-        asking = [a.incoming.speaker.id for a in turn.members if a.decision is not None and a.decision.speak]
-        return replace(case, used_up=await self._ledger.is_used_up(incoming, case.settings, asking))
-
-    async def _group_case(self, arrival: Arrival, case: Case) -> Case:
-        incoming = arrival.incoming
-        is_machine = False
-        sent_at = policy.sent_at(case)
-        # What other bots say is no person's word, which would end their silence.
-        if not policy.is_known_bot(case):
-            is_machine = self._exchanges.heard(
-                incoming.chat, None if sent_at is None else Heard(incoming.speaker.id, arrival.came_at, sent_at)
-            )
-        quotes_ours = (
-            incoming.at_me is False
-            and not incoming.quotes_me
-            and incoming.quoted_id is not None
-            and await self._store.is_ours(incoming.chat, incoming.quoted_id)
-        )
-        case = replace(case, is_machine=is_machine, quotes_ours=quotes_ours)
-        if not policy.needs_activity(case):
-            return case
-        return replace(case, activity=await self._store.books.activity(incoming.chat, case.now))
 
     async def _refuse(self, arrival: Arrival, command: Given) -> None:
         """Who may not is told so, but seldom."""
@@ -201,7 +171,7 @@ class Turns:
         settings = self._preferences.of(turn.chat)
         urgency = min(policy.urgency(arrival.incoming, settings) for arrival in covered)
         speakers = [arrival.incoming.speaker.id for arrival in covered]
-        listened = self._ledger.listened(turn.chat)
+        self._ledger.listening_ends(turn.chat)
         turn.speaks_for = last
         speaking = asyncio.create_task(self._speaking.ask(turn, last, _stored(last), urgency))
         try:
@@ -210,14 +180,14 @@ class Turns:
             if not turn.is_out:
                 for arrival in covered:
                     arrival.fail(error)
-                await self._ledger.keep((*listened, *self._ledger.answered(turn.chat, speakers, said=False)))
+                await self._ledger.keep(self._ledger.answered(turn.chat, speakers, said=False))
                 return
             # To be asked again is no way out: it would be said twice.
             said = cut_short(last.told, f"回答没有说完：{error.message}")
         if said is None and turn.is_out and not last.is_recalled:
             said = cut_short(last.told)
             covered = [arrival for arrival in covered if not arrival.is_recalled]
-        charges = (*listened, *self._ledger.answered(turn.chat, speakers, said=said is not None and said.should_reply))
+        charges = self._ledger.answered(turn.chat, speakers, said=said is not None and said.should_reply)
         if said is None:
             await self._ledger.keep(charges)
             if turn.ended_by is Interruption.STOP:

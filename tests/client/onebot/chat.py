@@ -25,6 +25,9 @@ class ChatServer(WebServer):
     def __init__(self) -> None:
         super().__init__()
         self.bodies: list[Answer] = []
+        self.reports: list[tuple[str, Answer]] = []
+        """Recalls and ids of sent messages, by the last word of their path."""
+        self.report_script: Script = lambda _: {"status": "success"}
         self.requests: list[Request] = []
         self.script: Script = answer_for
         self.scripts: dict[str, Script] = {}
@@ -39,6 +42,11 @@ class ChatServer(WebServer):
         if request.method == "GET":
             return Response(b'{"status": "healthy"}')
         body = json.loads(request.body)
+        if (kind := request.path.rpartition("/")[2]) in ("sent", "recall"):
+            self.reports.append((kind, body))
+            self.changed()
+            answer = self.report_script(body)
+            return answer if isinstance(answer, Response) else Response(json.dumps(answer).encode())
         self.bodies.append(body)
         self.requests.append(request)
         self.running += 1
@@ -62,6 +70,15 @@ class ChatServer(WebServer):
         """The bodies of one chat, in the order they came."""
         return [body for body in self.bodies if str(chat_id) == (body.get("group_id") or body["user_id"])]
 
+    def told(self, kind: str, chat_id: str | int) -> list[Answer]:
+        """What was reported of one chat."""
+        return [b for k, b in self.reports if k == kind and str(chat_id) == (b.get("group_id") or b.get("user_id"))]
+
+    async def reported(self, kind: str, chat_id: str | int, times: int = 1) -> list[Answer]:
+        """The chat's reports of a kind once there are `times` of them."""
+        await self.until(lambda: len(self.told(kind, chat_id)) >= times, f"{times} {kind} reports for chat {chat_id}")
+        return self.told(kind, chat_id)
+
     async def asked(self, chat_id: str | int, times: int = 1, within: float = 10) -> list[Answer]:
         """The chat's bodies once there are `times` of them."""
         await self.until(lambda: len(self.of(chat_id)) >= times, f"{times} requests for chat {chat_id}", within)
@@ -72,3 +89,19 @@ def error(status: int, code: str = "x", message: str = "坏了", retry_after: in
     body = {"status": "error", "error": {"code": code, "message": message, "request_id": "r"}}
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return Response(json.dumps(body).encode(), status, headers)
+
+
+def streamed(*events: tuple[str, Answer] | asyncio.Event) -> Callable[[asyncio.StreamWriter], Any]:
+    """An answer told by and by; an `asyncio.Event` among the events is waited for."""
+
+    async def write(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n: ping\n\n")
+        for event in events:
+            if isinstance(event, asyncio.Event):
+                await event.wait()
+                continue
+            name, data = event
+            writer.write(f"event: {name}\r\ndata: {json.dumps(data, ensure_ascii=False)}\r\n\r\n".encode())
+            await writer.drain()
+
+    return write

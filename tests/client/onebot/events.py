@@ -82,3 +82,28 @@ def heartbeat(interval_ms: int = 30000, online: bool = True) -> Event:
     meta = {"post_type": "meta_event", "meta_event_type": "heartbeat", "interval": interval_ms}
     status = {"online": online, "good": True}
     return {"time": int(time.time()), "self_id": SELF_ID, "status": status} | meta
+
+
+def recall(of: Event, operator_id: int | None = None) -> Event:
+    """The notice that a message, group or private, was taken back."""
+    notice = {"post_type": "notice", "time": int(time.time()), "self_id": SELF_ID, "user_id": of["user_id"]}
+    if of["message_type"] == "private":
+        return notice | {"notice_type": "friend_recall", "message_id": of["message_id"]}
+    place = {"group_id": of["group_id"], "operator_id": operator_id or of["user_id"]}
+    return notice | place | {"notice_type": "group_recall", "message_id": of["message_id"]}
+
+
+def friend_request(user_id: int, comment: str = "", **more: Any) -> Event:
+    base = {"post_type": "request", "request_type": "friend", "time": int(time.time()), "self_id": SELF_ID}
+    return base | {"user_id": user_id, "comment": comment, "flag": f"flag-{next(_ids)}"} | more
+
+
+def invitation(group_id: int, user_id: int, **more: Any) -> Event:
+    return friend_request(user_id, request_type="group", sub_type="invite", group_id=group_id) | more
+
+
+def poke(user_id: int, target_id: int, words: tuple[str, ...] = ("戳了戳",), **more: Any) -> Event:
+    """NapCat's notice; with `group_id` in a group, else in private, where `user_id` is the other person."""
+    info = [{"col": "1", "nm": "", "type": "qq", "uid": "u_1"}, *({"txt": word, "type": "nor"} for word in words)]
+    notice = {"post_type": "notice", "notice_type": "notify", "sub_type": "poke", "time": int(time.time())}
+    return notice | {"self_id": SELF_ID, "user_id": user_id, "target_id": target_id, "raw_info": info} | more

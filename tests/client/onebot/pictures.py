@@ -23,6 +23,17 @@ def drawn(colour: str = "red", kind: str = "PNG", size: int = 96) -> bytes:
     return file.getvalue()
 
 
+def _part_of(content: bytes, wanted: str) -> Response:
+    """The whole, or the one range that was asked for (RFC 9110, 14.2)."""
+    if not wanted.startswith("bytes="):
+        return Response(content)
+    first, _, last = wanted.removeprefix("bytes=").partition("-")
+    start, end = (int(first), int(last or len(content)) + 1) if first else (max(len(content) - int(last), 0), None)
+    part = content[start:end]
+    where = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
+    return Response(part, 206, {"Content-Range": where})
+
+
 class PictureHost(WebServer):
     """Serves what was `put`; other paths name the vice to show."""
 
@@ -51,7 +62,7 @@ class PictureHost(WebServer):
             return self.answers[request.path]
         if (found := self.files.get(request.path)) is not None:
             await asyncio.sleep(self.delay_s[request.path])
-            return Response(found)
+            return _part_of(found, request.headers.get("range", ""))
         return await self._vice(request.path.strip("/").split("/"), writer)
 
     async def _vice(self, path: list[str], writer: asyncio.StreamWriter) -> Response | None:

@@ -25,6 +25,8 @@ SHORT: Mapping[str, object] = {
     "send_within_s": 30,
     "send_gap_s": 0.005,
     "part_gap_s": 0.02,
+    "typing_chars_per_s": 0,
+    "sends_per_minute": 1000,
     "verify_wait_s": 0.05,
     "notice_gap_s": 0,
     "picture_timeout_s": 1,

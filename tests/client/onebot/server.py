@@ -21,6 +21,8 @@ from onebot.watch import Watched
 
 Fault = Literal["1200 delivered", "1200 lost", "mute delivered", "mute lost", "refused", "drop delivered", "drop lost"]
 Answer = dict[str, Any]
+RECORDS = ("send_group_forward_msg", "send_private_forward_msg")
+SENDING = ("send_group_msg", "send_private_msg", *RECORDS)
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,20 @@ class OneBotServer(Watched):
         self.refused_tokens = 0
         self.paths: list[str] = []
         self.history: list[Event] = []
+        self.withdrawn: list[str] = []
+        self.decided: dict[str, dict[str, Any]] = {}
+        self.bad_flags: set[str] = set()
         self.send_faults: deque[Fault] = deque()
         self.mute_actions: set[str] = set()
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {
             "get_login_info": lambda _: {"user_id": SELF_ID, "nickname": "小助手"},
             "get_group_info": lambda p: {"group_id": p["group_id"], "group_name": "接口里的群名", "extra_key": 1},
             "get_group_member_info": lambda p: {"card": "", "nickname": f"成员{p['user_id']}"},
+            "get_stranger_info": lambda p: {"user_id": p["user_id"], "nickname": f"路人{p['user_id']}"},
+            "set_friend_add_request": self._decide,
+            "set_group_add_request": self._decide,
             "get_msg": self._get_msg,
+            "delete_msg": self._delete_msg,
             "get_group_msg_history": self._history,
             "get_friend_msg_history": self._history,
         }
@@ -218,7 +227,7 @@ class OneBotServer(Watched):
         if action in self.mute_actions:
             return
         try:
-            sending = action in ("send_group_msg", "send_private_msg")
+            sending = action in SENDING
             data = self._send(connection, action, params) if sending else self._answer(action, params)
         except RefusalError as refusal:
             answer = {"status": "failed", "retcode": refusal.retcode, "data": None, "message": str(refusal)}
@@ -246,13 +255,27 @@ class OneBotServer(Watched):
         return None if fault else {"message_id": self.history[-1]["message_id"]}
 
     def _deliver(self, action: str, params: dict[str, Any]) -> None:
-        kind: Literal["group", "private"] = "group" if action == "send_group_msg" else "private"
+        kind: Literal["group", "private"] = "group" if action.startswith("send_group") else "private"
         target = str(params["group_id"] if kind == "group" else params["user_id"])
-        self.sent.append(Sent(kind, target, params["message"], params))
+        record = {"type": "forward", "data": {"id": f"r{len(self.sent)}", "content": params.get("messages")}}
+        message = [record] if action in RECORDS else params["message"]
+        self.sent.append(Sent(kind, target, message, params))
         mine = {"message_id": 2_000_000_000 + len(self.sent), "user_id": SELF_ID, "sender": {"user_id": SELF_ID}}
         place = {"group_id": params["group_id"]} if kind == "group" else {"target_id": params["user_id"]}
-        self.history.append(mine | place | {"message": params["message"], "message_type": kind})
+        self.history.append(mine | place | {"message": message, "message_type": kind})
         self.changed()
+
+    def _decide(self, params: dict[str, Any]) -> Answer:
+        if params["flag"] in self.bad_flags:
+            raise RefusalError(1400, "flag 不对")
+        self.decided[params["flag"]] = params
+        self.changed()
+        return {}
+
+    def _delete_msg(self, params: dict[str, Any]) -> Answer:
+        self.withdrawn.append(str(params["message_id"]))
+        self.changed()
+        return {}
 
     def _get_msg(self, params: dict[str, Any]) -> Answer:
         for event in self.history:
