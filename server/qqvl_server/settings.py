@@ -178,6 +178,13 @@ class ChatSettings(MannersSettings, SendingSettings):
         "addressed 没说 at_me 的也只回叫到它的；smart 还会自己判断要不要插话（没有校准过的判断就和 addressed 一样）；"
         "all 每条都回；off 群里不说话，只听命令",
     )
+    picture_tokens: int = Field(
+        4096,
+        ge=0,
+        le=1048576,
+        description="一个会话的图在提示里一共最多占多少 token：超过时新的照原样看，旧的缩小到 64 token，"
+        "再旧的只写[图片]；0 不限",
+    )
     bot_names: Words = Field((), description="机器人的名字，群里叫到就回复；账号自己的昵称不用写")
     owners: Ids = Field(
         (), description="机器人主人的 QQ 号，可写多个，用逗号隔开；哪个群里都能用全部命令，不受名单和额度限制"
