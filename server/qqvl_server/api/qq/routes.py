@@ -134,7 +134,7 @@ async def _read(model: type[M], request: Request) -> M:
     """
     count: Callable[[str], None] = request.scope["qqvl.count"]
     try:
-        body = _validated(model, await read_object(request))
+        body: M = _validated(model, await read_object(request))
     except QqvlError:
         count("")
         raise
