@@ -40,6 +40,7 @@ from qqvl_server.errors import InvalidRequest, QqvlError
 from qqvl_server.keys import Scope
 
 M = TypeVar("M", bound=ChatMessageBody | GroupReport | PrivateReport)
+B = TypeVar("B", bound=BaseModel)
 _Told = Callable[[Answer, Sequence[Outgoing], str], BaseModel]
 
 
@@ -134,7 +135,7 @@ async def _read(model: type[M], request: Request) -> M:
     """
     count: Callable[[str], None] = request.scope["qqvl.count"]
     try:
-        body: M = _validated(model, await read_object(request))
+        body = _validated(model, await read_object(request))
     except QqvlError:
         count("")
         raise
@@ -147,7 +148,7 @@ def _whose(body: ChatMessageBody | GroupReport | PrivateReport) -> str:
     return str(chat) if isinstance(body, ChatMessageBody) else f"{chat} reports"
 
 
-def _validated(model: type[M], value: dict[str, Any]) -> M:
+def _validated(model: type[B], value: dict[str, Any]) -> B:
     try:
         return model.model_validate(value)
     except ValidationError as error:
