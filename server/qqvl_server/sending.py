@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from qqvl_server.setting_types import Room, switch
+from qqvl_server.setting_types import Room, Words, switch
 
 
 class SendingSettings(Room):
@@ -25,4 +25,16 @@ class SendingSettings(Room):
     )
     quote_asked: Annotated[Literal["on", "off"], BeforeValidator(switch)] = Field(
         "off", description="on 回答时引用问的那条消息（客户端自己会引用的就不用开）"
+    )
+    block_words_in: Words = Field(
+        (),
+        description="别人说了就不理的词，可写多个，用逗号隔开；以 .txt 结尾的是文件，一行一个词，改了不用重启。"
+        "全角、大小写、隔开、夹标点的都算；消息不给模型看，叫了它的得到 block_reply",
+    )
+    block_words_out: Words = Field(
+        (), description="它不能说的词，写法同上；碰到时从那一行起换成 block_reply，短的词解码时就不会选"
+    )
+    block_reply: str = Field("这个我不聊，换个话题吧。", max_length=500, description="碰到屏蔽词时说的话；留空就不说")
+    block_words_pinyin: Annotated[Literal["on", "off"], BeforeValidator(switch)] = Field(
+        "off", description="on 屏蔽词的拼音也算，如 huaici、huai ci；要另装 pinyin 扩展"
     )

@@ -49,7 +49,8 @@ class ServerSettings(Room):
         "",
         pattern=r"^(\d+/(second|minute|hour|day))?$",
         examples=["60/minute"],
-        description="每个密钥（没设密钥时每个地址）最多问多少次，如 60/minute；超出的得到 429。留空不限",
+        description="每个密钥（没设密钥时每个地址）最多问多少次，如 60/minute，QQ 的每个会话各算各的；"
+        "超出的得到 429。留空不限",
     )
     max_body_mb: int = Field(32, ge=1, le=1024, description="一个请求体最多多少 MB")
     max_buffered_mb: int = Field(
@@ -177,6 +178,13 @@ class ChatSettings(MannersSettings, SendingSettings):
         description="群里回复谁：auto 只回 @ 机器人、引用机器人、唤醒词或叫到名字的，客户端没说 at_me 时每条都回；"
         "addressed 没说 at_me 的也只回叫到它的；smart 还会自己判断要不要插话（没有校准过的判断就和 addressed 一样）；"
         "all 每条都回；off 群里不说话，只听命令",
+    )
+    picture_tokens: int = Field(
+        4096,
+        ge=0,
+        le=1048576,
+        description="一个会话的图在提示里一共最多占多少 token：超过时新的照原样看，旧的缩小到 64 token，"
+        "再旧的只写[图片]；0 不限",
     )
     bot_names: Words = Field((), description="机器人的名字，群里叫到就回复；账号自己的昵称不用写")
     owners: Ids = Field(

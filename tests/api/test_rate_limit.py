@@ -28,8 +28,17 @@ def test_each_key_has_its_own_allowance(tmp_path: Path) -> None:
         refused = server.http.post("/v1/chat/completions", json=ASK, headers={"x-api-key": "sk-one"})
         assert refused.json()["error"]["type"] == "rate_limit_error"
         assert 0 < int(refused.headers["Retry-After"]) <= 3600
-        qq = server.http.post("/api/chat/private", json=private_body("你好"), headers={"x-api-key": "sk-one"})
-        assert (qq.status_code, qq.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        # One relay brings all chats, and each has its own.
+        for user in ("1", "2"):
+            body = private_body("/reset", user=user)
+            told = [server.http.post("/api/chat/private", json=body, headers={"x-api-key": "sk-one"}) for _ in range(4)]
+            assert [answer.status_code for answer in told] == [200, 200, 200, 429]
+            assert told[-1].json()["error"]["code"] == "rate_limit_exceeded"
+            assert 0 < int(told[-1].headers["Retry-After"]) <= 3600
+        recall = {"user_id": "1", "message_id": "5"}
+        assert server.http.post("/api/chat/private/recall", json=recall, headers={"x-api-key": "sk-one"}).is_success
+        wrong = [server.http.post("/api/chat/group", json={}, headers={"x-api-key": "sk-one"}) for _ in range(4)]
+        assert [answer.status_code for answer in wrong] == [400, 400, 400, 429]
         # Looking after the server is never limited.
         assert server.http.get("/health").status_code == 200
         assert server.http.get("/v1/models", headers={"x-api-key": "sk-one"}).status_code == 200

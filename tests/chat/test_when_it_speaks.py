@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ async def test_wake_words_and_patterns(tmp_path: Path, text: str, woken: bool) -
     assert (answer.should_reply, answer.reason) == ((True, "name") if woken else (False, "silent"))
 
 
+async def test_a_wake_word_alone_waits_for_what_follows(tmp_path: Path) -> None:
+    voice = ScriptedVoice(lambda _: "好")
+    async with opened(tmp_path, voice, wake_words=("机器人",), merge_wait_s=5) as service:
+        call = asyncio.create_task(service.handle(said("机器人", message_id="1"), ""))
+        await asyncio.sleep(0.05)
+        answer = await service.handle(said("今天星期几", message_id="2"), "")
+        assert (answer.reply, answer.reason) == ("好", "name")
+        assert (await call).merged_into == "2"
+
+
 async def test_only_what_the_speaker_typed_wakes(tmp_path: Path) -> None:
     voice = ScriptedVoice(lambda _: "好")
     async with opened(tmp_path, voice, wake_words=("机器人",), wake_patterns=("帮我.*",)) as service:
@@ -94,6 +105,22 @@ async def test_lists(tmp_path: Path, lists: dict[str, Any], chat: ChatKey, answe
         reset = await service.handle(said("重置", chat, role="owner", **mine), "")
         assert (reset.reason == "command") is answered
         assert bool(await service.messages(chat, before=None, limit=9)) is not answered
+
+
+async def test_where_nobody_is_answered_nothing_is_read_ahead(tmp_path: Path) -> None:
+    ways: list[dict[str, Any]] = [{"deny_groups": ("1",)}, {"group_reply": "off"}, {"group_seconds_per_day": 1}, {}]
+    voices = [ScriptedVoice(lambda _: "好") for _ in ways]
+    async with AsyncExitStack() as leaving:
+        for number, (voice, way) in enumerate(zip(voices, ways, strict=True)):
+            voice.owed[str(GROUP)] = 2.0
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            service = await leaving.enter_async_context(opened(folder, voice, **way))
+            await service.handle(said("大家好"), "")
+        # A group's talk is read once it pauses.
+        while not voices[-1].warmed:
+            await asyncio.sleep(0.01)
+        assert [bool(voice.warmed) for voice in voices] == [False, False, False, True]
 
 
 # How often it speaks unasked -------------------------------------------------------------------------------

@@ -232,6 +232,8 @@ def test_answers_of_the_contract_are_understood() -> None:
     assert reply_of("group", fixture("group_reply.json")).messages == (Outgoing("红色。"),)
     assert reply_of("group", fixture("group_silent.json")).messages == ()
     assert reply_of("private", fixture("private_reply.json")).messages == (Outgoing("红色。"),)
+    long = fixture("group_reply_long.json")
+    assert len(reply_of("group", long).messages) == len(long["messages"])
     for kind in ("group", "private"):
         merged = reply_of(kind, fixture(f"{kind}_merged.json"))
         assert (merged.messages, bool(merged.merged_into)) == ((), True)

@@ -27,7 +27,8 @@ class Door:
     """``name`` labels it in figures. It owns its ``prefixes`` and what is below, but for a longer one of another door.
 
     ``scope`` is what a key must be good for; Scope.ADMIN is for this machine only where no key is set. The paths
-    ``in_the_open`` are answered without a key.
+    ``in_the_open`` are answered without a key. A door that ``counts_by_itself`` tells whose its requests are, by
+    ``scope["qqvl.count"]``; else each is its caller's.
 
     Raises ValueError: a route of ``router`` is not below a prefix, so that nobody has said who may come in by it, or
     its paths cannot be seen (a router inside of it, a mounted application).
@@ -39,6 +40,7 @@ class Door:
     router: APIRouter
     error_body: ErrorBody
     in_the_open: frozenset[str] = frozenset()
+    counts_by_itself: bool = False
 
     def __post_init__(self) -> None:
         hidden = [route for route in self.router.routes if not isinstance(route, Route)]

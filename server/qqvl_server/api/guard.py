@@ -126,7 +126,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         who = bucket(scope)
-        self._rate.count(who)
+        self._count(scope, who)
         self._check_content(headers)
         length = headers.get("content-length", "")
         body = await self._intake.read(receive, who, int(length) if length.isdecimal() else 0)
@@ -135,6 +135,13 @@ class Guard:
             await self._answer(scope, body.replayed(receive), send)
         finally:
             body.close()
+
+    def _count(self, scope: AsgiScope, who: str) -> None:
+        door = at(self._doors, scope["path"])
+        if door is not None and door.counts_by_itself:
+            scope["qqvl.count"] = lambda whose: self._rate.count(f"{who} {whose}")
+        else:
+            self._rate.count(who)
 
     def _reads_body(self, path: str) -> bool:
         if path in self._posts:

@@ -25,23 +25,35 @@ class Ledger:
     def __init__(self, books: Books, voice: Callable[[], Voice]) -> None:
         self._books = books
         self._voice = voice
+        self._listened: dict[ChatKey, float] = {}
+
+    def listening_ends(self, chat: ChatKey) -> None:
+        """What was computed for a chat until now nobody had asked for."""
+        seconds = self._voice().take_seconds(str(chat))
+        if seconds:
+            self._listened[chat] = self._listened.get(chat, 0.0) + seconds
 
     def listened(self, chat: ChatKey) -> tuple[Charge, ...]:
-        """What was computed for a chat that nobody asked for, since this or ``answered`` was last called."""
-        seconds = self._voice().take_seconds(str(chat))
+        """All of that which is in no charge yet."""
+        self.listening_ends(chat)
+        seconds = self._listened.pop(chat, 0.0)
         return _of_chat(chat, Usage(0, seconds)) if seconds else ()
 
     def answered(self, chat: ChatKey, speakers: Sequence[str], *, said: bool) -> tuple[Charge, ...]:
-        """What was computed since then, for ``speakers``, one for each message that is answered.
-
-        ``said`` is false where nothing came of it: no message then counts.
+        """What was computed since ``listening_ends``, for ``speakers``, one for each message that is answered; and what
+        was listened to. ``said`` is false where nothing came of it: no message then counts.
         """
+        before = self._listened.pop(chat, 0.0)
         seconds = self._voice().take_seconds(str(chat))
         shares = Counter(speakers)
         charges = [
             Charge(USER, who, Usage(count * said, seconds * count / len(speakers))) for who, count in shares.items()
         ]
-        return (*charges, *_of_group(chat, Usage(len(speakers) * said, seconds)))
+        if chat.kind is ChatKind.GROUP:
+            charges += _of_chat(chat, Usage(len(speakers) * said, seconds + before))
+        elif before:
+            charges += _of_chat(chat, Usage(0, before))
+        return tuple(charges)
 
     async def keep(self, charges: Sequence[Charge]) -> None:
         """Best effort: whoever waits has been told how it ended."""
@@ -91,10 +103,6 @@ def _quotas(incoming: Incoming, settings: ChatSettings) -> list[tuple[str, str, 
 
 def _of_chat(chat: ChatKey, usage: Usage) -> tuple[Charge, ...]:
     return (Charge(GROUP if chat.kind is ChatKind.GROUP else USER, chat.id, usage),)
-
-
-def _of_group(chat: ChatKey, usage: Usage) -> tuple[Charge, ...]:
-    return _of_chat(chat, usage) if chat.kind is ChatKind.GROUP else ()
 
 
 def _most(most: float, unit: str) -> str:

@@ -79,7 +79,7 @@ def _is_bot(case: Case) -> bool:
     return is_known_bot(case) or (case.is_machine and not case.incoming.is_bare)
 
 
-def _is_listed(case: Case) -> bool:
+def is_left_out(case: Case) -> bool:
     """The lists leave it out. Owners are never left out."""
     settings, chat, who = case.settings, case.incoming.chat, case.incoming.speaker.id
     if who in settings.owners:
@@ -127,7 +127,7 @@ def _is_enough(case: Case) -> bool:
 
 
 Gates = tuple[tuple[Reason, Callable[[Case], bool]], ...]
-GATES: Final[Gates] = ((Reason.STALE, _is_stale), (Reason.BOT, _is_bot), (Reason.LISTED, _is_listed))
+GATES: Final[Gates] = ((Reason.STALE, _is_stale), (Reason.BOT, _is_bot), (Reason.LISTED, is_left_out))
 """In order; the first that is true shuts."""
 GATES_TALK: Final[Gates] = ((Reason.QUIET, lambda case: case.muted),)
 """Behind those, for all but commands."""
@@ -227,7 +227,7 @@ def is_unfinished(incoming: Incoming, settings: ChatSettings) -> bool:
     has_pictures = any(isinstance(part, EncodedPicture) for part in incoming.parts)
     if not words:
         return has_pictures or bool(text)
-    called = {name.strip().casefold() for name in names(incoming, settings)}
+    called = {name.strip().casefold() for name in (*names(incoming, settings), *settings.wake_words)}
     return not has_pictures and words.casefold() in called
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -24,10 +25,21 @@ OWN: Final = frozenset({
     "group_reply", "persona", "system_prompt", "bot_names", "wake_words", "wake_patterns", "command_prefix",
     "command_roles", "known_bots", "max_age_s", "merge_wait_s", "withdraw_replies", "cooldown_s", "quiet_hours",
     "max_active_per_hour", "max_active_per_day", "group_messages_per_day", "group_seconds_per_day",
+    "message_chars", "forward_chars", "at_asker", "quote_asked",
 })  # fmt: skip
 """Settings that a chat may have of its own."""
 MUTED: Final = "muted_until"
 FOREVER: Final = 9e15
+_MOST_KNOWN: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """What holds in a chat; ``persona`` is None where a system prompt of the settings holds."""
+
+    settings: ChatSettings
+    system_prompt: str
+    persona: Persona | None = None
 
 
 class Preferences:
@@ -35,40 +47,25 @@ class Preferences:
         self._books = books
         self.personas = personas
         self._defaults = defaults
-        self._known: dict[ChatKey, ChatSettings] = {}
+        self._known: dict[ChatKey, _Ways] = {}
         self._version = -1
         self._told = False
+        if defaults.persona and personas.named(defaults.persona) is None:
+            logger().warning("没有 persona 里写的人设，先用 system_prompt；文件放在 data_dir 下的 personas/ 里")
 
     def of(self, chat: ChatKey) -> ChatSettings:
-        if self._version != self.personas.version:
-            self._version = self.personas.version
-            self._known.clear()
-        known = self._known.get(chat)
-        if known is None:
-            known = self._made(chat)
-            if known is not self._defaults:
-                self._known[chat] = known
-        if known.group_reply == "smart" and not self._told:
+        settings = self._ways(chat).settings
+        if settings.group_reply == "smart" and not self._told:
             self._told = True
             logger().warning("group_reply: smart 还没有校准过的判断，现在和 addressed 一样：只回叫到它的")
-        return known
+        return settings
 
     def persona(self, chat: ChatKey) -> Persona | None:
-        """None where the system prompt of the settings holds: also where its file has gone."""
-        own = _valid(self._books.chosen(chat))
-        if "system_prompt" in own or (str(chat) in self._defaults.system_prompts and "persona" not in own):
-            return None
-        name = own.get("persona", self._defaults.persona)
-        return self.personas.named(name) if name else None
+        """None also where its file has gone."""
+        return self._ways(chat).persona
 
     def system_prompt(self, chat: ChatKey) -> str:
-        persona = self.persona(chat)
-        if persona is not None:
-            return persona.prompt
-        settings = self.of(chat)
-        if "system_prompt" in self._books.chosen(chat):
-            return settings.system_prompt
-        return self._defaults.system_prompts.get(str(chat), settings.system_prompt)
+        return self._ways(chat).system_prompt
 
     def muted_until(self, chat: ChatKey) -> float:
         """In seconds since the epoch; ``FOREVER`` until somebody says otherwise."""
@@ -110,12 +107,36 @@ class Preferences:
         await self._books.choose(chat, values)
         self._known.pop(chat, None)
 
-    def _made(self, chat: ChatKey) -> ChatSettings:
+    def _ways(self, chat: ChatKey) -> _Ways:
+        if self._version != self.personas.version:
+            self._version = self.personas.version
+            self._known.clear()
+        known = self._known.get(chat)
+        if known is None:
+            known = self._known[chat] = self._found(chat)
+            if len(self._known) > _MOST_KNOWN:
+                del self._known[next(iter(self._known))]
+        return known
+
+    def _found(self, chat: ChatKey) -> _Ways:
         own = _valid(self._books.chosen(chat))
-        persona = self.persona(chat)
-        if persona is not None and persona.mode is not None and "group_reply" not in own:
-            own["group_reply"] = persona.mode
-        return self._defaults.model_copy(update=own) if own else self._defaults
+        persona = self._chosen_persona(chat, own)
+        if persona is not None and persona.mode is not None:
+            own.setdefault("group_reply", persona.mode)
+        settings = self._defaults.model_copy(update=own) if own else self._defaults
+        if persona is not None:
+            return _Ways(settings, persona.prompt, persona)
+        listed = self._listed(chat)
+        return _Ways(settings, settings.system_prompt if listed is None or "system_prompt" in own else listed)
+
+    def _chosen_persona(self, chat: ChatKey, own: Mapping[str, Any]) -> Persona | None:
+        if "persona" not in own and ("system_prompt" in own or self._listed(chat) is not None):
+            return None
+        name = own.get("persona", self._defaults.persona)
+        return self.personas.named(name) if name else None
+
+    def _listed(self, chat: ChatKey) -> str | None:
+        return self._defaults.system_prompts.get(str(chat))
 
 
 def _valid(chosen: Mapping[str, Any]) -> dict[str, Any]:

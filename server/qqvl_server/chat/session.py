@@ -12,17 +12,15 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
 
 from qqvl_server.chat.arrivals import Interruption, Line
-from qqvl_server.chat.decision import Decision
+from qqvl_server.chat.decision import Decision, Effort
 from qqvl_server.chat.identity import Identity, are_one
 from qqvl_server.chat.message import Answer, ChatKey, Incoming, StoredMessage
 from qqvl_server.chat.outgoing.messages import Outgoing
 from qqvl_server.chat.outgoing.telling import Telling
 from qqvl_server.errors import Busy, QqvlError
 
-T = TypeVar("T")
 _RETRY_S = 2
 
 
@@ -116,11 +114,12 @@ class Turn:
         self.chat = chat
         self.members = members
         self.ended_by: Interruption | None = None
+        self.effort: Effort | None = None
         self.task: asyncio.Task[None] | None = None
         self.is_given_up = False
         # The message whose answer the model is saying.
         self.speaks_for: Arrival | None = None
-        self._speaking: asyncio.Task[Any] | None = None
+        self._speaking: asyncio.Task[Answer] | None = None
         self._is_over = False
 
     @property
@@ -150,7 +149,7 @@ class Turn:
         if self.task is not None:
             self.task.cancel()
 
-    async def spoken(self, speaking: asyncio.Task[T]) -> T | None:
+    async def spoken(self, speaking: asyncio.Task[Answer]) -> Answer | None:
         """What ``speaking`` gives; None when the turn was ended before."""
         self._speaking = speaking
         if self.ended_by is not None:

@@ -16,17 +16,18 @@ from qqvl_server.chat.arrivals import Interruption
 from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.commands import Given
 from qqvl_server.chat.decision import Charge, Decision, Reason
+from qqvl_server.chat.judging import Judge
 from qqvl_server.chat.ledger import Ledger
-from qqvl_server.chat.loops import Exchanges, Heard
-from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Speaker, StoredMessage
-from qqvl_server.chat.policy import Case
+from qqvl_server.chat.loops import Exchanges
+from qqvl_server.chat.message import Answer, ChatKey, Speaker, StoredMessage
 from qqvl_server.chat.preferences import Preferences
-from qqvl_server.chat.receiving import Receiver
+from qqvl_server.chat.receiving import POINTED_LINES, Receiver, pointed_at, speaks_of_picture
 from qqvl_server.chat.session import Arrival, Turn
-from qqvl_server.chat.speaking import Question, Said, Speaking, cut_short
+from qqvl_server.chat.speaking import Speaking, cut_short
 from qqvl_server.chat.store import Draft, Outcome, Store
 from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
+from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import Voice
 from qqvl_server.observe.metrics import Metrics
@@ -45,14 +46,17 @@ class Turns:
         preferences: Preferences,
         ledger: Ledger,
         commander: Commander,
+        blocking: Blocking,
         exchanges: Exchanges,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._receiver = receiver
-        self._speaking = Speaking(voice, window, preferences, commander.model)
         self._preferences = preferences
+        self._blocking = blocking
+        self._speaking = Speaking(voice, window, preferences, blocking, commander.model)
         self._ledger = ledger
+        self._judge = Judge(store, preferences, ledger, exchanges)
         self._commander = commander
         self._exchanges = exchanges
         self._metrics = metrics
@@ -81,7 +85,7 @@ class Turns:
             await self._commit(turn, silences, talk, self._ledger.listened(turn.chat))
         if covered:
             await self._answer(turn, covered)
-        elif talk and _decision(talk[-1]).reason is not Reason.LISTED:
+        elif talk and await self._judge.is_worth_reading(talk[-1].incoming):
             self.warmer.heard(turn.chat, _stored(talk[-1]))
 
     async def _take(self, arrival: Arrival, turn: Turn) -> None:
@@ -100,7 +104,7 @@ class Turns:
                 arrival.settle(earlier)
                 return
         began = time.perf_counter()
-        case = await self._case(arrival, turn)
+        case = await self._judge.case(arrival, turn)
         command = policy.command(case)
         if command is not None and self._commander.is_allowed(incoming, command):
             answer = await self._commander.carry_out(incoming, arrival.chat_name, command, identity)
@@ -109,10 +113,16 @@ class Turns:
             return
         decision = policy.decide(case)
         decision = replace(decision, cost_ms=(time.perf_counter() - began) * 1000)
-        received = await self._receiver.received(incoming)
+        blocked = await self._blocking.kept_back(incoming)
+        shown = blocked or incoming
+        received = await self._receiver.received(shown)
         arrival.warnings = received.warnings
+        parts = received.parts
+        if decision.speak and blocked is None and speaks_of_picture(incoming):
+            before = await self._store.messages(incoming.chat, before=None, limit=POINTED_LINES)
+            parts = (*pointed_at(incoming, before or ()), *parts)
         arrival.stored = await self._store.add_message(
-            Draft(incoming.chat, arrival.chat_name, incoming.speaker, received.parts, identity)
+            Draft(shown.chat, arrival.chat_name, shown.speaker, parts, identity)
         )
         if arrival.stored is None:
             arrival.settle(SILENT)
@@ -121,42 +131,23 @@ class Turns:
         else:
             arrival.decision = decision
             arrival.notice = case.used_up if decision.reason is Reason.QUOTA and policy.is_asked(case) else None
-
-    async def _case(self, arrival: Arrival, turn: Turn) -> Case:
-        incoming = arrival.incoming
-        case = self._preferences.case(incoming)
-        if incoming.chat.kind is ChatKind.GROUP:
-            case = await self._group_case(arrival, case)
-        if not policy.decide(case).speak:
-            return case
-        # Those before it in the turn are not in the books yet.
-        asking = [a.incoming.speaker.id for a in turn.members if a.decision is not None and a.decision.speak]
-        return replace(case, used_up=await self._ledger.is_used_up(incoming, case.settings, asking))
-
-    async def _group_case(self, arrival: Arrival, case: Case) -> Case:
-        incoming = arrival.incoming
-        is_machine = False
-        sent_at = policy.sent_at(case)
-        # What other bots say is no person's word, which would end their silence.
-        if not policy.is_known_bot(case):
-            is_machine = self._exchanges.heard(
-                incoming.chat, None if sent_at is None else Heard(incoming.speaker.id, arrival.came_at, sent_at)
-            )
-        quotes_ours = (
-            incoming.at_me is False
-            and not incoming.quotes_me
-            and incoming.quoted_id is not None
-            and await self._store.is_ours(incoming.chat, incoming.quoted_id)
-        )
-        case = replace(case, is_machine=is_machine, quotes_ours=quotes_ours)
-        if not policy.needs_activity(case):
-            return case
-        return replace(case, activity=await self._store.books.activity(incoming.chat, case.now))
+            if blocked is not None:
+                await self._block(arrival)
 
     async def _refuse(self, arrival: Arrival, command: Given) -> None:
         """Who may not is told so, but seldom."""
         decision = Decision(False, Reason.COMMAND)
         told = self._commander.refusal(arrival.incoming, command)
+        answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
+        self._count(decision.reason)
+        arrival.settle(answer)
+
+    async def _block(self, arrival: Arrival) -> None:
+        """Whoever asked is told a line, and the model nothing."""
+        decision = _decision(arrival)
+        told = self._blocking.reply if decision.speak else ""
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
@@ -180,25 +171,23 @@ class Turns:
         settings = self._preferences.of(turn.chat)
         urgency = min(policy.urgency(arrival.incoming, settings) for arrival in covered)
         speakers = [arrival.incoming.speaker.id for arrival in covered]
-        listened = self._ledger.listened(turn.chat)
-        question = Question(turn.chat, last.incoming, _stored(last), urgency, turn.deadline)
+        self._ledger.listening_ends(turn.chat)
         turn.speaks_for = last
-        speaking = asyncio.create_task(self._speaking.ask(question, lambda: last.telling))
+        speaking = asyncio.create_task(self._speaking.ask(turn, last, _stored(last), urgency))
         try:
             said = await turn.spoken(speaking)
         except QqvlError as error:
             if not turn.is_out:
                 for arrival in covered:
                     arrival.fail(error)
-                await self._ledger.keep((*listened, *self._ledger.answered(turn.chat, speakers, said=False)))
+                await self._ledger.keep(self._ledger.answered(turn.chat, speakers, said=False))
                 return
             # To be asked again is no way out: it would be said twice.
-            said = Said(cut_short(last.told, f"回答没有说完：{error.message}"))
+            said = cut_short(last.told, f"回答没有说完：{error.message}")
         if said is None and turn.is_out and not last.is_recalled:
-            said = Said(cut_short(last.told))
+            said = cut_short(last.told)
             covered = [arrival for arrival in covered if not arrival.is_recalled]
-        has_said = said is not None and said.answer.should_reply
-        charges = (*listened, *self._ledger.answered(turn.chat, speakers, said=has_said))
+        charges = self._ledger.answered(turn.chat, speakers, said=said is not None and said.should_reply)
         if said is None:
             await self._ledger.keep(charges)
             if turn.ended_by is Interruption.STOP:
@@ -206,9 +195,9 @@ class Turns:
             return
         outcomes = [self._merged(arrival, last) for arrival in covered[:-1]]
         decision = _decision(last)
-        answer = replace(said.answer, warnings=last.warnings + said.answer.warnings, reason=decision.reason)
+        answer = replace(said, warnings=last.warnings + said.warnings, reason=decision.reason)
         seq = _stored(last).seq
-        outcomes.append(Outcome(last.identity, answer, seq, decision, covered=True, effort=said.effort))
+        outcomes.append(Outcome(last.identity, answer, seq, decision, covered=True, effort=turn.effort))
         await self._commit(turn, outcomes, covered, charges)
         if answer.should_reply:
             self._exchanges.spoke(turn.chat, time.time())

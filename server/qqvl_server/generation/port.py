@@ -153,6 +153,7 @@ class Sampling:
 
     ``logit_bias`` pairs a token id with what is added to its logit. ``logprobs`` None asks for no log-probabilities,
     n for those of the chosen token and the n likeliest. ``stop`` texts end the reply and are not part of it.
+    ``bad_words`` are not said where one of them is one token.
     """
 
     max_new_tokens: int
@@ -164,6 +165,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[str, ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()

@@ -64,6 +64,9 @@ class Metrics:
             labelnames=("reason",),
             registry=self.registry,
         )
+        self.blocked = Counter(
+            "qqvl_chat_blocked", "碰到屏蔽词的消息（in）和回答（out）", labelnames=("side",), registry=self.registry
+        )
 
     def count_model_time(self, clock: ModelTime) -> None:
         """Show what a clock tells that goes on for as long as the process lives."""

@@ -18,13 +18,16 @@ from qqvl_server.api.door import Door
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.qq import translate
 from qqvl_server.api.qq.schema import (
+    ChatMessageBody,
     GroupMessage,
     GroupRecall,
     GroupReply,
+    GroupReport,
     GroupSent,
     PrivateMessage,
     PrivateRecall,
     PrivateReply,
+    PrivateReport,
     PrivateSent,
     RecallReply,
     SentReply,
@@ -36,7 +39,7 @@ from qqvl_server.chat.speaking import Sent
 from qqvl_server.errors import InvalidRequest, QqvlError
 from qqvl_server.keys import Scope
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=ChatMessageBody | GroupReport | PrivateReport)
 _Told = Callable[[Answer, Sequence[Outgoing], str], BaseModel]
 
 
@@ -45,40 +48,41 @@ def build(service: ChatService) -> Door:
 
     @router.post("/group", openapi_extra=request_body(GroupMessage), response_model=GroupReply)
     async def group(request: Request) -> Response:
-        body = _validated(GroupMessage, await read_object(request))
+        body = await _read(GroupMessage, request)
         incoming = translate.group_to_incoming(body, request_id_of(request))
         return await _answered(service, incoming, body.group_name, translate.answer_to_group, is_streamed=body.stream)
 
     @router.post("/private", openapi_extra=request_body(PrivateMessage), response_model=PrivateReply)
     async def private(request: Request) -> Response:
-        body = _validated(PrivateMessage, await read_object(request))
+        body = await _read(PrivateMessage, request)
         incoming = translate.private_to_incoming(body, request_id_of(request))
         told = translate.answer_to_private
         return await _answered(service, incoming, body.user_nickname, told, is_streamed=body.stream)
 
     @router.post("/group/recall", openapi_extra=request_body(GroupRecall), response_model=RecallReply)
     async def group_recall(request: Request) -> Response:
-        body = _validated(GroupRecall, await read_object(request))
+        body = await _read(GroupRecall, request)
         return _told(RecallReply(withdraw=await service.recall(_group(body.group_id), body.message_id)))
 
     @router.post("/private/recall", openapi_extra=request_body(PrivateRecall), response_model=RecallReply)
     async def private_recall(request: Request) -> Response:
-        body = _validated(PrivateRecall, await read_object(request))
+        body = await _read(PrivateRecall, request)
         return _told(RecallReply(withdraw=await service.recall(_private(body.user_id), body.message_id)))
 
     @router.post("/group/sent", openapi_extra=request_body(GroupSent), response_model=SentReply)
     async def group_sent(request: Request) -> Response:
-        body = _validated(GroupSent, await read_object(request))
+        body = await _read(GroupSent, request)
         withdraw = await service.sent(_group(body.group_id), body.message_id, body.sent_ids)
         return _told(SentReply(withdraw=withdraw or None))
 
     @router.post("/private/sent", openapi_extra=request_body(PrivateSent), response_model=SentReply)
     async def private_sent(request: Request) -> Response:
-        body = _validated(PrivateSent, await read_object(request))
+        body = await _read(PrivateSent, request)
         withdraw = await service.sent(_private(body.user_id), body.message_id, body.sent_ids)
         return _told(SentReply(withdraw=withdraw or None))
 
-    return Door("qq", ("/api/chat",), Scope.QQ, router, error_bodies.own)
+    # One relay brings all chats: a busy one is not to spend what the others may ask.
+    return Door("qq", ("/api/chat",), Scope.QQ, router, error_bodies.own, counts_by_itself=True)
 
 
 async def _answered(
@@ -120,6 +124,27 @@ def _json(reply: BaseModel) -> str:
 
 def _told(reply: BaseModel) -> Response:
     return Response(_json(reply), media_type="application/json")
+
+
+async def _read(model: type[M], request: Request) -> M:
+    """The body, counted to its chat, reports apart from messages; to its caller where it is none.
+
+    Raises:
+        InvalidRequest, RateLimited
+    """
+    count: Callable[[str], None] = request.scope["qqvl.count"]
+    try:
+        body = _validated(model, await read_object(request))
+    except QqvlError:
+        count("")
+        raise
+    count(_whose(body))
+    return body
+
+
+def _whose(body: ChatMessageBody | GroupReport | PrivateReport) -> str:
+    chat = _group(body.group_id) if isinstance(body, GroupMessage | GroupReport) else _private(body.user_id)
+    return str(chat) if isinstance(body, ChatMessageBody) else f"{chat} reports"
 
 
 def _validated(model: type[M], value: dict[str, Any]) -> M:

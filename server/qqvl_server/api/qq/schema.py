@@ -183,31 +183,31 @@ MessageId = Annotated[str, BeforeValidator(_as_id), Field(min_length=1, max_leng
 _SentIds = Annotated[tuple[MessageId, ...], FailFast(), Field(strict=False, max_length=1000)]
 
 
-class _GroupReport(Model):
+class GroupReport(Model):
     group_id: Id
     message_id: MessageId
     self_id: OptionalId = None
 
 
-class _PrivateReport(Model):
+class PrivateReport(Model):
     user_id: Id
     message_id: MessageId
     self_id: OptionalId = None
 
 
-class GroupRecall(_GroupReport):
+class GroupRecall(GroupReport):
     operator_id: OptionalId = None
 
 
-class PrivateRecall(_PrivateReport):
+class PrivateRecall(PrivateReport):
     pass
 
 
-class GroupSent(_GroupReport):
+class GroupSent(GroupReport):
     sent_ids: _SentIds
 
 
-class PrivateSent(_PrivateReport):
+class PrivateSent(PrivateReport):
     sent_ids: _SentIds
 
 

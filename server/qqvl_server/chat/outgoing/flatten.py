@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from typing import Final
 
+from markdown_it import MarkdownIt
 from markdown_it.common.html_blocks import block_names
 from markdown_it.tree import SyntaxTreeNode
 
@@ -239,3 +240,9 @@ class _Tag(HTMLParser):
             return (Run(" "), Run(address, solid=True))
         is_break = self.name in ("br", "hr") or (self.name in _BREAKS and self.source.startswith("</"))
         return (Run("\n"),) if is_break else ()
+
+
+def plain(parser: MarkdownIt, line: str) -> str:
+    """A line as it is read, by itself."""
+    (token,) = parser.parseInline(line)
+    return text_of(_inline(SyntaxTreeNode([token]).children[0].children)) if token.children else ""

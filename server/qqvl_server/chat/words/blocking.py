@@ -1,0 +1,65 @@
+"""What the operator's word lists keep from the model, and from QQ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from qqvl_server.chat.message import Incoming, Quote, Speaker, Text
+from qqvl_server.chat.words.gate import Gate
+from qqvl_server.chat.words.lists import WordList
+from qqvl_server.observe.logs import logger
+from qqvl_server.observe.metrics import Metrics
+from qqvl_server.settings import ChatSettings
+
+_BLOCKED: Final = "[这条消息有屏蔽词，略去]"
+# Longer words are not one token of any vocabulary.
+_SHORT: Final = 8
+_MOST_BANNED: Final = 100
+
+
+class Blocking:
+    """Raises:
+    ConfigError: a list cannot be read.
+    """
+
+    def __init__(self, settings: ChatSettings, metrics: Metrics) -> None:
+        pinyin = settings.block_words_pinyin == "on"
+        self._coming = WordList(settings.block_words_in, pinyin=pinyin)
+        self._going = WordList(settings.block_words_out, pinyin=pinyin)
+        self._metrics = metrics
+        self.reply = settings.block_reply.strip()
+
+    async def kept_back(self, incoming: Incoming) -> Incoming | None:
+        """What is kept of a message with a blocked word; None for one without."""
+        matcher = await self._coming.fresh()
+        if matcher is None:
+            return None
+        said = "\n".join(part.text for part in incoming.parts if isinstance(part, Text | Quote))
+        quoted = [part.speaker for part in incoming.parts if isinstance(part, Quote)]
+        has_bad_name = matcher.find(incoming.speaker.name) is not None
+        if matcher.find(said) is None and not has_bad_name and all(matcher.find(name) is None for name in quoted):
+            return None
+        self._count("in", incoming)
+        speaker = Speaker(incoming.speaker.id, "") if has_bad_name else incoming.speaker
+        return replace(incoming, speaker=speaker, parts=(Text(_BLOCKED),))
+
+    async def gate(self) -> Gate | None:
+        """For one reply; None where nothing is blocked."""
+        matcher = await self._going.fresh()
+        return Gate(matcher, self.reply) if matcher is not None else None
+
+    async def banned(self) -> tuple[str, ...]:
+        """Words short enough to be one token, which is then never chosen."""
+        matcher = await self._going.fresh()
+        return (
+            tuple(word for word in matcher.words if len(word) <= _SHORT)[:_MOST_BANNED] if matcher is not None else ()
+        )
+
+    def answer_was_blocked(self, incoming: Incoming) -> None:
+        self._count("out", incoming)
+
+    def _count(self, side: str, incoming: Incoming) -> None:
+        # Without the words: logs are read by others than those who wrote the list.
+        logger().info("碰到屏蔽词", side=side, chat=str(incoming.chat))
+        self._metrics.blocked.labels(side).inc()
