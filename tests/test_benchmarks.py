@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -100,3 +102,27 @@ def test_every_script_explains_itself() -> None:
     for path in FOLDER.glob("*.py"):
         if "ArgumentParser" in path.read_text(encoding="utf-8") and path.stem != "checkpoints":
             assert f"benchmarks/{path.name}" in page
+
+
+def test_a_part_of_the_cards_report_that_fails_is_told_and_the_others_run(module: Any, tmp_path: Path) -> None:
+    report = module("card").Report(tmp_path / "r.json", 60)
+    with report.part("first") as rows:
+        rows["found"] = int("no kernel image\nis available")
+    with report.part("second") as rows:
+        rows["found"] = 1
+    kept = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert kept["first"]["failed"].startswith("ValueError: invalid literal")
+    assert "\n" not in kept["first"]["failed"]
+    assert kept["second"]["found"] == 1
+
+
+@pytest.mark.long
+def test_the_cards_script_runs_through_without_a_card(tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--size", "tiny", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": "server"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert {name: part["failed"] for name, part in report.items() if "failed" in part} == {}
+    assert {value for name, value in report["right"].items() if name != "seconds"} == {"the same"}
+    assert report["truth"]["rows that end with an error"] == "as they should"

@@ -57,8 +57,9 @@ class Asker:
             await self._journal.done([entry.id])
             return None
         body = await asyncio.to_thread(body_of, message) if message.pictures else body_of(message)
+        entry = await self._journal.ready(entry, body)
         LOG.debug("消息 %s 已读好，图片 %d 张", entry.message_id, len(message.pictures))
-        return await self._journal.ready(entry, body)
+        return entry
 
     async def begin(self, turn: Turn, behind: int) -> asyncio.Future[Entry] | None:
         """Post a message whose turn has come; returns once the server has it. The result is the answered entry."""

@@ -8,6 +8,7 @@ has had a moment to read them. What has to be asked again goes before those that
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 Trace = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 """httpcore's trace extension: https://www.encode.io/httpcore/extensions/#trace"""
 WRITTEN = ".send_request_body.complete"
+HOLD_S = 60.0
 SETTLE_S = 0.025
 READ_BYTES_PER_S = 20_000_000
 """Megabytes of pictures are read and parsed at about this rate; a short text posted right behind would overtake."""
@@ -24,8 +26,10 @@ READ_BYTES_PER_S = 20_000_000
 class Posts:
     """The messages that are on their way to the server. `most_chats` chats have any at once."""
 
-    def __init__(self, most_chats: int) -> None:
+    def __init__(self, most_chats: int, hold_s: float = HOLD_S) -> None:
         self._most_chats = most_chats
+        self._hold_s = hold_s
+        self._since: dict[str, float] = {}
         self._places: dict[str, list[Place]] = {}
         self._under_way: Counter[str] = Counter()
         self._asking: deque[str] = deque()
@@ -66,8 +70,9 @@ class Posts:
 
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
-        """One of the chats' slots. A chat that has one shares it among its posts, unless others wait for theirs."""
-        if not (self._under_way[key] and not self._asking):
+        """One of the chats' slots. A chat shares its own among its posts at once, or a word to stop would wait for what
+        it stops; held without a break for long, it goes to those who wait."""
+        if not self._shares(key):
             self._asking.append(key)
             try:
                 await self.until(lambda: self._may_go(key))
@@ -75,13 +80,19 @@ class Posts:
                 self._asking.remove(key)
                 self.changed()
         self._under_way[key] += 1
+        self._since.setdefault(key, time.monotonic())
         try:
             yield
         finally:
             self._under_way[key] -= 1
             if not self._under_way[key]:
-                del self._under_way[key]
+                del self._under_way[key], self._since[key]
             self.changed()
+
+    def _shares(self, key: str) -> bool:
+        if not self._under_way[key]:
+            return False
+        return not self._asking or time.monotonic() - self._since[key] < self._hold_s
 
     def _may_go(self, key: str) -> bool:
         if self._asking[0] != key:

@@ -55,6 +55,8 @@ class Relay:
         self._clock = Clock()
         self._online = True
         self._closed = False
+        self._sealed = False
+        """Nothing more is written down."""
 
     def resume(self) -> None:
         """Go on with what an earlier run left unfinished; look at the server meanwhile."""
@@ -78,7 +80,7 @@ class Relay:
             case LineUp():
                 self._heard(Heartbeat(event.stamp, None))
                 self._intake.put(event)
-            case Recall():
+            case Recall() if not self._sealed:
                 recalling = asyncio.create_task(self._errands.recalled(event), name="recall")
                 self._recalling.add(recalling)
                 recalling.add_done_callback(self._recalling.discard)
@@ -98,6 +100,7 @@ class Relay:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         await self._intake.aclose()
+        self._sealed = True
         await asyncio.gather(*self._recalling, return_exceptions=True)
         await self._admissions.aclose()
         await self._errands.aclose(ERRANDS_GRACE_S)

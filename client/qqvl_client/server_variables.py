@@ -65,6 +65,7 @@ SERVER_VARIABLES = frozenset(
         "QQVL_MODEL_PATH",
         "QQVL_OWNERS",
         "QQVL_PERSONA",
+        "QQVL_PICTURE_TOKENS",
         "QQVL_PORT",
         "QQVL_QUANTIZATION",
         "QQVL_QUIET_HOURS",

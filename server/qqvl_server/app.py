@@ -140,10 +140,12 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
 
     loaded = load(checkpoint, settings.weights)
     context = min(loaded.context_tokens, settings.generation.context_tokens)
+    engine = choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending)
+    context = choosing.longest(engine, context)
     logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
     voice = LocalVoice(
         Preprocessor(loaded.processor, library, settings.media.max_image_tokens, context),
-        choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending),
+        engine,
         device=loaded.device,
         context_tokens=context,
         metrics=metrics,

@@ -81,7 +81,7 @@ class WeightsSettings(Room):
         description="权重精度；auto 在显卡上用 bfloat16（RTX 20、T4 和更老的卡用 float16），在 CPU 上看 CPU 支持什么",
     )
     attn: Literal["sdpa", "flash_attention_2", "eager"] = Field(
-        "sdpa", description="注意力实现；flash_attention_2 要另装"
+        "sdpa", description="注意力实现（只对 generate 引擎）；flash_attention_2 要另装"
     )
     quantization: Literal["none", "bnb-4bit", "bnb-8bit"] = Field(
         "none", description="加载时量化；模型自带量化（GPTQ、AWQ、FP8）时不用写"
@@ -118,7 +118,9 @@ class EngineSettings(Room):
         description="CPU 上用自带的 C++ 算子：第一次启动时由系统的 c++ 编译，约四秒；"
         "没有编译器就用 PyTorch 的，off 总是用 PyTorch 的",
     )
-    max_running: int = Field(16, ge=1, le=1024, description="paged 引擎同时回答多少条")
+    max_running: int = Field(
+        0, ge=0, le=1024, description="paged 引擎同时回答多少条；0 为自动：CPU 上 16，显卡按显存 8 到 64"
+    )
 
 
 class GenerationSettings(Room):
@@ -176,6 +178,13 @@ class ChatSettings(MannersSettings, SendingSettings):
         description="群里回复谁：auto 只回 @ 机器人、引用机器人、唤醒词或叫到名字的，客户端没说 at_me 时每条都回；"
         "addressed 没说 at_me 的也只回叫到它的；smart 还会自己判断要不要插话（没有校准过的判断就和 addressed 一样）；"
         "all 每条都回；off 群里不说话，只听命令",
+    )
+    picture_tokens: int = Field(
+        4096,
+        ge=0,
+        le=1048576,
+        description="一个会话的图在提示里一共最多占多少 token：超过时新的照原样看，旧的缩小到 64 token，"
+        "再旧的只写[图片]；0 不限",
     )
     bot_names: Words = Field((), description="机器人的名字，群里叫到就回复；账号自己的昵称不用写")
     owners: Ids = Field(

@@ -23,7 +23,7 @@ def line(*parts: Text | Picture | LostPicture | Quote, name: str = "张三", seq
 
 
 def rendered(message: StoredMessage, kind: ChatKind = ChatKind.GROUP) -> str:
-    return text_of(prompt.render(message, kind, lambda _: True))
+    return text_of(prompt.render(message, kind, lambda ref: ref))
 
 
 def test_a_group_line_names_its_speaker_and_a_private_one_does_not() -> None:
@@ -52,11 +52,11 @@ def test_names_stay_on_one_line_and_visible(name: str) -> None:
 
 def test_pictures_keep_their_place_and_lost_ones_are_told() -> None:
     message = prompt.render(
-        line(Text("看"), Picture(RED), LostPicture(), Text("如何")), ChatKind.PRIVATE, lambda _: True
+        line(Text("看"), Picture(RED), LostPicture(), Text("如何")), ChatKind.PRIVATE, lambda ref: ref
     )
     assert [type(part) for part in message.parts] == [TextPart, ImagePart, TextPart]
     assert text_of(message) == "看<image>[图片无法打开]如何"
-    aged = prompt.render(line(Picture(RED)), ChatKind.PRIVATE, lambda _: False)
+    aged = prompt.render(line(Picture(RED)), ChatKind.PRIVATE, lambda _: prompt.EXPIRED)
     assert text_of(aged) == "[图片已过期]"
 
 

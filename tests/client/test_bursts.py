@@ -14,6 +14,8 @@ from onebot.events import SELF_ID, at, group_message, private_message, text
 from onebot.process import ClientProcess
 from onebot.world import World
 
+from qqvl_client.posting import Posts
+
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 BOTH = pytest.mark.parametrize("adapter", ["ncatbot", "nonebot"])
 
@@ -117,3 +119,49 @@ async def test_who_grew_old_in_the_queue_is_history(world: World, tmp_path: Path
         await world.onebot.event(private_message("新的", chat_id, time=time.time()))
         assert [s.text for s in await world.onebot.replied(chat_id, 2)] == ["答：占着", "答：新的"]
     assert [body.get("context_only", False) for body in world.chat.of(chat_id)] == [False, True, False]
+
+
+async def test_a_chats_next_line_is_posted_while_others_wait_for_a_slot(
+    world: World, tmp_path: Path, chat_id: int, other_id: int
+) -> None:
+    """A word to stop must not wait for the answer that it stops, nor for the chats that wait for a slot."""
+    stopped = asyncio.Event()
+
+    async def until_stopped(body: dict[str, Any]) -> dict[str, Any]:
+        if body["content"] == "/stop":
+            stopped.set()
+        await stopped.wait()
+        return answer_for(body)
+
+    world.chat.scripts[str(chat_id)] = until_stopped
+    settings = world.settings() | {"parallel_chats": 1, "server_timeout_s": 60}
+    async with ClientProcess(tmp_path, settings) as client:
+        await world.onebot.line()
+        await world.onebot.event(private_message("长篇", chat_id))
+        await world.chat.asked(chat_id)
+        await world.onebot.event(private_message("别人", other_id))
+        await client.logged(f"private:{other_id}")
+        assert world.chat.of(other_id) == [], "one chat at a time"
+        await world.onebot.event(private_message("/stop", chat_id))
+        assert [s.text for s in await world.onebot.replied(chat_id, 2)] == ["答：长篇", "答：/stop"]
+        assert [s.text for s in await world.onebot.replied(other_id)] == ["答：别人"]
+
+
+async def test_a_chat_that_never_pauses_gives_its_slot_to_those_who_wait() -> None:
+    posts = Posts(1, hold_s=0)
+    order: list[str] = []
+
+    async def post(name: str, key: str, done: asyncio.Event) -> None:
+        async with posts.slot(key):
+            order.append(name)
+            await done.wait()
+
+    first, rest = asyncio.Event(), asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        for name, key, done in (("a1", "a", first), ("b", "b", rest), ("a2", "a", rest)):
+            group.create_task(post(name, key, done))
+            await asyncio.sleep(0)
+        assert order == ["a1"]
+        rest.set()
+        first.set()
+    assert order == ["a1", "b", "a2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from onebot.world import Stack, World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 Element = dict[str, Any]
+CONTRACT = Path(__file__).resolve().parents[1] / "fixtures" / "contract"
 
 
 def answer(*messages: Element, reply: str = "x") -> Element:
@@ -154,10 +156,13 @@ async def test_an_answer_told_by_and_by_waits_for_the_one_before_it(stack: Stack
 
 
 async def test_a_stream_cut_off_is_asked_again_and_nothing_is_said_twice(stack: Stack, chat_id: int) -> None:
-    one, two = {"text": "一"}, {"text": "二"}
-    tries = [streamed(("message", one)), streamed(("message", one), ("message", two), ("done", answer(one, two)))]
+    one, two, rest = {"text": "一"}, {"text": "二"}, asyncio.Event()
+    again = streamed(("message", one), ("message", two), rest, ("done", answer(one, two)))
+    tries = [streamed(("message", one)), again]
     stack.chat.scripts[str(chat_id)] = lambda _: tries.pop(0)
     await stack.onebot.event(private_message("讲", chat_id))
+    assert [sent.text for sent in await stack.onebot.replied(chat_id, 2)] == ["一", "二"]
+    rest.set()
     await stack.chat.reported("sent", chat_id, 2)
     assert [sent.text for sent in stack.onebot.to(chat_id)] == ["一", "二"]
 
@@ -171,6 +176,18 @@ async def test_an_error_told_late_is_an_error(stack: Stack, chat_id: int, code: 
     (sent,) = await stack.onebot.replied(chat_id)
     assert (sent.text == "好了", len(stack.chat.of(chat_id))) == (times == 2, times)
     assert "内部细节" not in sent.text
+
+
+async def test_the_contracts_stream_is_sent_as_it_says(stack: Stack, chat_id: int) -> None:
+    told = json.loads((CONTRACT / "group_stream.json").read_text(encoding="utf-8"))["events"]
+    stack.chat.scripts[str(chat_id)] = lambda _: streamed(*((event["event"], event["data"]) for event in told))
+    await stack.onebot.event(group_message("讲", chat_id))
+    elements = told[-1]["data"]["messages"]
+    first, second, record = await stack.onebot.replied(chat_id, len(elements))
+    assert first.message == elements[0]["segments"]
+    assert second.text == elements[1]["text"]
+    lines = [node["data"]["content"][0]["data"]["text"] for node in record.params["messages"]]
+    assert lines == [node["text"] for node in elements[2]["forward"]]
 
 
 async def test_silence_told_by_and_by_is_silence(stack: Stack, chat_id: int) -> None:

@@ -243,7 +243,7 @@ async def test_messages_taken_before_a_kill_are_answered_after_it_with_their_pic
     picture = drawn("red")
     url = world.pictures.put(picture)
     world.chat.script = hang
-    settings = world.settings(adapter) | {"server_timeout_s": 60, "log_level": "DEBUG"}
+    settings = world.settings(adapter) | {"server_timeout_s": 60, "log_level": "DEBUG", "posts_per_chat": 1}
     async with ClientProcess(tmp_path, settings) as client:
         await world.onebot.line()
         await world.onebot.event(group_message("一", chat_id))

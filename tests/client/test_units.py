@@ -95,7 +95,7 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, content: Any, word: str)
         ("QQVL_CLIENT_API_KEYS", "QQVL_CLIENT_API_KEY"),
         ("QQVL_API_KEI", "QQVL_API_KEY"),
         ("qqvl_api_key", "QQVL_API_KEY"),
-        ("QQVL_NONSENSE_AND_MORE", "docs/client.md"),
+        ("QQVL_0123456789", "docs/client.md"),
     ],
 )
 def test_a_variable_misspelt_is_an_error_that_names_the_right_one(name: str, meant: str) -> None:
@@ -232,6 +232,8 @@ def test_answers_of_the_contract_are_understood() -> None:
     assert reply_of("group", fixture("group_reply.json")).messages == (Outgoing("红色。"),)
     assert reply_of("group", fixture("group_silent.json")).messages == ()
     assert reply_of("private", fixture("private_reply.json")).messages == (Outgoing("红色。"),)
+    long = fixture("group_reply_long.json")
+    assert len(reply_of("group", long).messages) == len(long["messages"])
     for kind in ("group", "private"):
         merged = reply_of(kind, fixture(f"{kind}_merged.json"))
         assert (merged.messages, bool(merged.merged_into)) == ((), True)

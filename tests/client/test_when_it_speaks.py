@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from onebot.events import SELF_ID, Event, at, face, group_message, private_message, reply, text
+from onebot.events import SELF_ID, Event, at, face, group_message, private_message, recall, reply, text
 from onebot.process import ENTRY, Process
 from onebot.server import OneBotServer
 from onebot.world import TOKEN
@@ -102,6 +102,26 @@ async def answers_only_who_calls(folder: Path, server_url: str, lines: int, call
 
 async def test_of_forty_lines_those_that_call_it_are_answered(tmp_path: Path, server: RunningServer) -> None:
     await answers_only_who_calls(tmp_path, server.base, 40, 2)
+
+
+async def test_what_is_said_in_one_breath_has_one_answer_which_leaves_with_its_question(
+    tmp_path: Path, server: RunningServer
+) -> None:
+    group = 910_005
+    async with OneBotServer(TOKEN) as onebot, DefaultClient(tmp_path, onebot, server.base) as client:
+        await onebot.line()
+        for words in ("第一句", "第二句", "第三句"):
+            asked = await onebot.event(group_message([at(SELF_ID), text(f" {words}")], group))
+        await onebot.until(lambda: client.log.count("并入消息") == 2, "two are merged into the last", within=60)
+        (sent,) = await onebot.replied(group, within=60)
+        assert sent.quoted == str(asked["message_id"])
+        ours = next(str(e["message_id"]) for e in onebot.history if e["user_id"] == SELF_ID)
+        await onebot.event(recall(asked))
+        await onebot.until(lambda: onebot.withdrawn == [ours], "the answer is withdrawn", within=30)
+        await onebot.event(recall(asked))
+        assert await client.stop() == 0
+    assert len(onebot.to(group)) == 1
+    assert "Traceback" not in client.log
 
 
 @pytest.mark.long

@@ -15,6 +15,8 @@ from qqvl_server.engine.cpu import compiling
 from qqvl_server.engine.cpu.backend import CpuBackend
 from qqvl_server.engine.forward.sdpa import SdpaBackend
 from qqvl_server.errors import WeightsError
+from qqvl_server.generation.engines import choosing
+from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import EngineSettings
 from tests.engine.twins import Twins
 
@@ -81,3 +83,42 @@ def test_left_to_itself_the_cache_holds_several_chats(twins: Twins) -> None:
     assert (line["block_size"], line["ahead"], line["dtype"]) == (BLOCK_SIZE, False, "float32")
     assert line["kv_tokens"] == core.scheduler.capacity_tokens
     assert line["free_gb"] > 0
+
+
+# 2B on a card of 8 GB with a desktop on it, as the server starts it: 112 kB a token in blocks of 16.
+PER_BLOCK = 16 * 114_688
+
+
+def test_a_small_card_gets_shorter_conversations_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def blocks(free: float, *, is_card: bool = True, **wishes: Any) -> int:
+        return build.blocks_for(free, PER_BLOCK, EngineSettings(**wishes), 16_384, 16, is_card=is_card)
+
+    assert blocks(3e9) * 16 >= 16_384
+    assert "显存只够" not in "".join(capsys.readouterr())
+    fewer = blocks(1.5e9) * 16
+    assert 2048 <= fewer < 16_384
+    assert f"显存只够 {fewer} token" in "".join(capsys.readouterr())
+    for free, more in ((2e8, {}), (1.5e9, {"is_card": False}), (1.5e9, {"kv_cache_gb": 1})):
+        with pytest.raises(WeightsError, match="--context-tokens"):
+            blocks(free, **more)
+
+
+def test_pictures_leave_the_cache_its_share_of_a_small_card() -> None:
+    assert build.feature_bytes_for(3e9, is_card=True) == 300_000_000
+    assert build.feature_bytes_for(80e9, is_card=True) == build.FEATURE_BYTES
+    assert build.feature_bytes_for(3e9, is_card=False) == build.FEATURE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "expected"), [(None, 16), (7.6, 8), (11.6, 16), (15.7, 16), (23.6, 32), (47.4, 64), (139, 64)]
+)
+def test_a_card_answers_as_many_at_once_as_it_has_room_for(gigabytes: float | None, expected: int) -> None:
+    assert build.running_for(None if gigabytes is None else gigabytes * 1024**3) == expected
+    assert build.most_running(EngineSettings(max_running=5), torch.device("cpu")) == 5
+
+
+def test_the_voice_is_told_what_the_cache_can_hold(twins: Twins) -> None:
+    engine, core = twins.behind_the_port(Metrics(), blocks=100)
+    assert choosing.longest(engine, 10**6) == core.scheduler.capacity_tokens == 1600
+    assert choosing.longest(engine, 64) == 64
+    engine.close()

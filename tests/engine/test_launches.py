@@ -12,7 +12,8 @@ from qqvl_server.engine.cuda.layers import fuse
 from qqvl_server.engine.cuda.varlen import VarlenMetadata
 from qqvl_server.engine.forward.sampler import Sampler
 from qqvl_server.engine.forward.vision import Patches, encode
-from qqvl_server.engine.steps.request import Request, SamplingParams
+from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
+from qqvl_server.engine.steps.request import ImageSpan, Request, SamplingParams
 from tests.engine import meta
 from tests.engine.by_torch import OneLaunch
 
@@ -102,3 +103,19 @@ def test_pictures_are_looked_at_without_a_question_to_the_device(large: Any) -> 
     assert [len(features.embeddings) for features in found.values()] == [256, 192, 256]
     assert set(seen.crossings) <= {"to", "_to_copy"}
     assert seen.crossings.total() <= 4, seen.crossings
+
+
+def test_a_prompt_with_pictures_is_read_without_a_question_to_the_device() -> None:
+    """Which rows are a picture's is known; looking for them there would wait seven times."""
+    made = meta.model()
+    run = meta.runner(CudaBackend(two_launches, 16, adapt=lambda model: fuse(model, OneLaunch())), made)
+    digest = b"picture"
+    request = Request("p", "c", [5, *[meta.IMAGE] * 256, 6, 7], SamplingParams(4), (ImageSpan(1, 256, digest),))
+    request.blocks = list(range(17))
+    run.add(request, {digest: Patches(torch.zeros(1024, 1536), torch.tensor([1, 32, 32]))})
+    with meta.Watch() as seen, torch.inference_mode():
+        logits = run.prepare(ScheduledBatch((ScheduledChunk(request, 0, 259),))).compute()
+    assert logits.shape == (1, 151_936)
+    assert set(seen.crossings) <= {"to", "_to_copy"}
+    assert seen.crossings.total() <= 6, seen.crossings
+    assert not {"nonzero", "masked_scatter", "index_put_"} & set(seen.launches)

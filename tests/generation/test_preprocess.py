@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,18 @@ def test_the_opening_of_a_reply_stands_after_the_assistants_header(preprocessor:
         told = ids(preprocessor, user("你好")) + list(preprocessor.encode(opening))
         assert preprocessor.prepare(asked).inputs["input_ids"][0].tolist() == told
         assert list(preprocessor.tokenize(asked)) == told
+
+
+def test_a_picture_takes_no_more_tokens_than_it_may(preprocessor: Preprocessor, library: ImageLibrary) -> None:
+    still = library.add(encoded(picture(size=(900, 700))))
+    for ref in (still, replace(still, frames=(0, 1, 2, 3))):
+        without = preprocessor.count(user("看"))
+        # Each frame stands between two marks of its own.
+        small = preprocessor.count(user(replace(ref, most_tokens=64), "看")) - without - 2 * len(ref.frames)
+        assert 0 < small <= 64
+        assert small < preprocessor.count(user(ref, "看")) - without
+    shown = preprocessor.prepare(asking(user(replace(still, most_tokens=64))))
+    assert len(shown.inputs["pixel_values"]) <= 64 * shown.patches_per_token
 
 
 def test_counts_are_exact(preprocessor: Preprocessor, library: ImageLibrary) -> None:

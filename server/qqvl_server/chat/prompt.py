@@ -21,6 +21,9 @@ MAX_NAME: Final = 32
 MAX_QUOTE: Final = 300
 LOST: Final = "[图片无法打开]"
 EXPIRED: Final = "[图片已过期]"
+LEFT_OUT: Final = "[图片]"
+# Pictures that follow one another so soon are numbered together.
+_IN_ONE_GO_S: Final = 600
 # The end of what ``header`` writes; the same end in user text is bent, whatever stands before it.
 _HEADER_END = re.compile(r"(QQ\s*[:：]\s*\d+\s*)\]", re.IGNORECASE)
 _BRACKETS = str.maketrans("[]", "［］")
@@ -46,19 +49,58 @@ def system_message(text: str) -> tuple[ChatMessage, ...]:
     return (ChatMessage("system", (TextPart(text),)),) if text else ()
 
 
-def render(message: StoredMessage, kind: ChatKind, holds: Callable[[ImageRef], bool]) -> ChatMessage:
-    """One stored line as one chat message: header and text first, then its pictures, as the spec orders them."""
+def numbering(history: Sequence[StoredMessage]) -> list[tuple[int, ...]]:
+    """For each line, the numbers of its pictures among those its speaker showed in one go: since the bot last spoke,
+    never long apart, the same picture once. None where they are the first of it: in one line their order says enough,
+    and the bare interface, which answers every line, sees none. It depends on no later line."""
+    shown: dict[str, tuple[list[str], float]] = {}
+    numbers: list[tuple[int, ...]] = []
+    for message in history:
+        if message.role == "assistant":
+            shown.clear()
+        pictures = [part.image.sha256 for part in message.parts if isinstance(part, Picture)]
+        album, last = shown.get(message.speaker.id, ([], 0.0))
+        if not pictures:
+            numbers.append(())
+            continue
+        if message.created_at - last > _IN_ONE_GO_S:
+            album = []
+        is_first = not album
+        album += [picture for picture in dict.fromkeys(pictures) if picture not in album]
+        shown[message.speaker.id] = album, message.created_at
+        numbers.append(
+            tuple(album.index(picture) + 1 for picture in pictures) if len(album) > 1 and not is_first else ()
+        )
+    return numbers
+
+
+def render(
+    message: StoredMessage,
+    kind: ChatKind,
+    shown: Callable[[ImageRef], ImageRef | str],
+    numbers: Sequence[int] = (),
+) -> ChatMessage:
+    """One stored line as one chat message: header and text first, then its pictures, as the spec orders them.
+
+    ``shown`` gives a picture as it is shown, or the words for one that is not; ``numbers`` are its pictures'.
+    """
     if message.role == "assistant":
         return ChatMessage("assistant", (TextPart("".join(p.text for p in message.parts if isinstance(p, Text))),))
     lead = header(message.speaker.name, message.speaker.id) if kind is ChatKind.GROUP else ""
     parts: list[Part] = []
     text = lead
+    number = iter(numbers)
     for part in message.parts:
-        if isinstance(part, Picture) and holds(part.image):
+        if isinstance(part, Picture):
+            image = shown(part.image)
+            text += f"（第 {next(number)} 张图）" if numbers else ""
+            if isinstance(image, str):
+                text += image
+                continue
             if text:
                 parts.append(TextPart(text))
                 text = ""
-            parts.append(ImagePart(part.image))
+            parts.append(ImagePart(image))
         else:
             text += _words(part)
     if text or not parts:
@@ -66,7 +108,7 @@ def render(message: StoredMessage, kind: ChatKind, holds: Callable[[ImageRef], b
     return ChatMessage("user", tuple(parts))
 
 
-def _words(part: Text | Picture | LostPicture | Quote) -> str:
+def _words(part: Text | LostPicture | Quote) -> str:
     match part:
         case Text():
             return safe_text(part.text)
@@ -76,8 +118,6 @@ def _words(part: Text | Picture | LostPicture | Quote) -> str:
             return f"> 引用 {safe_name(part.speaker)}: {safe_text(said)}\n"
         case LostPicture():
             return LOST
-        case Picture():
-            return EXPIRED
 
 
 def with_time(message: ChatMessage, now: time.struct_time) -> ChatMessage:

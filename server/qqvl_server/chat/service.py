@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
-from qqvl_server.chat import arrivals, commanding, commands, policy
+from qqvl_server.chat import arrivals, commanding, policy, stopping
 from qqvl_server.chat.arrivals import Interruption, Line
 from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.decision import Reason
@@ -24,6 +24,7 @@ from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import PictureBook, Receiver
 from qqvl_server.chat.session import Arrival, Lane, Lanes, Turn, Unanswered
 from qqvl_server.chat.speaking import Sent, cut_short, outgoing
+from qqvl_server.chat.stopping import Stops
 from qqvl_server.chat.store import ChatSummary, Store
 from qqvl_server.chat.turn import SILENT, Turns
 from qqvl_server.chat.window import Window
@@ -36,8 +37,6 @@ from qqvl_server.settings import ChatSettings, GenerationSettings
 
 # The voice ends by the same deadline; so much more is for its own, more exact error.
 _GRACE_S: Final = 1
-# So many are known again when they are sent again.
-_STOPS: Final = 1000
 # Letters that are cut into messages without leaving the event loop.
 _QUICKLY_CUT: Final = 4000
 _LATE: Final = "这条消息等了太久，已放弃，请稍后再试"
@@ -74,7 +73,7 @@ class ChatService:
         )
         self._lanes = Lanes(generation.max_pending)
         self._unanswered = Unanswered()
-        self._stops: dict[tuple[ChatKey, str | None, float | None], Answer] = {}
+        self._stops = Stops()
         self._draining = False
 
     async def handle(self, incoming: Incoming, chat_name: str) -> Answer:
@@ -245,31 +244,22 @@ class ChatService:
 
     async def _stop(self, incoming: Incoming, chat_name: str) -> Answer:
         """End the answer that is being made: at once, and not behind it."""
-        # Known by these alone: a look into the database takes the model some tokens.
-        known = (incoming.chat, incoming.message_id, incoming.sent_at)
-        if incoming.message_id is not None and known in self._stops:
-            return self._stops[known]
+        earlier = self._stops.find(incoming)
+        if earlier is not None:
+            return earlier
         answer = Answer(self._stopped(incoming), should_reply=True, reason=Reason.COMMAND)
-        self._stops[known] = answer
-        if len(self._stops) > _STOPS:
-            self._stops.pop(next(iter(self._stops)))
+        self._stops.keep(incoming, answer)
         self._metrics.decisions.labels(Reason.COMMAND).inc()
         await self._store.add_command(incoming.chat, chat_name, await self._receiver.identified(incoming), answer)
         return answer
 
     def _stopped(self, incoming: Incoming) -> str:
         """What is told to whoever said stop, once it is done."""
-        settings = self.preferences.of(incoming.chat)
-        role, least = commands.role_of(incoming, settings), commands.needed(commands.BY_WORD["stop"], settings)
-        if role < least:
-            return commanding.REFUSED[least]
         lane = self._lanes.of(incoming.chat)
         turn = lane.turn if lane is not None else None
-        asked = [a for a in turn.members if not a.is_settled and a.line.asks] if turn is not None else []
-        if turn is None or not asked:
-            return commanding.NOTHING_TO_STOP
-        if role < commands.Role.ADMIN and incoming.speaker.id not in {a.line.speaker for a in asked}:
-            return commanding.STOP_REFUSED
+        refused = stopping.refusal(incoming, self.preferences.of(incoming.chat), turn)
+        if refused is not None or turn is None:
+            return refused or commanding.NOTHING_TO_STOP
         return commanding.STOPPED if self._interrupt(turn, Interruption.STOP) else commanding.NOTHING_TO_STOP
 
     @property

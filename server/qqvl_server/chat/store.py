@@ -268,14 +268,7 @@ class Store:
     async def messages(self, chat: ChatKey, *, before: int | None, limit: int) -> tuple[StoredMessage, ...] | None:
         """The newest ``limit`` lines below ``before``, oldest first; None when the chat was never heard of."""
         async with self._read() as connection:
-            chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
-            if chat_id is None:
-                return None
-            query = select(MESSAGES).where(MESSAGES.c.chat_id == chat_id)
-            if before is not None:
-                query = query.where(MESSAGES.c.seq < before)
-            rows = (await connection.execute(query.order_by(MESSAGES.c.seq.desc()).limit(limit))).all()
-            return tuple(to_message(row) for row in reversed(rows))
+            return await chats.page(connection, chat, before, limit)
 
     async def _sweep(self, every_s: float) -> None:
         while True:

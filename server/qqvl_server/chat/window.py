@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final, Protocol
 
 from qqvl_server.chat import prompt
+from qqvl_server.chat.albums import Levels, levelled
 from qqvl_server.chat.message import ChatKey, ChatKind, StoredMessage
 from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.store import Store
-from qqvl_server.generation.port import ChatMessage, Sampling, Voice
+from qqvl_server.generation.port import ChatMessage, ImagePart, Sampling, TextPart, Voice
 from qqvl_server.media.image import ImageRef
 from qqvl_server.settings import GenerationSettings
 
@@ -20,6 +23,8 @@ _HEADER_TOKENS: Final = 8
 # Lines before one that the window has moved past.
 _LOOK_BACK: Final = 64
 _RENDERING_THREADS: Final = 2
+# Whose pictures' levels are remembered.
+_CHATS: Final = 10_000
 
 
 class PictureShelf(Protocol):
@@ -36,6 +41,9 @@ class Window:
         self._pictures = pictures
         self._preferences = preferences
         self._generation = generation
+        # How each chat's pictures are shown until they are over their budget again. A restart forgets it, and the
+        # engine's cache with it.
+        self._levels: dict[ChatKey, Levels] = {}
         self._rendering = ThreadPoolExecutor(_RENDERING_THREADS, thread_name_prefix="qqvl-window")
 
     def sampling(self, voice: Voice, chat: ChatKey) -> Sampling:
@@ -60,8 +68,7 @@ class Window:
         if moved_past:
             # It failed when it came and is asked again after much talk: shown as it would have been then.
             history = await self._store.messages(chat, before=last.seq + 1, limit=_LOOK_BACK) or (last,)
-        loop = asyncio.get_running_loop()
-        lines = await loop.run_in_executor(self._rendering, self._render, history, chat.kind)
+        lines = await self._lines(voice, chat, history, keeps_levels=not moved_past)
         persona = self._preferences.persona(chat)
         if persona is not None and persona.time:
             lines[-1] = prompt.with_time(lines[-1], time.localtime())
@@ -76,9 +83,48 @@ class Window:
             kept = [await self._shortened(voice, kept[-1], counts[-1], budget)]
         return (*system, *kept)
 
-    def _render(self, history: tuple[StoredMessage, ...], kind: ChatKind) -> list[ChatMessage]:
+    async def _lines(
+        self, voice: Voice, chat: ChatKey, history: tuple[StoredMessage, ...], *, keeps_levels: bool
+    ) -> list[ChatMessage]:
+        """The history with its pictures within their budget."""
+        levels = self._levels.get(chat, Levels())
+        lines = await self._rendered(chat, history, levels)
+        budget = self._preferences.of(chat).picture_tokens
+        if not budget or not any(isinstance(part, ImagePart) for line in lines for part in line.parts):
+            return lines
+        if sum(await self._picture_tokens(voice, lines)) <= budget:
+            return lines
+        whole = await self._rendered(chat, history, Levels())
+        tokens = await self._picture_tokens(voice, whole)
+        pictures = [sum(isinstance(part, ImagePart) for part in line.parts) for line in whole]
+        costs = [(m.seq, n, t) for m, n, t in zip(history, pictures, tokens, strict=True) if n]
+        levels = levelled(costs, budget)
+        if keeps_levels:
+            self._levels[chat] = levels
+            if len(self._levels) > _CHATS:
+                self._levels.pop(next(iter(self._levels)))
+        return await self._rendered(chat, history, levels)
+
+    async def _picture_tokens(self, voice: Voice, lines: Sequence[ChatMessage]) -> list[int]:
+        """Of each line, what its pictures take: what is left of its tokens without those of its words."""
+        seen = [line for line in lines if any(isinstance(part, ImagePart) for part in line.parts)]
+        words = [replace(line, parts=tuple(p for p in line.parts if isinstance(p, TextPart))) for line in seen]
+        counts = await voice.count((*seen, *words))
+        left = iter([a - b for a, b in zip(counts[: len(seen)], counts[len(seen) :], strict=True)])
+        return [next(left) if any(isinstance(part, ImagePart) for part in line.parts) else 0 for line in lines]
+
+    async def _rendered(self, chat: ChatKey, history: tuple[StoredMessage, ...], levels: Levels) -> list[ChatMessage]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._rendering, self._render, history, chat.kind, levels)
+
+    def _render(self, history: tuple[StoredMessage, ...], kind: ChatKind, levels: Levels) -> list[ChatMessage]:
         """Blocking: asks the disk which pictures are still there."""
-        return [prompt.render(message, kind, self._pictures.holds) for message in history]
+
+        def shown(message: StoredMessage) -> Callable[[ImageRef], ImageRef | str]:
+            return lambda ref: levels.shown(message.seq, ref) if self._pictures.holds(ref) else prompt.EXPIRED
+
+        numbers = prompt.numbering(history)
+        return [prompt.render(m, kind, shown(m), number) for m, number in zip(history, numbers, strict=True)]
 
     async def _shortened(self, voice: Voice, line: ChatMessage, count: int, budget: int) -> ChatMessage:
         """The newest message alone is over the budget: keep both ends of its text and its last pictures."""

@@ -43,6 +43,10 @@ from qqvl_server.settings import EngineSettings
 FEATURE_BYTES: Final = 512_000_000
 # Enough for this many chats of full length; more would only sit idle.
 _MOST_CHATS: Final = 64
+# Shorter than this, nobody would call it a conversation.
+_LEAST_CONTEXT: Final = 2048
+# Bytes of a card's memory, a little below what it is sold as, and how many replies it computes at once.
+_RUNNING: Final = ((38e9, 64), (20e9, 32), (10e9, 16))
 # A step takes a card a tenth of a second; a compiler may take a minute for a shape it has not seen.
 _STALL_S: Final = {"cuda": 60.0}
 _SLOW_STALL_S: Final = 600.0
@@ -66,15 +70,18 @@ def build(
         ConfigError: the fault cannot be read.
     """
     backend = backend_for(model, settings, context_tokens)
-    blocks = _blocks(model, settings, context_tokens, backend.block_size)
-    ahead = model.device.type == "cuda" and settings.step_ahead == "auto"
+    free, is_card, dtype = _free_bytes(model.device), model.device.type == "cuda", kv_dtype(model)
+    per_block = kv_shape(model.config).bytes_per_token(dtype) * backend.block_size
+    blocks = blocks_for(free, per_block, settings, context_tokens, backend.block_size, is_card=is_card)
+    ahead = is_card and settings.step_ahead == "auto"
     core = assemble(
         model,
         backend,
         blocks=blocks,
         step_tokens=settings.step_tokens,
-        requests=settings.max_running,
+        requests=most_running(settings, model.device),
         ahead=ahead,
+        feature_bytes=feature_bytes_for(free, is_card=is_card),
         never=never,
         fault=fault,
         on_picture=on_picture,
@@ -82,10 +89,9 @@ def build(
     if model.device.type != "cpu" or getattr(model.config, "quantization_config", None) is not None:
         warm_up(core, model, settings.step_tokens)
     tokens = blocks * backend.block_size
-    cache_bytes = tokens * kv_shape(model.config).bytes_per_token(kv_dtype(model))
     logger().info(
-        "引擎已备好", device=str(model.device), dtype=str(kv_dtype(model)).removeprefix("torch."), **backend.facts,
-        block_size=backend.block_size, ahead=ahead, kv_tokens=tokens, kv_gb=round(cache_bytes / 1e9, 2),
+        "引擎已备好", device=str(model.device), dtype=str(dtype).removeprefix("torch."), **backend.facts,
+        block_size=backend.block_size, ahead=ahead, kv_tokens=tokens, kv_gb=round(blocks * per_block / 1e9, 2),
         chats_of_8k=round(tokens / 8192, 1), free_gb=round(_free_bytes(model.device) / 1e9, 1),
     )  # fmt: skip
     return core
@@ -113,14 +119,15 @@ def backend_for(model: Any, settings: EngineSettings, context_tokens: int) -> Ba
         return SdpaBackend(adapt=packing.pack)
     own, why_not = own_kernels(device, dtype, shape, kv)
     adapt = partial(_adapted, compiled=settings.torch_compile == "on", own=own)
-    trial = Trial(device, dtype, kv, shape.heads, settings.max_running, context_tokens)
+    running = most_running(settings, device)
+    trial = Trial(device, dtype, kv, shape.heads, running, context_tokens)
     kernels = LIBRARIES if own is None else (NamedKernel("own Triton", own.attend, (BLOCK_SIZE,)), *LIBRARIES)
     found = attention_kernel(trial, kernels, why_not)
     if found is None:
         return SdpaBackend(adapt=adapt)
     recording = None
     if settings.cuda_graphs == "auto":
-        recording = Recording(CudaCapture(device), settings.max_running, context_tokens)
+        recording = Recording(CudaCapture(device), running, context_tokens)
     return CudaBackend(found.attend, found.block_size, name=found.name, recording=recording, adapt=adapt)
 
 
@@ -193,20 +200,56 @@ def assemble(
     return EngineCore(scheduler, plant(runner, fault), Sampler(model.device, never), ahead=ahead)
 
 
-def _blocks(model: Any, settings: EngineSettings, context_tokens: int, block_size: int) -> int:
-    per_block = kv_shape(model.config).bytes_per_token(kv_dtype(model)) * block_size
+def blocks_for(
+    free: float, per_block: int, settings: EngineSettings, context_tokens: int, block_size: int, *, is_card: bool
+) -> int:
+    """How many blocks of ``per_block`` bytes the cache gets of ``free`` bytes.
+
+    Where a card holds less than one conversation of ``context_tokens``, conversations are made shorter, and it is said.
+
+    Raises:
+        WeightsError: no memory is left for a conversation that is worth having, or for what was asked for.
+    """
     wanted = -(-context_tokens // block_size) * _MOST_CHATS * per_block
-    granted = settings.kv_cache_gb * 1e9 or min(wanted, _free_bytes(model.device) * 0.7)
+    granted = settings.kv_cache_gb * 1e9 or min(wanted, free * 0.7)
     blocks = int(granted // per_block)
-    if blocks * block_size < context_tokens:
+    tokens = blocks * block_size
+    if tokens >= context_tokens:
+        return blocks
+    if not is_card or settings.kv_cache_gb or tokens < _LEAST_CONTEXT:
         raise WeightsError(
-            f"KV 缓存只够 {blocks * block_size} token，装不下一个 {context_tokens} token 的会话："
+            f"KV 缓存只够 {tokens} token，装不下一个 {context_tokens} token 的会话："
             "请调小 --context-tokens、换小一点的模型，或加大 --kv-cache-gb"
         )
+    logger().warning(
+        f"显存只够 {tokens} token 的会话，上限从 {context_tokens} 降到这么多：关掉占显存的程序、"
+        "换小一点的模型或加 --quantization bnb-4bit 可以更长",
+        context_tokens=tokens,
+    )
     return blocks
+
+
+def feature_bytes_for(free: float, *, is_card: bool) -> int:
+    """What pictures' features may take: on a small card they must leave the cache its share."""
+    return int(min(FEATURE_BYTES, free * 0.1)) if is_card else FEATURE_BYTES
+
+
+def running_for(card_bytes: float | None) -> int:
+    """How many replies are computed at once: what a card's memory has room for; None on a CPU."""
+    if card_bytes is None:
+        return 16
+    return next((most for least, most in _RUNNING if card_bytes >= least), 8)
+
+
+def most_running(settings: EngineSettings, device: torch.device) -> int:
+    """As the settings say, or as this device allows."""
+    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    return settings.max_running or running_for(total)
 
 
 def _free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
+        # What torch keeps from loading is free, too.
+        torch.cuda.empty_cache()
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)

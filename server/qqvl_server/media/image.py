@@ -59,6 +59,7 @@ class ImageRef:
 
     ``sha256`` is of the file's bytes; ``width`` and ``height`` are after EXIF orientation; ``frames`` are the
     indices of the distinct frames shown to the model; ``share`` is how much of the picture is in its file.
+    ``most_tokens`` is what it may take of a prompt where that is less than what any may; 0 where it is not.
     """
 
     sha256: str
@@ -68,6 +69,7 @@ class ImageRef:
     frames: tuple[int, ...]
     size: int
     share: float = field(default=1.0, compare=False)
+    most_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

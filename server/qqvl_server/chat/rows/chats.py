@@ -99,3 +99,17 @@ def _without(part: MessagePart, ids: Collection[str]) -> MessagePart:
 
 def _shows(part: MessagePart, pictures: Collection[str]) -> bool:
     return isinstance(part, Picture) and part.image.sha256 in pictures
+
+
+async def page(
+    connection: AsyncConnection, chat: ChatKey, before: int | None, limit: int
+) -> tuple[StoredMessage, ...] | None:
+    """The newest ``limit`` lines below ``before``, oldest first; None when the chat was never heard of."""
+    chat_id = (await connection.execute(select(CHATS.c.id).where(*is_chat(chat)))).scalar()
+    if chat_id is None:
+        return None
+    query = select(MESSAGES).where(MESSAGES.c.chat_id == chat_id)
+    if before is not None:
+        query = query.where(MESSAGES.c.seq < before)
+    rows = (await connection.execute(query.order_by(MESSAGES.c.seq.desc()).limit(limit))).all()
+    return tuple(to_message(row) for row in reversed(rows))

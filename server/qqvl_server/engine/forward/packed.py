@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy
@@ -17,6 +18,7 @@ from qqvl_server.engine.forward import positions
 from qqvl_server.engine.forward.backend import Step
 from qqvl_server.engine.forward.vision import EncoderOutput, RequestPictures, Shown
 from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
+from qqvl_server.engine.steps.request import ImageSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class Packed:
     """The N rows of a step, on its device.
 
     ``ids`` (N,); ``positions`` (3, 1, N); ``keep`` (K,) are the rows whose logits are wanted, at least one: the first
-    ``wanted`` of them are. ``shown`` are the pictures that stand in the rows, in their order.
+    ``wanted`` of them are. ``shown`` are the pictures that stand in the rows, in their order, and ``pictured`` (P,) the
+    rows of them all.
     """
 
     ids: torch.Tensor
@@ -33,6 +36,7 @@ class Packed:
     wanted: int
     paged: PagedBatch
     shown: Sequence[Shown]
+    pictured: torch.Tensor
 
 
 def pack(step: Step, cache: KVCache, lay_out: Callable[[Sequence[ScheduledChunk]], AttentionMetadata]) -> Packed:
@@ -48,11 +52,20 @@ def pack(step: Step, cache: KVCache, lay_out: Callable[[Sequence[ScheduledChunk]
     places = positions.packed(((step.positions[c.request.id], c.start, c.count) for c in chunks), row)
     tokens = [t for chunk in chunks for t in chunk.request.tokens[chunk.start : chunk.end]]
     slots = positions.slots(chunks, row, cache.block_size)
-    arrays = numpy.array(tokens), places[:, None], slots, numpy.array(keep or [0])
-    ids, where, new_slots, kept = moved_together(arrays, cache.device)
+    shown = step.pictures.shown(chunks)
+    pictured = [rows[chunk.request.id] + position for chunk, image in shown for position in _within(chunk, image)]
+    arrays = (
+        numpy.array(tokens), places[:, None], slots, numpy.array(keep or [0]), numpy.array(pictured, numpy.int64)
+    )  # fmt: skip
+    ids, where, new_slots, kept, of_pictures = moved_together(arrays, cache.device)
     known = carried(batch, chunks, cache.device)
     paged = PagedBatch(cache, new_slots, lay_out(chunks))
-    return Packed(ids if known is None else known, where, kept, len(keep), paged, step.pictures.shown(chunks))
+    return Packed(ids if known is None else known, where, kept, len(keep), paged, shown, of_pictures)
+
+
+def _within(chunk: ScheduledChunk, image: ImageSpan) -> range:
+    """The positions of ``image`` that stand in ``chunk``."""
+    return range(max(chunk.start, image.start), min(chunk.end, image.end))
 
 
 def carried(batch: ScheduledBatch, chunks: Sequence[ScheduledChunk], device: torch.device) -> torch.Tensor | None:
@@ -69,7 +82,18 @@ def plug_in(model: Any, adapt: Callable[[Any], object] | None = None) -> None:
     paged_attention.register()
     if adapt is not None:
         adapt(model)
+    text = model.model.language_model
+    text._deepstack_process = partial(_deepstack, partial(type(text)._deepstack_process, text))
     model.set_attn_implementation({"text_config": paged_attention.NAME, "vision_config": "sdpa"})
+
+
+def _deepstack(
+    by_mask: Callable[..., torch.Tensor], hidden: torch.Tensor, rows: torch.Tensor, features: torch.Tensor
+) -> Any:
+    """In the place of Transformers', which is given a mask and asks the device how many rows it has."""
+    if rows.dtype is torch.bool:
+        return by_mask(hidden, rows, features)
+    return hidden.index_add(1, rows, features.to(hidden.dtype).unsqueeze(0))
 
 
 def logits(
@@ -79,16 +103,30 @@ def logits(
     paged: PagedBatch,
     keep: torch.Tensor | int = 0,
     encoded: EncoderOutput | None = None,
+    pictured: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """(N, vocabulary) of the rows ``keep`` (0: of all), from ``ids`` (1, N) and ``positions`` (3, 1, N)."""
-    out = model(
-        input_ids=ids,
-        position_ids=positions,
-        logits_to_keep=keep,
-        mm_encoder_outputs=None if encoded is None else {"image": encoded},
-        use_cache=False,
-        paged=paged,
-    )
+    """(N, vocabulary) of the rows ``keep`` (0: of all), from ``ids`` (1, N) and ``positions`` (3, 1, N).
+
+    ``encoded`` stands in the rows ``pictured`` (P,). They are known, so that the model's own way, which looks for them
+    on the device and waits for the answer, is not taken.
+    """
+    if encoded is not None:
+        assert pictured is not None
+        words = model.get_input_embeddings()(ids)
+        shown = torch.cat(encoded.pooler_output).to(words.dtype).unsqueeze(0)
+        out = model.model.language_model(
+            inputs_embeds=words.index_copy(1, pictured, shown),
+            position_ids=positions,
+            visual_pos_masks=pictured,
+            deepstack_visual_embeds=[torch.cat(level) for level in encoded.deepstack_features],
+            use_cache=False,
+            paged=paged,
+        )
+        hidden = out.last_hidden_state
+        kept = hidden if isinstance(keep, int) else hidden[:, keep]
+        pictures: torch.Tensor = model.lm_head(kept)[0]
+        return pictures
+    out = model(input_ids=ids, position_ids=positions, logits_to_keep=keep, use_cache=False, paged=paged)
     found: torch.Tensor = out.logits[0]
     return found
 
@@ -104,4 +142,5 @@ class ModelForward:
     def compute(self) -> torch.Tensor:
         rows = self.rows
         encoded = self.pictures.encoded(rows.shown)
-        return logits(self.model, rows.ids.unsqueeze(0), rows.positions, rows.paged, rows.keep, encoded)[: rows.wanted]
+        ids = rows.ids.unsqueeze(0)
+        return logits(self.model, ids, rows.positions, rows.paged, rows.keep, encoded, rows.pictured)[: rows.wanted]

@@ -46,9 +46,14 @@ def build(
         loaded.model.generation_config,
         metrics,
         # The voice refuses before that, and fairly; what was begun and put back waits here as well.
-        max_waiting=2 * max_pending + settings.max_running + 16,
+        max_waiting=2 * max_pending + paged_core.most_running(settings, loaded.model.device) + 16,
         stall_s=paged_core.stall_s(settings, loaded.device),
     )
+
+
+def longest(engine: Engine[Prompt], context_tokens: int) -> int:
+    """The longest prompt and reply together: ``context_tokens``, or less where a card's cache holds less."""
+    return min(context_tokens, engine.most_tokens) if isinstance(engine, PagedEngine) else context_tokens
 
 
 def _can_be_paged(loaded: LoadedModel) -> bool:

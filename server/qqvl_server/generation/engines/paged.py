@@ -38,6 +38,8 @@ class PagedEngine:
         self, core: EngineCore, config: Any, defaults: Any, metrics: Metrics, *, max_waiting: int, stall_s: float
     ) -> None:
         self._stall_s = stall_s
+        # The longest prompt and reply together that the cache can hold.
+        self.most_tokens = core.scheduler.capacity_tokens
         self._defaults = defaults
         self._vocabulary = int(config.get_text_config().vocab_size)
         self._image_token = int(config.image_token_id)

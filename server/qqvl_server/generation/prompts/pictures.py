@@ -84,9 +84,10 @@ class PictureMaker:
         """Pixels along one side of the square that one token sees."""
         return int(self._images.patch_size * self._images.merge_size)
 
-    def _limits(self, frames: int) -> tuple[int, int]:
+    def _limits(self, ref: ImageRef) -> tuple[int, int]:
         """Smallest and largest area of a picture in pixels; the frames of one animation share its tokens."""
-        tokens = max(self._max_tokens // frames, 4)
+        most = min(self._max_tokens, ref.most_tokens or self._max_tokens)
+        tokens = max(most // len(ref.frames), 4)
         largest = min(int(self._images.size["longest_edge"]), tokens * self._edge() ** 2)
         return min(int(self._images.size["shortest_edge"]), largest), largest
 
@@ -94,7 +95,7 @@ class PictureMaker:
         """Width and height in pixels that the processor will bring the picture to (Qwen's smart_resize)."""
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-        smallest, largest = self._limits(len(ref.frames))
+        smallest, largest = self._limits(ref)
         height, width = smart_resize(ref.height, ref.width, self._edge(), min_pixels=smallest, max_pixels=largest)
         return width, height
 

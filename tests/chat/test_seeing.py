@@ -1,0 +1,131 @@
+"""What a chat's pictures cost, which of them is meant, and what they are called."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qqvl_server.chat.message import EncodedPicture, Quote, Text
+from qqvl_server.generation.port import ChatMessage, ImagePart, TextPart
+from tests.chat.test_turns import last_prompt, opened, said
+from tests.fakes import ScriptedVoice, images_of, text_of
+
+pytestmark = pytest.mark.anyio
+FULL, BUDGET = 256, 4096
+
+
+class Seeing(ScriptedVoice):
+    """A picture is 256 tokens, or as many as it may."""
+
+    async def count(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        return tuple(map(tokens_of, messages))
+
+
+def picture_tokens(message: ChatMessage) -> int:
+    return sum(min(FULL, part.image.most_tokens or FULL) for part in message.parts if isinstance(part, ImagePart))
+
+
+def tokens_of(message: ChatMessage) -> int:
+    return 5 + picture_tokens(message) + sum(len(part.text) for part in message.parts if isinstance(part, TextPart))
+
+
+async def test_two_hundred_memes_stay_within_their_budget_and_most_of_each_prompt_is_known(tmp_path: Path) -> None:
+    voice = Seeing(lambda _: "哈哈，这张不错。", context_tokens=32_000)
+    async with opened(tmp_path, voice, merge_wait_s=0, picture_tokens=BUDGET) as service:
+        for number in range(200):
+            meme = (EncodedPicture(f"meme {number}"), Text("看这个"))
+            await service.handle(said("", number, who=str(number % 7), parts=meme), "群")
+    assert len(voice.asked) == 200
+    known = total = 0
+    before: tuple[ChatMessage, ...] = ()
+    for asked in voice.asked:
+        assert sum(map(picture_tokens, asked.messages)) <= BUDGET
+        newest = [part for part in asked.messages[-1].parts if isinstance(part, ImagePart)]
+        assert [part.image.most_tokens for part in newest] == [0]
+        same = next((n for n, (a, b) in enumerate(zip(before, asked.messages, strict=False)) if a != b), len(before))
+        known += sum(map(tokens_of, asked.messages[:same]))
+        total += sum(map(tokens_of, asked.messages))
+        before = asked.messages
+    assert known / total >= 0.75
+    shown = [
+        part.image.most_tokens for m in voice.asked[-1].messages for part in m.parts if isinstance(part, ImagePart)
+    ]
+    assert 0 in shown
+    assert 64 in shown
+    assert "[图片]" in last_prompt(voice)
+
+
+async def test_a_message_with_more_pictures_than_the_budget_is_seen_whole(tmp_path: Path) -> None:
+    voice = Seeing(lambda _: "好", context_tokens=32_000)
+    async with opened(tmp_path, voice, merge_wait_s=0, picture_tokens=600) as service:
+        await service.handle(said("", 1, parts=(EncodedPicture("old"),)), "群")
+        four = tuple(EncodedPicture(f"picture {number}") for number in range(4))
+        await service.handle(said("", 2, parts=four), "群")
+    assert picture_tokens(voice.asked[-1].messages[-1]) == 4 * FULL
+    assert not images_of(voice.asked[-1].messages[0])
+
+
+async def test_several_pictures_of_one_go_have_numbers(tmp_path: Path) -> None:
+    voice = ScriptedVoice(lambda _: "好")
+    async with opened(tmp_path, voice, merge_wait_s=0) as service:
+        await service.handle(said("", 1, parts=(EncodedPicture("a"),), at_me=False), "群")
+        await service.handle(said("", 2, parts=(EncodedPicture("x"),), who="9", at_me=False), "群")
+        await service.handle(said("", 3, parts=(EncodedPicture("b"), EncodedPicture("c")), at_me=False), "群")
+        await service.handle(said("第二张是什么", 4), "群")
+        assert list(map(text_of, voice.asked[-1].messages)) == [
+            "[名10001 QQ:10001] <image>",
+            "[名9 QQ:9] <image>",
+            "[名10001 QQ:10001] （第 2 张图）<image>（第 3 张图）<image>",
+            "[名10001 QQ:10001] 第二张是什么",
+        ]
+        # After an answer it begins anew; in one message their order says enough.
+        await service.handle(said("", 5, parts=(EncodedPicture("d"), EncodedPicture("e"))), "群")
+        assert text_of(voice.asked[-1].messages[-1]).endswith("] <image><image>")
+
+
+async def test_the_speakers_own_picture_comes_with_words_that_point_at_one(tmp_path: Path) -> None:
+    voice = ScriptedVoice(lambda _: "好")
+    async with opened(tmp_path, voice, merge_wait_s=0) as service:
+        await service.handle(said("", 1, parts=(EncodedPicture("mine"),), at_me=False), "群")
+        await service.handle(said("", 2, parts=(EncodedPicture("yours"),), who="9", at_me=False), "群")
+
+        async def seen(number: int, text: str, *, who: str = "10001", quoted: str = "") -> list[str]:
+            # Nobody who alternates with a bot alone is taken for a person.
+            await service.handle(said("嗯", 100 + number, who="5", at_me=False), "群")
+            parts = (Quote("李四", "图"), EncodedPicture(quoted, quoted=True), Text(text)) if quoted else (Text(text),)
+            answer = await service.handle(said("", number, who=who, parts=parts), "群")
+            assert answer.reason == "addressed"
+            return images_of(voice.asked[-1].messages[-1])
+
+        pointing = await seen(3, "上面的图里有什么")
+        assert pointing == images_of(voice.asked[-1].messages[0]) != []
+        assert text_of(voice.asked[-1].messages[-1]).startswith("[名10001 QQ:10001] > 引用 名10001: [图片]\n<image>")
+        assert await seen(4, "今天天气好") == []
+        assert len(await seen(5, "这张图呢", quoted="quoted")) == 1
+        # Who showed none has none.
+        assert await seen(6, "这张图好看吗", who="77") == []
+
+
+async def test_a_picture_right_before_the_words_is_not_shown_twice(tmp_path: Path) -> None:
+    voice = ScriptedVoice(lambda _: "好")
+    async with opened(tmp_path, voice, merge_wait_s=0) as service:
+        await service.handle(said("", 1, parts=(EncodedPicture("new"),), at_me=False), "群")
+        await service.handle(said("这张图呢", 2), "群")
+        assert list(map(len, map(images_of, voice.asked[-1].messages))) == [1, 0]
+
+
+async def test_a_recalled_picture_leaves_also_where_words_pointed_at_it(tmp_path: Path) -> None:
+    voice = ScriptedVoice(lambda _: "好")
+    async with opened(tmp_path, voice, merge_wait_s=0) as service:
+        shown = replace(said("", 1, parts=(EncodedPicture("mine"),), at_me=False), sent_at=time.time())
+        await service.handle(shown, "群")
+        await service.handle(said("哈哈", 2, who="9", at_me=False), "群")
+        await service.handle(said("刚才的图怎么样", 3), "群")
+        assert images_of(voice.asked[-1].messages[-1])
+        await service.recall(shown.chat, "m1")
+        await service.handle(said("你好", 4), "群")
+        assert not any(map(images_of, voice.asked[-1].messages))
