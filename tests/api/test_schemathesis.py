@@ -64,7 +64,8 @@ def test_no_request_breaks_the_server(bare: RunningServer) -> None:
         statuses = _ask(operation)
         print(operation.label, dict(statuses))
         assert not [status for status in statuses if status >= 500], operation.label
-        if operation.method == "post":
+        # A path with a name in it is mostly drawn to be nobody's.
+        if operation.method == "post" and "{" not in operation.path:
             assert 400 in statuses, (operation.label, statuses)
             # What is drawn around it may spoil it; by itself the sensible body is answered.
             assert bare.http.post(operation.path, json=_sensible(operation.path)).status_code == 200

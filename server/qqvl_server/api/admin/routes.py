@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import RootModel
 from starlette.responses import JSONResponse
 
 from qqvl_server.api import error_bodies
 from qqvl_server.api.body import read_object
-from qqvl_server.api.document import request_body
 from qqvl_server.api.door import Door
 from qqvl_server.chat.message import ChatKey, ChatKind, LostPicture, MessagePart, Picture, Quote, StoredMessage, Text
+from qqvl_server.chat.preferences import OWN
 from qqvl_server.chat.service import ChatService
 from qqvl_server.errors import NotFound
 from qqvl_server.generation.port import VoiceStatus
@@ -21,11 +20,15 @@ from qqvl_server.keys import Scope
 from qqvl_server.observe.metrics import Metrics
 
 _MAX_ID: Final = 64
-
-
-class OwnSettings(RootModel[dict[str, Any]]):
-    """Settings of section ``chat`` by name."""
-
+# Each may be null; what else it may be is said by the settings.
+_OWN_SETTINGS: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "object", "properties": {name: {} for name in sorted(OWN)}}}
+        },
+    }
+}
 
 # The word that ``/health`` says, and the voice's state.
 Status = Callable[[], tuple[str, VoiceStatus]]
@@ -91,7 +94,7 @@ def _chats(service: ChatService) -> Door:
         """What this chat has otherwise than the settings file says."""
         return {"kind": kind, "id": chat_id, "settings": service.preferences.own(_chat(kind, chat_id))}
 
-    @router.post("/admin/chats/{kind}/{chat_id:path}/settings", openapi_extra=request_body(OwnSettings))
+    @router.post("/admin/chats/{kind}/{chat_id:path}/settings", openapi_extra=_OWN_SETTINGS)
     async def change(request: Request, kind: str, chat_id: str) -> dict[str, Any]:
         """Settings by name; null for as everywhere. What is not named stays."""
         chat = _chat(kind, chat_id)
