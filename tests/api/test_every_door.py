@@ -111,7 +111,9 @@ def settled(answer: httpx.Response) -> None:
 
 def test_these_are_all_the_doors_that_read_a_body(tight: RunningServer) -> None:
     told = tight.http.get("/openapi.json").json()["paths"]
-    assert {path for path, methods in told.items() if "post" in methods} == set(DOORS)
+    # The owner's own: it is read as well, and a key that it does not know is a mistake (test_bot.py).
+    owners = {"/admin/chats/{kind}/{chat_id}/settings"}
+    assert {path for path, methods in told.items() if "post" in methods} == set(DOORS) | owners
 
 
 def test_a_plain_request_is_answered(tight: RunningServer, door: str) -> None:
