@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from qqvl_server.engine.cuda.decode_inputs import Decode, Inputs
 from qqvl_server.engine.cuda.graphs import Capture, Replay, sizes
 from qqvl_server.engine.cuda.varlen import VarlenMetadata, VarlenRows
 from qqvl_server.engine.forward.sampler import Sampler
+from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.steps.request import Request, SamplingParams
 from tests.engine.twins import NEW, Twins
 
@@ -268,3 +270,26 @@ def test_sampling_without_the_host_asks_the_device_nothing() -> None:
         drawn = Sampler("cpu", never=[7]).draw(torch.randn(6, 100), [0, 2, 3, 5], requests)
     assert asked.waiting == []
     assert len(drawn.wait()) == 4
+
+
+def test_rows_come_in_the_batchs_order_where_a_prompt_stands_before_a_reply(twins: Twins) -> None:
+    """Two replies go on; the prompt's last chunk stands between them, before or after them."""
+    expected = dict(zip("012", twins.expected, strict=False))
+    for order in permutations("012"):
+        engine = twins.engine(backend=recorded(Recorder()))
+        runner, requests = engine.runner, {}
+        for name in "012":
+            request, patches = twins.request(name, twins.inputs[int(name)])
+            runner.add(request, patches)
+            first = 20 * int(name)
+            request.blocks = list(range(first, first + 19))
+            requests[name] = request
+        for name in "01":
+            request = requests[name]
+            step = runner.prepare(ScheduledBatch((ScheduledChunk(request, 0, len(request.prompt)),)))
+            request.put(len(request.tokens), int(step.compute().argmax()))
+        spans = {name: (len(requests[name].prompt), 1) for name in "01"} | {"2": (0, len(requests["2"].prompt))}
+        chunks = {name: ScheduledChunk(requests[name], *span) for name, span in spans.items()}
+        logits = runner.prepare(ScheduledBatch(tuple(chunks[name] for name in order))).compute()
+        wanted = [expected[name][1 if name in "01" else 0] for name in order]
+        assert logits.argmax(-1).tolist() == wanted, order

@@ -266,3 +266,14 @@ def test_a_device_that_is_lost_ends_the_engine_but_one_that_is_full_does_not(
 def test_what_torch_really_raises_when_memory_is_asked_for_that_is_not_there() -> None:
     with pytest.raises(OutOfMemory), watched():
         torch.empty(1 << 60)
+
+
+def test_a_step_that_is_drawn_again_counts_its_token_once() -> None:
+    """As after memory ran out: the token drawn before was never made."""
+    sampler = Sampler("cpu")
+    again = request(frequency_penalty=0.06, output=[1])
+    rows = LOGITS.unsqueeze(0)
+    for _ in range(3):
+        assert sampler.sample(rows.clone(), [0], [again]) == [Chosen(1)]
+    again.put(len(again.tokens), 1)
+    assert sampler.sample(rows.clone(), [0], [again]) == [Chosen(5)]
