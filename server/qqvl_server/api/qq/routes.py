@@ -142,12 +142,8 @@ async def _read(model: type[M], request: Request) -> M:
     return body
 
 
-def _whose(body: BaseModel) -> str:
-    if isinstance(body, GroupMessage | GroupReport):
-        chat = _group(body.group_id)
-    else:
-        assert isinstance(body, ChatMessageBody | PrivateReport)
-        chat = _private(body.user_id)
+def _whose(body: ChatMessageBody | GroupReport | PrivateReport) -> str:
+    chat = _group(body.group_id) if isinstance(body, GroupMessage | GroupReport) else _private(body.user_id)
     return str(chat) if isinstance(body, ChatMessageBody) else f"{chat} reports"
 
 
