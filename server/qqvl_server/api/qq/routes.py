@@ -39,7 +39,8 @@ from qqvl_server.chat.speaking import Sent
 from qqvl_server.errors import InvalidRequest, QqvlError
 from qqvl_server.keys import Scope
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=ChatMessageBody | GroupReport | PrivateReport)
+B = TypeVar("B", bound=BaseModel)
 _Told = Callable[[Answer, Sequence[Outgoing], str], BaseModel]
 
 
@@ -147,7 +148,7 @@ def _whose(body: ChatMessageBody | GroupReport | PrivateReport) -> str:
     return str(chat) if isinstance(body, ChatMessageBody) else f"{chat} reports"
 
 
-def _validated(model: type[M], value: dict[str, Any]) -> M:
+def _validated(model: type[B], value: dict[str, Any]) -> B:
     try:
         return model.model_validate(value)
     except ValidationError as error:
