@@ -159,13 +159,15 @@ def run(settings: Settings, folder: Path, journal: Journal) -> None:
         _tap(relay, swallow=True)
         relay.resume()
         leave = signal.getsignal(signal.SIGTERM)
-        on_stop().add_done_callback(lambda _: watch.append(asyncio.ensure_future(_stop(relay, leave))))
+        on_stop(heard).add_done_callback(lambda _: watch.append(asyncio.ensure_future(_stop(relay, leave))))
 
     watch: list[asyncio.Future[None]] = []
     driver.on_startup(start)
-    # uvicorn raises the signal it stopped for once more at the end; it has been obeyed by then.
+    # One may come before the relay listens. uvicorn raises the one it stopped for once more at the end, when it has
+    # been obeyed.
+    heard: list[int] = []
     for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: None)
+        signal.signal(each, lambda number, _: heard.append(number))
     limits = {"ws_ping_interval": settings.ping_interval_s, "ws_ping_timeout": settings.ping_timeout_s}
     size = {"ws_max_size": int(settings.max_frame_mb * 1_000_000), "timeout_graceful_shutdown": 1}
     nonebot.run(**(limits | size if reverse else {}))
