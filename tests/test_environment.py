@@ -36,6 +36,7 @@ def test_nothing_of_the_callers_reaches_a_program_under_test() -> None:
     assert (set(theirs), theirs["LC_ALL"]) == (kept, "C.UTF-8")
 
 
+@pytest.mark.long
 def test_tests_of_programs_pass_in_a_hostile_environment() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "tests/weights/test_download.py", "tests/test_config.py"],
