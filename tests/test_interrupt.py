@@ -19,6 +19,8 @@ CALM = ("Traceback", "KeyboardInterrupt", "FakeTensor", "Exception ignored", "Fa
 
 def interrupted(command: list[str], after_s: float, cwd: Path) -> tuple[int, str]:
     """Start, press Ctrl-C (the whole group gets it) after a time, wait for the end; exit status and all it said."""
+    # Tests that were started in the background ignore Ctrl-C, and what they start would, too.
+    command = ["env", "--default-signal=INT", *command]
     with subprocess.Popen(
         command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True
     ) as process:
