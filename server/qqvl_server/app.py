@@ -20,6 +20,8 @@ from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
 from qqvl_server.api.qq import routes as qq
 from qqvl_server.api.responses import routes as responses
+from qqvl_server.chat.gate.weights import Gate
+from qqvl_server.chat.gate.weights import load as load_gate
 from qqvl_server.chat.personas import Personas
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
@@ -36,6 +38,7 @@ from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.process import EXIT_CONFIG, EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, leave, locked
 from qqvl_server.settings import Settings
+from qqvl_server.weights.fingerprint import fingerprint
 from qqvl_server.weights.locate import Checkpoint
 
 _EXITS = {WeightsError: EXIT_WEIGHTS, ConfigError: EXIT_CONFIG}
@@ -64,6 +67,7 @@ async def _serve(
         service = ChatService(
             store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics,
             Personas(data_dir / "personas"), (settings.server.served_model_name or (checkpoint.name,))[0],
+            await asyncio.to_thread(_gate, checkpoint, data_dir),
         )  # fmt: skip
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
         doors = (
@@ -92,6 +96,15 @@ async def _serve(
         # Stopped while a thread still loads.
         leave(EXIT_OK)
     return EXIT_OK
+
+
+def _gate(checkpoint: Checkpoint, data_dir: Path) -> Gate | None:
+    """Blocking; None also where the weights cannot be read: loading them will say so."""
+    try:
+        folder = Path(checkpoint.source)
+        return load_gate(data_dir, folder, fingerprint(folder))
+    except (OSError, WeightsError):
+        return None
 
 
 def _library(settings: Settings, data_dir: Path) -> ImageLibrary:
