@@ -165,7 +165,10 @@ def joins(case: Case) -> Decision | None:
     if not (case.has_gate and settings.group_reply == "smart" and incoming.at_me is False) or incoming.context_only:
         return None
     # Who writes as if to a program means another one.
-    if _wanted(case) is not None or incoming.text.startswith(settings.command_prefix):
+    is_command = incoming.text.startswith(settings.command_prefix) or commands.given(
+        incoming, names(incoming, settings), settings, muted=case.muted
+    )
+    if is_command or _wanted(case) is not None:
         return None
     shut = _shut_by(case, (*GATES, *GATES_TALK, *GATES_UNASKED, _QUOTA))
     return Decision(shut is None, shut or Reason.SMART)

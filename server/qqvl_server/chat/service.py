@@ -13,7 +13,7 @@ from typing import Final
 from qqvl_server.chat import arrivals, commanding, policy, stopping
 from qqvl_server.chat.arrivals import Interruption, Line
 from qqvl_server.chat.commanding import Commander
-from qqvl_server.chat.decision import Reason
+from qqvl_server.chat.decision import Decision, Reason
 from qqvl_server.chat.gate.weights import Gate
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges
@@ -251,6 +251,7 @@ class ChatService:
         self._stops.keep(incoming, answer)
         self._metrics.decisions.labels(Reason.COMMAND).inc()
         await self._store.add_command(incoming.chat, chat_name, await self._receiver.identified(incoming), answer)
+        await self._store.books.note(incoming.chat, incoming.message_id, Decision(True, Reason.COMMAND))
         return answer
 
     def _stopped(self, incoming: Incoming) -> str:

@@ -117,7 +117,9 @@ class Turns:
         command = policy.command(case)
         if command is not None and self._commander.is_allowed(incoming, command):
             answer = await self._commander.carry_out(incoming, arrival.chat_name, command, identity)
-            self._count(Decision(True, Reason.COMMAND, cost_ms=(time.perf_counter() - began) * 1000))
+            decision = Decision(True, Reason.COMMAND, cost_ms=(time.perf_counter() - began) * 1000)
+            await self._store.books.note(incoming.chat, incoming.message_id, decision)
+            self._count(decision)
             arrival.settle(answer)
             return
         decision, joins = policy.decide(case), policy.joins(case)

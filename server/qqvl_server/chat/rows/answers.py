@@ -81,10 +81,10 @@ async def note(
 
 
 async def last_told(connection: AsyncConnection, chat_id: int) -> Told | None:
-    """Why we last spoke in a chat, and what it took."""
+    """Why we last spoke in a chat, and what it took. What is told of a command is none of the talk."""
     found = await connection.execute(
         select(DECISIONS)
-        .where(DECISIONS.c.chat_id == chat_id, DECISIONS.c.speak)
+        .where(DECISIONS.c.chat_id == chat_id, DECISIONS.c.speak, DECISIONS.c.reason != Reason.COMMAND.value)
         .order_by(DECISIONS.c.id.desc())
         .limit(1)
     )
