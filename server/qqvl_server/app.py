@@ -61,7 +61,7 @@ async def _serve(
     raise_limit()
     quieted(asyncio.get_running_loop())
     metrics = Metrics()
-    library = _library(settings, data_dir)
+    library = image_library(settings, data_dir)
     life = Lifecycle(settings.weights.device)
     async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
         service = ChatService(
@@ -80,7 +80,7 @@ async def _serve(
         guard = server.build(doors, settings.server, metrics)
         web = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))
         url = _url(settings.server.host, listener)
-        load = functools.partial(_load, settings, checkpoint, library, metrics)
+        load = functools.partial(load_voice, settings, checkpoint, library, metrics)
         _announce_address(settings, url)
         # A decode may take longer than anybody waits for us to stop.
         stopping = life.stopping(web, service, guard.idle, library.close, settings.server.shutdown_grace_s)
@@ -107,7 +107,7 @@ def _gate(checkpoint: Checkpoint, data_dir: Path) -> Gate | None:
         return None
 
 
-def _library(settings: Settings, data_dir: Path) -> ImageLibrary:
+def image_library(settings: Settings, data_dir: Path) -> ImageLibrary:
     return ImageLibrary(
         data_dir / "images",
         int(settings.storage.image_store_gb * 1e9),
@@ -144,7 +144,7 @@ def _access(
     )
 
 
-def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, metrics: Metrics) -> Voice:
+def load_voice(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, metrics: Metrics) -> Voice:
     """Blocking; torch and Transformers are imported only here, so that usage errors answer in a blink."""
     from qqvl_server.generation.constraints.grammar import GrammarCompiler
     from qqvl_server.generation.engines import choosing
