@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from qqvl_server.chat import policy
@@ -27,9 +28,20 @@ from qqvl_server.observe.metrics import Metrics
 
 PAUSE_S: Final = 1.5
 """A burst is over when nobody has said more for so long."""
+# So long before its end the question is made ready: most of a burst's lines are followed by another sooner.
+_READY_S: Final = 0.4
 # What is decided later comes too late in a talk.
 _LATE_S: Final = 20
 _NOTHING: Final = Answer("", should_reply=False, reason=Reason.SILENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Ready to be asked: what costs the machine nothing but reading. ``took_s`` is what that took."""
+
+    request: GenerationRequest
+    activity: dict[str, float]
+    took_s: float
 
 
 class Asker:
@@ -41,11 +53,10 @@ class Asker:
         self._window = window
         self._store = store
 
-    async def verdict(self, chat: ChatKey, last: StoredMessage, names: tuple[str, ...], deadline: float) -> Decision:
-        """On what was said up to ``last``. Raises as the voice and the store."""
+    async def question(self, chat: ChatKey, last: StoredMessage, names: tuple[str, ...], deadline: float) -> Question:
+        """On what was said up to ``last``; ``names`` are the bot's. Raises as the voice and the store."""
         began = time.perf_counter()
-        voice = self._voice()
-        shown = await self._window.messages(voice, chat, last)
+        shown = await self._window.messages(self._voice(), chat, last)
         lines = await self._store.messages(chat, before=last.seq + 1, limit=features.LOOK_BACK) or (last,)
         request = GenerationRequest(
             f"gate-{uuid.uuid4().hex}",
@@ -56,10 +67,16 @@ class Asker:
             urgency=Urgency.ACTIVE_SPEECH,
             thinking=Thinking(enabled=False),
         )
-        told = log_odds(await voice.score(request, CANDIDATES))
-        odds = self._gate.odds({features.LOG_ODDS: told, **features.activity(lines, names)})
+        activity = features.activity(lines, names)
+        return Question(request, activity, time.perf_counter() - began)
+
+    async def verdict(self, question: Question) -> Decision:
+        """Raises as the voice."""
+        began = time.perf_counter()
+        told = log_odds(await self._voice().score(question.request, CANDIDATES))
+        odds = self._gate.odds({features.LOG_ODDS: told, **question.activity})
         speaks = odds >= self._gate.threshold
-        cost_ms = (time.perf_counter() - began) * 1000
+        cost_ms = (time.perf_counter() - began + question.took_s) * 1000
         return Decision(speaks, Reason.SMART if speaks else Reason.SILENT, odds, cost_ms)
 
 
@@ -72,18 +89,26 @@ class Joining:
         self._preferences = preferences
         self._metrics = metrics
 
-    async def is_over(self, turn: Turn, arrival: Arrival) -> bool:
-        """Wait for the end of the burst; False when it went on, or there is nothing to decide any more."""
-        return await turn.is_quiet_until(arrival.line.came_at + PAUSE_S)
+    async def question(self, turn: Turn, arrival: Arrival, last: StoredMessage) -> Question | None:
+        """Wait for the end of the burst; None when it goes on, or there is nothing to decide any more.
 
-    async def said(self, turn: Turn, arrival: Arrival, last: StoredMessage) -> Answer:
+        Raises: as the voice and the store.
+        """
+        assert self._asker is not None
+        ends = arrival.line.came_at + PAUSE_S
+        if not await turn.is_quiet_until(ends - _READY_S):
+            return None
+        names = policy.names(arrival.incoming, self._preferences.of(turn.chat))
+        question = await self._asker.question(turn.chat, last, names, turn.deadline)
+        return question if await turn.is_quiet_until(ends) else None
+
+    async def said(self, turn: Turn, arrival: Arrival, last: StoredMessage, question: Question) -> Answer:
         """What the bot says of itself after ``last``, mostly nothing; the arrival has the decision then.
 
         Raises: as the voice and the store.
         """
         assert self._asker is not None
-        names = policy.names(arrival.incoming, self._preferences.of(turn.chat))
-        arrival.decision = await self._asker.verdict(turn.chat, last, names, turn.deadline)
+        arrival.decision = await self._asker.verdict(question)
         if arrival.decision.score is not None:
             self._metrics.gate_score.observe(arrival.decision.score)
         if not arrival.decision.speak:

@@ -219,18 +219,19 @@ class Turns:
     async def _join(self, turn: Turn, arrival: Arrival) -> None:
         """Nobody called us: a silence is what mostly comes of it, and whatever goes wrong is a silence too."""
         said: Answer | None = None
-        if await self._joining.is_over(turn, arrival):
-            self._ledger.listening_ends(turn.chat)
-            turn.speaks_for, turn.yields = arrival, True
-            joining = asyncio.create_task(self._joining.said(turn, arrival, _stored(arrival)))
-            try:
-                said = await turn.spoken(joining)
-            except QqvlError as error:
-                logger().debug("没有插话", chat=str(turn.chat), kind=type(error).__name__)
-            if said is None and turn.is_out and not arrival.is_recalled:
-                said = cut_short(arrival.told)
+        try:
+            question = await self._joining.question(turn, arrival, _stored(arrival))
+            if question is not None:
+                self._ledger.listening_ends(turn.chat)
+                turn.speaks_for, turn.yields = arrival, True
+                joining = self._joining.said(turn, arrival, _stored(arrival), question)
+                said = await turn.spoken(asyncio.create_task(joining))
+        except QqvlError as error:
+            logger().debug("没有插话", chat=str(turn.chat), kind=type(error).__name__)
         if arrival.is_recalled:
             return
+        if said is None and turn.is_out:
+            said = cut_short(arrival.told)
         if said is None or not said.should_reply:
             await self._keep_silence(turn, [arrival])
             return
