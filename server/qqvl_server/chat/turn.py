@@ -139,7 +139,7 @@ class Turns:
         decision = Decision(False, Reason.COMMAND)
         told = self._commander.refusal(arrival.incoming, command)
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
-        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision, aside=True)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
         self._count(decision.reason)
         arrival.settle(answer)
