@@ -70,19 +70,10 @@ class ChatService:
         window = Window(store, pictures, preferences, generation)
         ledger = Ledger(store.books, voice)
         commander = Commander(store, voice, preferences, ledger, model)
-        blocking, exchanges = Blocking(settings, self._metrics), self._exchanges
+        blocking = Blocking(settings, self._metrics)
+        exchanges, receiver, meters = self._exchanges, self._receiver, self._metrics
         self._turns = Turns(
-            store,
-            voice,
-            self._receiver,
-            window,
-            preferences,
-            ledger,
-            commander,
-            blocking,
-            exchanges,
-            self._metrics,
-            gate,
+            store, voice, receiver, window, preferences, ledger, commander, blocking, exchanges, meters, gate
         )
         self._lanes = Lanes(generation.max_pending)
         self._unanswered = Unanswered()
