@@ -70,23 +70,14 @@ class ChatService:
         window = Window(store, pictures, preferences, generation)
         ledger = Ledger(store.books, voice)
         commander = Commander(store, voice, preferences, ledger, model)
-        blocking, exchanges = Blocking(settings, self._metrics), self._exchanges
+        blocking = Blocking(settings, self._metrics)
+        exchanges, receiver, meters = self._exchanges, self._receiver, self._metrics
         self._turns = Turns(
-            store,
-            voice,
-            self._receiver,
-            window,
-            preferences,
-            ledger,
-            commander,
-            blocking,
-            exchanges,
-            self._metrics,
-            gate,
+            store, voice, receiver, window, preferences, ledger, commander, blocking, exchanges, meters, gate
         )
         self._lanes = Lanes(generation.max_pending)
         self._unanswered = Unanswered()
-        self._stops = Stops()
+        self._stops = Stops(commander.refusals, exchanges)
         self._endings = Endings(preferences, self._metrics)
         self._draining = False
 
@@ -247,7 +238,8 @@ class ChatService:
         earlier = self._stops.find(incoming)
         if earlier is not None:
             return earlier
-        answer = Answer(self._stopped(incoming), should_reply=True, reason=Reason.COMMAND)
+        told = await self._stops.told(self.preferences.case(incoming), self._stopped(incoming))
+        answer = Answer(told, should_reply=bool(told), reason=Reason.COMMAND)
         self._stops.keep(incoming, answer)
         self._metrics.decisions.labels(Reason.COMMAND).inc()
         await self._store.add_command(incoming.chat, chat_name, await self._receiver.identified(incoming), answer)
