@@ -1,7 +1,4 @@
-"""What the doors and the chat may ask of any voice. Values only: no torch, no HTTP, no chats.
-
-It yields what a model thinks, says and calls, without its frames' marks; ``local.py`` has the model in this process.
-"""
+"""What the doors and the chat may ask of any voice. Values only; ``local.py`` has a voice in this process."""
 
 from __future__ import annotations
 
