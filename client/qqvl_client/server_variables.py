@@ -29,6 +29,7 @@ SERVER_VARIABLES = frozenset(
         "QQVL_DENY_GROUPS",
         "QQVL_DENY_USERS",
         "QQVL_DEVICE",
+        "QQVL_DRAW_CHARS",
         "QQVL_DTYPE",
         "QQVL_ENGINE",
         "QQVL_FETCH_REMOTE",
