@@ -7,6 +7,7 @@ what comes out is told by layers that count as elsewhere although they lie here 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,9 @@ from qqvl_server.engine.forward.backend import Backend
 from qqvl_server.engine.forward.sdpa import SdpaBackend
 from qqvl_server.engine.forward.split import layer_devices, relay
 from qqvl_server.engine.steps.batch import ScheduledBatch
+from qqvl_server.settings import WeightsSettings
+from qqvl_server.weights.load import load
+from qqvl_server.weights.locate import locate
 from tests.engine import meta, wide
 from tests.engine.by_torch import ByTorch
 from tests.engine.test_launches import one_launch
@@ -28,7 +32,7 @@ from tests.engine.twins import Twins
 CPU, FAR = torch.device("cpu"), torch.device("meta")
 
 
-class Both(meta.Watch):
+class Both(meta.Watch):  # type: ignore[no-untyped-call]
     """What comes back from the meta device holds nothing; that it came is counted."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -104,10 +108,11 @@ class Pretended(SdpaBackend):
         return super().lay_out(chunks, device)
 
 
-def test_replies_over_two_places_are_generates_and_batched(demo: Any) -> None:
-    twins = Twins(demo)
+def test_replies_over_two_places_are_generates_and_batched(twins: Twins, demo: Path) -> None:
+    # A model of its own, for it is cut.
+    made = load(locate(str(demo), demo.parents[1]), WeightsSettings(device="cpu", dtype="float32")).model
     backend = Pretended()
-    engine = twins.engine(backend=backend)
+    engine = build.assemble(made, backend, blocks=400, step_tokens=64, requests=8)
     asked = twins.add_all(engine, "s")
     assert twins.run(engine, asked) == twins.expected
     assert backend.asked.count(torch.device("cpu", 0)) == backend.asked.count(CPU) > 0
