@@ -199,3 +199,16 @@ def test_the_build_of_torch_is_picked_by_name(tmp_path: Path) -> None:
         assert f"QQVL_TORCH={wrong}" in done.stderr
     for right in ("cpu", "cu126", "cu128", "cu130", "rocm7.0"):
         assert checkout.run("run_server.sh", QQVL_TORCH=right, PYTHON="/no/such").returncode == 1
+
+
+def test_check_service_asks_the_doctor_and_installs_nothing(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "p")
+    shutil.copy(ROOT / "scripts" / "check-service.sh", checkout.folder / "scripts" / "check-service.sh")
+    done = checkout.run("scripts/check-service.sh", "--json", SERVER_URL="http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "run_server.sh" in done.stderr
+    assert not (checkout.folder / ".venv").exists()
+    checkout.run("run_server.sh")
+    done = checkout.run("scripts/check-service.sh", "--json", SERVER_URL="http://127.0.0.1:9")
+    assert done.stdout == f"started as {checkout.folder}/run_server.sh doctor --no-send --json\n"
+    assert "没有回答" in done.stderr

@@ -28,7 +28,9 @@ from qqvl_client.invocation import LAUNCHER
 from qqvl_client.mistakes import meant, near, one_line
 from qqvl_client.server_variables import SERVER_VARIABLES
 
-PROJECT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ROOT if (ROOT / "client").is_dir() else Path.cwd()
+"""The checkout this file lies in, or the working directory when the package was installed elsewhere."""
 ENV_PREFIX = "QQVL_CLIENT_"
 ENV_SHORT = {"SERVER_URL": "server_url", "QQVL_API_KEY": "api_key"}
 # The settings file of both programs, what the scripts read, and what the server's tests plant.

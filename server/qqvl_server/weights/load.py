@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -19,15 +19,12 @@ from qqvl_server.weights import devices
 from qqvl_server.weights.devices import Machine
 from qqvl_server.weights.extras import check_extras
 from qqvl_server.weights.locate import Checkpoint
+from qqvl_server.weights.needs import GIB, SMALL_BYTES, needed
 from qqvl_server.weights.processor import load_processor
 from qqvl_server.weights.threads import set_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
-
-GIB: Final = 1024**3
-# Below this a checkpoint gains nothing from half precision on a CPU and loses digits.
-SMALL_BYTES: Final = 1 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,21 +161,19 @@ def _check_memory(
     """``on_cards`` is what is free on all of those among ``names``."""
     if checkpoint.weight_bytes == 0:
         return
-    needed = _needed(checkpoint, settings, dtype)
+    wanted = _needed(checkpoint, settings, dtype)
     shared = names[0] in ("cpu", "mps")
     free = psutil.virtual_memory().available if shared else on_cards
-    if needed > free:
+    if wanted > free:
         where = "内存" if shared else f"{'、'.join(names)} 的显存"
         raise WeightsError(
-            f"{checkpoint.name} 大约要 {needed / GIB:.1f} GB，{where}只剩 {free / GIB:.1f} GB："
+            f"{checkpoint.name} 大约要 {wanted / GIB:.1f} GB，{where}只剩 {free / GIB:.1f} GB："
             "请关掉别的程序、换小一点的模型，或在显卡上加 --quantization bnb-4bit"
         )
 
 
 def _needed(checkpoint: Checkpoint, settings: WeightsSettings, dtype: torch.dtype) -> float:
-    """Bytes of memory; published checkpoints are bf16, and room for one conversation is the least that works."""
-    share = {"bnb-4bit": 0.35, "bnb-8bit": 0.6}.get(settings.quantization, 2.0 if dtype is torch.float32 else 1.0)
-    return checkpoint.weight_bytes * share * 1.05
+    return needed(checkpoint.weight_bytes, settings.quantization, is_float32=dtype is torch.float32)
 
 
 def _quantization(settings: WeightsSettings, config: Any, dtype: torch.dtype) -> Any:
