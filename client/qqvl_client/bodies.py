@@ -116,3 +116,9 @@ def words_of(payload: bytes) -> str:
         return f"{error['code']} {error['message']}"[:200]
     except (ValueError, TypeError, KeyError, AttributeError):
         return payload[:100].decode("utf-8", "replace")
+
+
+def status_of(self_id: str, reason: str) -> bytes:
+    """What the server is told of an account's line; `reason` says what is wrong, if anything is."""
+    body = {"self_id": self_id, "link": "down" if reason else "up", "reason": reason}
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")

@@ -81,6 +81,18 @@ class ServerApi:
         """Post something that is not a message, once; the answer's JSON. Raises ServerError."""
         return await self._answer(path, body)
 
+    async def stands(self, status: bytes) -> bool:
+        """Tell it how our line stands; whether it would take a message now. One that knows no such door would."""
+        try:
+            async with asyncio.timeout(2 * self._settings.connect_timeout_s):
+                answer = await self._http.post("/api/client/status", content=status)
+        except (httpx.HTTPError, TimeoutError):
+            return False
+        if answer.status_code != 200:
+            return answer.status_code < 500
+        said = _json(answer.text)
+        return not (isinstance(said, dict) and said.get("ready") is False)
+
     async def _ask_once(self, chat: Chat, body: bytes, place: Place, accepted: asyncio.Event, pieces: Pieces) -> Reply:
         async with place.slot():
             place.on_settled(len(body), accepted.set)

@@ -15,6 +15,7 @@ from qqvl_server import keys
 from qqvl_server.api import server
 from qqvl_server.api.admin import routes as admin
 from qqvl_server.api.anthropic import routes as anthropic
+from qqvl_server.api.client import routes as client
 from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
@@ -32,6 +33,7 @@ from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
+from qqvl_server.observe.links import Links
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.process import EXIT_CONFIG, EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, leave, locked
@@ -66,12 +68,14 @@ async def _serve(
             Personas(data_dir / "personas"), (settings.server.served_model_name or (checkpoint.name,))[0],
         )  # fmt: skip
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
+        status, links = lambda: life.status(service, store.trouble), Links()
         doors = (
             qq.build(service),
+            client.build(links, lambda: admin.is_healthy(status)),
             openai.build(access),
             responses.build(access),
             anthropic.build(access),
-            *admin.build(service, lambda: life.status(service, store.trouble), metrics),
+            *admin.build(service, status, metrics, links),
         )
         guard = server.build(doors, settings.server, metrics)
         web = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))

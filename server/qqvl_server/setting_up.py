@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -195,7 +196,8 @@ def _write(path: Path, settings: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         half.replace(path)
     except OSError as error:
-        half.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            half.unlink()
         raise ConfigError(f"写不了 {path}：{error.strerror}") from error
 
 

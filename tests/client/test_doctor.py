@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ NOWHERE = "http://pictures.invalid/x.png"
 
 
 async def examined(
-    world: World, *flags: str, command: tuple[str, ...] = (str(ENTRY), "doctor"), **changed: object
+    world: World, *flags: str, command: Sequence[str] = (str(ENTRY), "doctor"), changed: Mapping[str, object] = {}
 ) -> tuple[int, Said]:
     """The exit status, and what each check said, by its name."""
     settings = {"lookup_timeout_s": 0.5, "action_timeout_s": 0.5, "connect_timeout_s": 2, **world.settings(), **changed}
@@ -146,7 +146,7 @@ async def test_a_planted_fault_is_told_with_the_field_to_change(
         changed |= fault(world)
     good = world.pictures.put(world.pictures.picture)
     picture = NOWHERE if "proxy" in changed else good
-    status, said = await examined(world, "--picture", picture, **changed)
+    status, said = await examined(world, "--picture", picture, changed=changed)
     assert status == 1
     for _, check, field in planted:
         assert (said[check]["state"], said[check]["field"]) == ("failed", field), said
@@ -164,7 +164,7 @@ async def test_the_servers_doctor_tells_the_clients_lines(world: World, tmp_path
         "--data-dir",
         str(tmp_path / "d"),
     )
-    status, said = await examined(world, "--no-send", command=command, napcat_token="not-this-one")
+    status, said = await examined(world, "--no-send", command=command, changed={"napcat_token": "not-this-one"})
     assert (status, said["napcat"]["field"], said["server"]["state"]) == (1, "client.napcat_token", "ok")
     assert {"model", "port", "database"} <= set(said)
     assert not world.onebot.sent
@@ -173,7 +173,7 @@ async def test_the_servers_doctor_tells_the_clients_lines(world: World, tmp_path
 async def test_a_message_to_itself_is_left_out_where_it_is_not_wanted(world: World) -> None:
     world.onebot.token = ""
     picture = world.pictures.put(world.pictures.picture)
-    status, said = await examined(world, "--no-send", "--picture", picture, napcat_token="")
+    status, said = await examined(world, "--no-send", "--picture", picture, changed={"napcat_token": ""})
     assert (status, said["napcat"]["state"], said["napcat"]["field"]) == (0, "warning", "client.napcat_token")
     assert "send" not in said
     assert not world.onebot.sent
