@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from qqvl_server import keys
+from qqvl_server import keys, welcome
 from qqvl_server.api import server
 from qqvl_server.api.admin import routes as admin
 from qqvl_server.api.anthropic import routes as anthropic
@@ -84,7 +84,8 @@ async def _serve(
         _announce_address(settings, url)
         # A decode may take longer than anybody waits for us to stop.
         stopping = life.stopping(web, service, guard.idle, library.close, settings.server.shutdown_grace_s)
-        async with life.supervised(web, load, url), stopping:
+        ready = functools.partial(_announce_ready, settings, checkpoint, data_dir, url)
+        async with life.supervised(web, load, ready), stopping:
             await web.serve(sockets=[listener])
         if life.voice is not None:
             await life.voice.aclose()
@@ -166,6 +167,13 @@ def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, met
     gc.collect()
     gc.freeze()
     return voice
+
+
+def _announce_ready(settings: Settings, checkpoint: Checkpoint, data_dir: Path, url: str) -> None:
+    logger().info("已就绪", url=url)
+    if settings.observe.log_format == "console":
+        told = welcome.lines(settings, url, checkpoint.name, data_dir, is_demo=checkpoint.is_demo)
+        print(welcome.box(told), file=sys.stderr, flush=True)
 
 
 def _url(host: str, listener: socket.socket) -> str:
