@@ -128,8 +128,9 @@ class Watch:
     def _account(self, self_id: str) -> Account:
         if self_id and self_id not in self._accounts:
             # Whoever nobody had a name for was this one.
-            self._accounts[self_id] = self._accounts.pop("", None) or Account(self_id)
-            self._accounts[self_id].id = self_id
+            known = self._accounts.pop("") if "" in self._accounts else Account(self_id)
+            known.id = self_id
+            self._accounts[self_id] = known
         return self._accounts.get(self_id) or next(iter(self._accounts.values()))
 
     def _work(self, work: Coroutine[Any, Any, None]) -> None:

@@ -155,6 +155,14 @@ async def test_a_planted_fault_is_told_with_the_field_to_change(
     assert bad == {check for _, check, _ in planted}, said
 
 
+async def test_where_napcat_dials_us_it_is_the_port_that_is_tried(world: World) -> None:
+    changed = {"adapter": "nonebot", "nonebot_mode": "reverse", "listen_port": world.onebot.port}
+    picture = world.pictures.put(world.pictures.picture)
+    status, said = await examined(world, "--picture", picture, changed=changed)
+    assert (status, said["napcat"]["state"], said["napcat"]["field"]) == (0, "warning", "client.listen_port")
+    assert not world.onebot.sent
+
+
 async def test_the_servers_doctor_tells_the_clients_lines(world: World, tmp_path: Path) -> None:
     command = (
         str(ROOT / "server" / "api_server_qwen3vl.py"),
