@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.clock import Clock
 from qqvl_server.chat.database import Database
-from qqvl_server.chat.decision import Activity, Charge, Told, Usage
+from qqvl_server.chat.decision import Activity, Charge, Reason, Told, Usage
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Picture
 from qqvl_server.chat.records import to_message
@@ -87,6 +87,16 @@ class Books:
         async with self._database.read() as connection:
             chat_id = await _known(connection, chat)
             return Activity() if chat_id is None else await answers.activity(connection, chat_id, now)
+
+    def now(self) -> float:
+        """In seconds since the epoch, as answers are dated."""
+        return self._clock.now()
+
+    async def last_notice(self, chat: ChatKey, reason: Reason, whom: str = "") -> float | None:
+        """When a line was last answered with a word for ``reason``: anybody's, or what ``whom`` said."""
+        async with self._database.read() as connection:
+            chat_id = await _known(connection, chat)
+            return None if chat_id is None else await answers.last_notice(connection, chat_id, reason, whom)
 
     async def last_told(self, chat: ChatKey) -> Told | None:
         async with self._database.read() as connection:

@@ -15,6 +15,7 @@ from qqvl_server.chat.decision import Reason, Told
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming
+from qqvl_server.chat.notices import Notices
 from qqvl_server.chat.preferences import FOREVER, Preferences
 from qqvl_server.chat.store import Store
 from qqvl_server.errors import RequestError
@@ -62,7 +63,7 @@ class Commander:
         self._preferences = preferences
         self._ledger = ledger
         self.model = model
-        self._refusals = commands.Seldom()
+        self.refusals = Notices(store.books, Reason.COMMAND)
         self._works: dict[str, Work] = {
             "help": self._help, "status": self._status, "why": self._why, "quota": self._quota,
             "memory": self._memory, "model": self._tell_model, "new": self._new, "persona": self._persona,
@@ -74,9 +75,9 @@ class Commander:
         command = given.command
         return command is None or commands.role_of(incoming, settings) >= commands.needed(command, settings)
 
-    def refusal(self, incoming: Incoming, given: Given) -> str:
+    async def refusal(self, incoming: Incoming, given: Given) -> str:
         """What is told to who may not; empty where he was told within the hour."""
-        if given.command is None or not self._refusals.is_due(incoming.chat, incoming.speaker.id):
+        if given.command is None or not await self.refusals.is_due(incoming.chat, incoming.speaker.id):
             return ""
         role = commands.needed(given.command, self._preferences.of(incoming.chat))
         return _RESET_REFUSED if given.name == "reset" and role is Role.ADMIN else REFUSED[role]

@@ -39,9 +39,9 @@ class Judge:
         sent_at = policy.sent_at(case)
         # What other bots say is no person's word, which would end their silence.
         if not policy.is_known_bot(case):
-            is_machine = self._exchanges.heard(
-                incoming.chat, None if sent_at is None else Heard(incoming.speaker.id, arrival.came_at, sent_at)
-            )
+            line = None if sent_at is None else Heard(incoming.speaker.id, arrival.came_at, sent_at)
+            is_command = policy.command(case) is not None
+            is_machine = self._exchanges.heard(incoming.chat, line, is_command=is_command)
         quotes_ours = (
             incoming.at_me is False
             and not incoming.quotes_me

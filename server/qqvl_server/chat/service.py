@@ -73,7 +73,7 @@ class ChatService:
         )
         self._lanes = Lanes(generation.max_pending)
         self._unanswered = Unanswered()
-        self._stops = Stops()
+        self._stops = Stops(commander.refusals, exchanges)
         self._draining = False
 
     async def handle(self, incoming: Incoming, chat_name: str) -> Answer:
@@ -247,7 +247,8 @@ class ChatService:
         earlier = self._stops.find(incoming)
         if earlier is not None:
             return earlier
-        answer = Answer(self._stopped(incoming), should_reply=True, reason=Reason.COMMAND)
+        told = await self._stops.told(self.preferences.case(incoming), self._stopped(incoming))
+        answer = Answer(told, should_reply=bool(told), reason=Reason.COMMAND)
         self._stops.keep(incoming, answer)
         self._metrics.decisions.labels(Reason.COMMAND).inc()
         await self._store.add_command(incoming.chat, chat_name, await self._receiver.identified(incoming), answer)

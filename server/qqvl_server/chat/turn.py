@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from qqvl_server.chat import arrivals, commands, policy
+from qqvl_server.chat import arrivals, policy
 from qqvl_server.chat.arrivals import Interruption
 from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.commands import Given
@@ -20,6 +20,7 @@ from qqvl_server.chat.judging import Judge
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges
 from qqvl_server.chat.message import Answer, ChatKey, Speaker, StoredMessage
+from qqvl_server.chat.notices import Notices
 from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import POINTED_LINES, Receiver, pointed_at, speaks_of_picture
 from qqvl_server.chat.session import Arrival, Turn
@@ -61,7 +62,7 @@ class Turns:
         self._exchanges = exchanges
         self._metrics = metrics
         self.warmer = Warmer(voice, window.messages)
-        self._notices = commands.Seldom()
+        self._notices = Notices(store.books, Reason.QUOTA)
 
     async def run(self, turn: Turn) -> None:
         """Answer a turn's messages, each by its own future; those left without were interrupted.
@@ -81,7 +82,7 @@ class Turns:
         covered = self._covered(turn.chat, kept)
         talk = [arrival for arrival in kept if arrival not in covered]
         if talk:
-            silences = [self._silence(arrival) for arrival in talk]
+            silences = [await self._silence(arrival) for arrival in talk]
             await self._commit(turn, silences, talk, self._ledger.listened(turn.chat))
         if covered:
             await self._answer(turn, covered)
@@ -109,6 +110,7 @@ class Turns:
         if command is not None and self._commander.is_allowed(incoming, command):
             answer = await self._commander.carry_out(incoming, arrival.chat_name, command, identity)
             self._count(Reason.COMMAND)
+            self._exchanges.spoke(incoming.chat, time.time(), on_command=True)
             arrival.settle(answer)
             return
         decision = policy.decide(case)
@@ -137,9 +139,9 @@ class Turns:
     async def _refuse(self, arrival: Arrival, command: Given) -> None:
         """Who may not is told so, but seldom."""
         decision = Decision(False, Reason.COMMAND)
-        told = self._commander.refusal(arrival.incoming, command)
+        told = await self._commander.refusal(arrival.incoming, command)
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
-        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision, aside=True)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
         self._count(decision.reason)
         arrival.settle(answer)
@@ -152,6 +154,8 @@ class Turns:
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
         self._count(decision.reason)
+        if told:
+            self._exchanges.spoke(arrival.incoming.chat, time.time())
         arrival.settle(answer)
 
     def _covered(self, chat: ChatKey, kept: Sequence[Arrival]) -> list[Arrival]:
@@ -191,7 +195,7 @@ class Turns:
         if said is None:
             await self._ledger.keep(charges)
             if turn.ended_by is Interruption.STOP:
-                await self._commit(turn, [self._silence(arrival) for arrival in covered], covered)
+                await self._commit(turn, [await self._silence(arrival) for arrival in covered], covered)
             return
         outcomes = [self._merged(arrival, last) for arrival in covered[:-1]]
         decision = _decision(last)
@@ -213,13 +217,13 @@ class Turns:
         )
         return Outcome(arrival.identity, answer, _stored(arrival).seq, decision, covered=True)
 
-    def _silence(self, arrival: Arrival) -> Outcome:
+    async def _silence(self, arrival: Arrival) -> Outcome:
         """Its decision was not to answer, or it was told to stop."""
         decision = _decision(arrival)
         if decision.speak:
             decision = replace(decision, speak=False, reason=Reason.SILENT)
         answer = Answer("", should_reply=False, warnings=arrival.warnings, reason=decision.reason)
-        if arrival.notice is not None and self._notices.is_due(arrival.incoming.chat):
+        if arrival.notice is not None and await self._notices.is_due(arrival.incoming.chat):
             answer = replace(answer, reply=arrival.notice, should_reply=True)
         return Outcome(arrival.identity, answer, _stored(arrival).seq, decision, aside=True)
 

@@ -10,6 +10,10 @@ SMALL_BYTES: Final = 1 * GIB
 _SHARES: Final = {"bnb-4bit": 0.35, "bnb-8bit": 0.6}
 
 
-def needed(weight_bytes: int, quantization: str, *, is_float32: bool) -> float:
-    """Bytes of memory; published checkpoints are bf16, and room for one conversation is the least that works."""
-    return weight_bytes * _SHARES.get(quantization, 2.0 if is_float32 else 1.0) * 1.05
+def needed(weight_bytes: int, quantization: str, *, is_float32: bool, packed_bytes: int = 0) -> float:
+    """Bytes of memory; published checkpoints are bf16, and room for one conversation is the least that works.
+
+    ``packed_bytes`` of the weights stay as they are, whatever the dtype.
+    """
+    share = _SHARES.get(quantization, 2.0 if is_float32 else 1.0)
+    return (packed_bytes + (weight_bytes - packed_bytes) * share) * 1.05

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, case, func, select, update
+from sqlalchemy import Row, and_, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.decision import Activity, Decision, Effort, Reason, Told
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer
-from qqvl_server.chat.tables import ANSWERS, DECISIONS, SENT, is_of
+from qqvl_server.chat.tables import ANSWERS, DECISIONS, MESSAGES, SENT, is_of
 
 # QQ lets nobody withdraw what is older.
 WITHDRAWABLE_S: Final = 120
@@ -94,6 +94,18 @@ async def last_told(connection: AsyncConnection, chat_id: int) -> Told | None:
     if row.window_lines is not None:
         effort = Effort(row.window_lines, row.prompt_tokens, row.cached_tokens, row.seconds, row.model)
     return Told(row.reason, row.score, row.cost_ms, row.created_at, effort)
+
+
+async def last_notice(connection: AsyncConnection, chat_id: int, reason: Reason, whom: str) -> float | None:
+    """When a line of the talk was last answered for ``reason``; of one person's where ``whom`` is not empty. What a
+    command says belongs to no line."""
+    line = and_(MESSAGES.c.chat_id == ANSWERS.c.chat_id, MESSAGES.c.seq == ANSWERS.c.seq)
+    told = (
+        select(func.max(ANSWERS.c.created_at))
+        .join(MESSAGES, line)
+        .where(ANSWERS.c.chat_id == chat_id, ANSWERS.c.reason == reason.value, ANSWERS.c.should_reply)
+    )
+    return (await connection.execute(told.where(MESSAGES.c.speaker_id == whom) if whom else told)).scalar()
 
 
 async def activity(connection: AsyncConnection, chat_id: int, now: float) -> Activity:
