@@ -22,8 +22,11 @@ def told(server: RunningServer, **body: Any) -> dict[str, Any]:
 
 def test_the_contracts_status_is_taken_in_the_contracts_shape(server: RunningServer) -> None:
     assert told(server, **contract("client_status")) == contract("client_status_reply")
-    link = server.http.get("/ready").json()["link"]
-    assert link["state"] == "down"
+    assert server.http.get("/ready").json()["link"]["state"] == "down"
+    history = server.http.get("/admin/link").json()
+    assert (history["state"], history["reason"]) == ("down", contract("client_status")["reason"])
+    last = history["changes"][-1]
+    assert (last["self_id"], last["state"], last["at"]) == ("10001", "down", history["since"])
 
 
 def test_a_lost_link_is_told_and_the_server_stays_ready(server: RunningServer) -> None:

@@ -36,7 +36,7 @@ Status = Callable[[], tuple[str, VoiceStatus]]
 
 
 def build(service: ChatService, status: Status, metrics: Metrics, links: Links) -> tuple[Door, ...]:
-    return _health(status, links), _inside(metrics), _chats(service)
+    return _health(status, links), _inside(metrics), _owners(service, links)
 
 
 def _health(status: Status, links: Links) -> Door:
@@ -75,8 +75,15 @@ def _inside(metrics: Metrics) -> Door:
     return Door("admin", ("/metrics", "/openapi.json"), Scope.ADMIN, router, error_bodies.openai)
 
 
-def _chats(service: ChatService) -> Door:
+def _owners(service: ChatService, links: Links) -> Door:
     router = APIRouter(tags=["admin"])
+
+    @router.get("/admin/link")
+    async def link() -> dict[str, Any]:
+        """How the line to QQ stands, and when it last came and went, the oldest first."""
+        now = links.link()
+        told = [{"self_id": c.account, "state": c.state, "at": c.at, "reason": c.reason} for c in links.changes()]
+        return {"state": now.state, "since": now.since, "reason": now.reason, "changes": told}
 
     @router.get("/admin/chats")
     async def chats() -> dict[str, Any]:
