@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
@@ -12,6 +12,9 @@ from qqvl_server.weights.extras import check_extras
 from qqvl_server.weights.locate import DEMO, PREFERRED, Checkpoint, locate
 from qqvl_server.weights.needs import GIB, SMALL_BYTES, needed
 from qqvl_server.weights.nvidia import card_beside, driver_version
+
+if TYPE_CHECKING:
+    from qqvl_server.weights.devices import Machine
 
 _OFF_THE_CARD: Final = ("auto", "cpu")
 
@@ -36,7 +39,6 @@ def model(case: Case) -> Finding:
 def card(case: Case) -> Finding:
     """PyTorch is asked only where there is a card or one is wanted: it takes seconds to import."""
     device = case.settings.weights.device
-    where = case.where("weights.device")
     if case.running is not None:
         return ok(f"运行中的服务用的是 {case.running.device}")
     there = card_beside()
@@ -44,13 +46,21 @@ def card(case: Case) -> Finding:
         return ok("设置为只用 CPU" if device == "cpu" else "没有 NVIDIA 显卡，用 CPU")
     from qqvl_server.weights import devices
 
-    machine = devices.survey()
+    return seen(case, devices.survey())
+
+
+def seen(case: Case, machine: Machine) -> Finding:
+    """What comes of the settings with the cards that PyTorch and the system tell of."""
+    from qqvl_server.weights import devices
+
+    device = case.settings.weights.device
+    where = case.where("weights.device")
     if device == "auto" and (reason := devices.unusable(machine)):
         return failed(f"有 NVIDIA 显卡，但用不了，会改用 CPU，慢很多：{reason}", where, "照上面说的换；先用着就写 cpu")
     try:
         names = devices.chosen(device, machine, _least(case))
     except ConfigError as error:
-        return failed(error.message, where, "auto" if there else "cpu")
+        return failed(error.message, where, "auto" if machine.beside else "cpu")
     cards = [machine.cards[int(name.partition(":")[2])] for name in names if name.startswith("cuda:")]
     free = sum(one.free for one in cards)
     if cards and _least(case) > free:
