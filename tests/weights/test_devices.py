@@ -180,7 +180,7 @@ def test_the_driver_is_read_from_the_system_or_its_program(tmp_path: Path, monke
 
 
 def diagnosed(found: Machine, folder: Path, **weights: str) -> Finding:
-    settings = Settings(weights=WeightsSettings(model_path="qqvl-demo", **weights))  # type: ignore[arg-type]
+    settings = Settings(weights=WeightsSettings(model_path="qqvl-demo", **weights))
     return seen(Case(settings, {}, ROOT, folder, None), found)
 
 
