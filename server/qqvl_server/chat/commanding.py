@@ -42,7 +42,7 @@ _MODES: Final = {
     "all": "每条都回",
     "off": "不说话，只听命令",
 }
-_NO_GATE: Final = "（插话的判断还没有校准过，现在和 addressed 一样）"
+_NO_GATE: Final = "（这个模型的插话判断还没有校准过，现在和 addressed 一样）"
 _MOST_MINUTES: Final = 60 * 24 * 30
 _REASONS: Final = {
     Reason.ADDRESSED: "@ 了我", Reason.NAME: "叫了我的名字或唤醒词", Reason.REPLY: "引用了我的话",
@@ -128,8 +128,7 @@ class Commander:
             f"人设：{persona.name if persona is not None else '默认'}",
         ]
         if chat.kind is ChatKind.GROUP:
-            gate = _NO_GATE if settings.group_reply == "smart" else ""
-            lines.append(f"模式：{settings.group_reply}，{_MODES[settings.group_reply]}{gate}")
+            lines.append(f"模式：{settings.group_reply}，{self._about(settings.group_reply)}")
         if settings.quiet_hours:
             lines.append(f"安静的钟点：{'、'.join(settings.quiet_hours)}")
         if (until := self._preferences.muted_until(chat)) > time.time():
@@ -183,7 +182,7 @@ class Commander:
         chat, wanted = incoming.chat, argument.casefold()
         if not argument:
             now = self._preferences.of(chat).group_reply
-            return "\n".join([f"现在是 {now}。可以换：", *(f"{name}：{about}" for name, about in _MODES.items())])
+            return "\n".join([f"现在是 {now}。可以换：", *(f"{name}：{self._about(name)}" for name in _MODES)])
         if wanted in _DEFAULT:
             await self._preferences.change(chat, {"group_reply": None})
             return f"模式换回默认的了：{self._preferences.of(chat).group_reply}。"
@@ -191,7 +190,10 @@ class Commander:
             await self._preferences.change(chat, {"group_reply": wanted})
         except RequestError:
             return f"没有这个模式；可以写 {'、'.join(_MODES)}。"
-        return f"好，现在是 {wanted}：{_MODES[wanted]}。{_NO_GATE if wanted == 'smart' else ''}"
+        return f"好，现在是 {wanted}：{self._about(wanted)}。"
+
+    def _about(self, mode: str) -> str:
+        return _MODES[mode] + (_NO_GATE if mode == "smart" and not self._preferences.has_gate else "")
 
     async def _mute(self, incoming: Incoming, argument: str) -> str:
         prefix = self._preferences.of(incoming.chat).command_prefix

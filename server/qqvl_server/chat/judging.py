@@ -27,7 +27,8 @@ class Judge:
         case = self._preferences.case(incoming)
         if incoming.chat.kind is ChatKind.GROUP:
             case = await self._group_case(arrival, case)
-        if not policy.decide(case).speak:
+        joining = policy.joins(case)
+        if not (policy.decide(case).speak or (joining is not None and joining.speak)):
             return case
         # Those before it in the turn are not in the books yet.
         asking = [a.incoming.speaker.id for a in turn.members if a.decision is not None and a.decision.speak]

@@ -16,6 +16,8 @@ from qqvl_server.chat.arrivals import Interruption
 from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.commands import Given
 from qqvl_server.chat.decision import Charge, Decision, Reason
+from qqvl_server.chat.gate.weights import Gate
+from qqvl_server.chat.joining import Asker, Joining
 from qqvl_server.chat.judging import Judge
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges
@@ -31,6 +33,7 @@ from qqvl_server.chat.window import Window
 from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import Voice
+from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 
 BOT: Final = Speaker("bot", "bot")
@@ -50,12 +53,15 @@ class Turns:
         blocking: Blocking,
         exchanges: Exchanges,
         metrics: Metrics,
+        gate: Gate | None = None,
     ) -> None:
         self._store = store
         self._receiver = receiver
         self._preferences = preferences
         self._blocking = blocking
         self._speaking = Speaking(voice, window, preferences, blocking, commander.model)
+        asker = Asker(gate, voice, window, store) if gate is not None else None
+        self._joining = Joining(asker, self._speaking, preferences, metrics)
         self._ledger = ledger
         self._judge = Judge(store, preferences, ledger, exchanges)
         self._commander = commander
@@ -81,11 +87,14 @@ class Turns:
         kept = [arrival for arrival in turn.members if not arrival.is_settled and not arrival.is_recalled]
         covered = self._covered(turn.chat, kept)
         talk = [arrival for arrival in kept if arrival not in covered]
-        if talk:
-            silences = [await self._silence(arrival) for arrival in talk]
-            await self._commit(turn, silences, talk, self._ledger.listened(turn.chat))
+        may_join = bool(talk) and talk[-1].may_join and not covered
+        listened = talk[:-1] if may_join else talk
+        if listened:
+            await self._keep_silence(turn, listened)
         if covered:
             await self._answer(turn, covered)
+        elif may_join:
+            await self._join(turn, talk[-1])
         elif talk and await self._judge.is_worth_reading(talk[-1].incoming):
             self.warmer.heard(turn.chat, _stored(talk[-1]))
 
@@ -109,11 +118,16 @@ class Turns:
         command = policy.command(case)
         if command is not None and self._commander.is_allowed(incoming, command):
             answer = await self._commander.carry_out(incoming, arrival.chat_name, command, identity)
-            self._count(Reason.COMMAND)
+            decision = Decision(True, Reason.COMMAND, cost_ms=(time.perf_counter() - began) * 1000)
+            await self._store.books.note(incoming.chat, incoming.message_id, decision)
+            self._count(decision)
             self._exchanges.spoke(incoming.chat, time.time(), on_command=True)
             arrival.settle(answer)
             return
-        decision = policy.decide(case)
+        decision, joins = policy.decide(case), policy.joins(case)
+        if joins is not None:
+            arrival.may_join = joins.speak
+            decision = decision if joins.speak else joins
         decision = replace(decision, cost_ms=(time.perf_counter() - began) * 1000)
         blocked = await self._blocking.kept_back(incoming)
         shown = blocked or incoming
@@ -143,7 +157,7 @@ class Turns:
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision, aside=True)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
-        self._count(decision.reason)
+        self._count(decision)
         arrival.settle(answer)
 
     async def _block(self, arrival: Arrival) -> None:
@@ -153,7 +167,7 @@ class Turns:
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
-        self._count(decision.reason)
+        self._count(decision)
         if told:
             self._exchanges.spoke(arrival.incoming.chat, time.time())
         arrival.settle(answer)
@@ -206,15 +220,39 @@ class Turns:
         if answer.should_reply:
             self._exchanges.spoke(turn.chat, time.time())
 
+    async def _join(self, turn: Turn, arrival: Arrival) -> None:
+        """Nobody called us: a silence is what mostly comes of it, and whatever goes wrong is a silence too."""
+        said: Answer | None = None
+        try:
+            question = await self._joining.question(turn, arrival, _stored(arrival))
+            if question is not None:
+                self._ledger.listening_ends(turn.chat)
+                turn.speaks_for, turn.yields = arrival, True
+                joining = self._joining.said(turn, arrival, _stored(arrival), question)
+                said = await turn.spoken(asyncio.create_task(joining))
+        except QqvlError as error:
+            logger().debug("没有插话", chat=str(turn.chat), kind=type(error).__name__)
+        if arrival.is_recalled:
+            return
+        if said is None and turn.is_out:
+            said = cut_short(arrival.told)
+        if said is None or not said.should_reply:
+            await self._keep_silence(turn, [arrival])
+            return
+        decision = _decision(arrival)
+        answer = replace(said, warnings=arrival.warnings + said.warnings, reason=decision.reason)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision, covered=True, effort=turn.effort)
+        await self._commit(turn, [outcome], [arrival], self._ledger.joined(turn.chat, said=True))
+        self._exchanges.spoke(turn.chat, time.time())
+
+    async def _keep_silence(self, turn: Turn, listened: Sequence[Arrival]) -> None:
+        silences = [await self._silence(arrival) for arrival in listened]
+        await self._commit(turn, silences, listened, self._ledger.listened(turn.chat))
+
     def _merged(self, arrival: Arrival, last: Arrival) -> Outcome:
         decision = replace(_decision(arrival), speak=False, reason=Reason.MERGED)
-        answer = Answer(
-            "",
-            should_reply=False,
-            warnings=arrival.warnings,
-            reason=decision.reason,
-            merged_into=last.incoming.message_id,
-        )
+        covering, warnings = last.incoming.message_id, arrival.warnings
+        answer = Answer("", should_reply=False, warnings=warnings, reason=decision.reason, merged_into=covering)
         return Outcome(arrival.identity, answer, _stored(arrival).seq, decision, covered=True)
 
     async def _silence(self, arrival: Arrival) -> Outcome:
@@ -233,12 +271,13 @@ class Turns:
         await self._store.add_answers(turn.chat, outcomes, BOT, charges)
         for arrival, outcome in zip(members, outcomes, strict=True):
             if outcome.decision is not None:
-                self._count(outcome.decision.reason)
+                self._count(outcome.decision)
             # Recalled while it was committed: its reply has left already.
             arrival.settle(SILENT if arrival.is_recalled else outcome.answer)
 
-    def _count(self, reason: Reason) -> None:
-        self._metrics.decisions.labels(reason).inc()
+    def _count(self, decision: Decision) -> None:
+        self._metrics.decisions.labels(decision.reason).inc()
+        self._metrics.decision_seconds.labels(decision.reason).observe(decision.cost_ms / 1000)
 
 
 def _stored(arrival: Arrival) -> StoredMessage:
