@@ -28,7 +28,7 @@ class ServerSettings(Room):
     port: int = Field(9999, ge=0, le=65535, description="监听端口；0 表示由系统挑选")
     api_keys: Words = Field(
         (),
-        description="访问密钥，可写多个，用逗号隔开；设置后除 /health 外都要带密钥。"
+        description="访问密钥，可写多个，用逗号隔开；设置后除 /health、/ready 外都要带密钥。"
         "写成 qq=密钥、openai=密钥、admin=密钥（可用 + 连写）则只能用于那几类接口",
     )
     api_keys_file: str = Field("", description="密钥文件，一行一个，写法同 api_keys，# 开头为注释；请 chmod 600")
