@@ -11,7 +11,7 @@ from .words import DEFAULT_SYSTEM
 
 Turn = Callable[[Episode], None]
 MOST_PICTURES = 3
-GALLERIES = 0.12
+GALLERIES = 0.14
 
 
 def _next_turn(episode: Episode) -> Turn:
