@@ -40,7 +40,10 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
+    """``quoted`` when it belongs to the quoted message, or to an earlier one that the words point at."""
+
     image: ImageRef
+    quoted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ def part_to_json(part: MessagePart) -> dict[str, Any]:
     match part:
         case Text(text):
             return {"type": "text", "text": text}
-        case Picture(image):
-            return {"type": "image", **asdict(image)}
+        case Picture(image, quoted):
+            return {"type": "image", **asdict(image), **({"quoted": True} if quoted else {})}
         case LostPicture():
             return {"type": "lost_image"}
         case Quote(speaker, text, quoted_id):
@@ -29,7 +29,8 @@ def part_from_json(part: dict[str, Any]) -> MessagePart:
         case "text":
             return Text(**fields)
         case "image":
-            return Picture(ImageRef(**{**fields, "frames": tuple(fields["frames"])}))
+            quoted = fields.pop("quoted", False)
+            return Picture(ImageRef(**{**fields, "frames": tuple(fields["frames"])}), quoted)
         case "quote":
             return Quote(**fields)
         case _:

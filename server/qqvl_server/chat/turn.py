@@ -20,8 +20,9 @@ from qqvl_server.chat.judging import Judge
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges
 from qqvl_server.chat.message import Answer, ChatKey, Speaker, StoredMessage
+from qqvl_server.chat.pointing import looks_back, pointed_at
 from qqvl_server.chat.preferences import Preferences
-from qqvl_server.chat.receiving import POINTED_LINES, Receiver, pointed_at, speaks_of_picture
+from qqvl_server.chat.receiving import Receiver
 from qqvl_server.chat.session import Arrival, Turn
 from qqvl_server.chat.speaking import Speaking, cut_short
 from qqvl_server.chat.store import Draft, Outcome, Store
@@ -118,8 +119,8 @@ class Turns:
         received = await self._receiver.received(shown)
         arrival.warnings = received.warnings
         parts = received.parts
-        if decision.speak and blocked is None and speaks_of_picture(incoming):
-            before = await self._store.messages(incoming.chat, before=None, limit=POINTED_LINES)
+        if decision.speak and blocked is None and (lines := looks_back(incoming)):
+            before = await self._store.messages(incoming.chat, before=None, limit=lines)
             parts = (*pointed_at(incoming, before or ()), *parts)
         arrival.stored = await self._store.add_message(
             Draft(shown.chat, arrival.chat_name, shown.speaker, parts, identity)
