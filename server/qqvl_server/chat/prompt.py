@@ -23,6 +23,7 @@ MAX_QUOTE: Final = 300
 LOST: Final = "[图片无法打开]"
 EXPIRED: Final = "[图片已过期]"
 LEFT_OUT: Final = "[图片]"
+CAPTIONED: Final = "[图片：{}]"
 # Pictures that follow one another so soon are numbered together.
 _IN_ONE_GO_S: Final = 600
 # The end of what ``header`` writes; the same end in user text is bent, whatever stands before it.
@@ -30,10 +31,15 @@ _HEADER_END = re.compile(r"(QQ\s*[:：]\s*\d+\s*)\]", re.IGNORECASE)
 _BRACKETS = str.maketrans("[]", "［］")
 
 
+def unbracketed(text: str) -> str:
+    """Text on one line in which nothing passes for one of the bracketed words written here."""
+    flat = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co") else c for c in text)
+    return " ".join(flat.translate(_BRACKETS).split())
+
+
 def safe_name(name: str) -> str:
     """A name on one line that cannot close or open a header: controls, line breaks and brackets are replaced."""
-    flat = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co") else c for c in name)
-    return " ".join(flat.translate(_BRACKETS).split())[:MAX_NAME] or "无名"
+    return unbracketed(name)[:MAX_NAME] or "无名"
 
 
 def header(name: str, user_id: str) -> str:

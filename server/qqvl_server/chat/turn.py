@@ -13,6 +13,7 @@ from typing import Final
 
 from qqvl_server.chat import arrivals, commands, policy
 from qqvl_server.chat.arrivals import Interruption
+from qqvl_server.chat.captions import Captioner
 from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.commands import Given
 from qqvl_server.chat.decision import Charge, Decision, Reason
@@ -61,15 +62,25 @@ class Turns:
         self._commander = commander
         self._exchanges = exchanges
         self._metrics = metrics
-        self.warmer = Warmer(voice, window.messages)
+        self._warmer = Warmer(voice, window.messages)
+        self._captioner = Captioner(store.books, voice, window, preferences, metrics)
         self._notices = commands.Seldom()
+
+    def make_way(self, chat: ChatKey) -> None:
+        """A turn of the chat begins, or a line of it leaves: what is done for it while idle ends."""
+        self._warmer.forget(chat)
+        self._captioner.forget(chat)
+
+    async def aclose(self) -> None:
+        await self._warmer.aclose()
+        await self._captioner.aclose()
 
     async def run(self, turn: Turn) -> None:
         """Answer a turn's messages, each by its own future; those left without were interrupted.
 
         Raises whatever went wrong for all of them alike.
         """
-        self.warmer.forget(turn.chat)
+        self.make_way(turn.chat)
         await self._preferences.personas.refresh()
         for arrival in tuple(turn.members):
             if arrival.stored is None and not arrival.is_settled and not arrival.is_recalled:
@@ -87,7 +98,8 @@ class Turns:
         if covered:
             await self._answer(turn, covered)
         elif talk and await self._judge.is_worth_reading(talk[-1].incoming):
-            self.warmer.heard(turn.chat, _stored(talk[-1]))
+            self._warmer.heard(turn.chat, _stored(talk[-1]))
+        self._captioner.rests(turn.chat)
 
     async def _take(self, arrival: Arrival, turn: Turn) -> None:
         """Keep a message, unless it was answered before, is a command, or was recalled."""
