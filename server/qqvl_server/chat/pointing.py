@@ -60,7 +60,7 @@ def looks_back(incoming: Incoming) -> int:
     none."""
     if any(isinstance(part, EncodedPicture) for part in incoming.parts):
         return 0
-    text = incoming.text.lower()
+    text = _said(incoming).lower()
     if from_the_end(text):
         return _FAR_LINES
     return _NEAR_LINES if any(word in text for word in _POINTERS) else 0
@@ -72,7 +72,7 @@ def pointed_at(incoming: Incoming, before: Sequence[StoredMessage]) -> tuple[Mes
 
     ``before`` are the lines before it, oldest first.
     """
-    if number := from_the_end(incoming.text):
+    if number := from_the_end(_said(incoming)):
         return _from_the_end(number, before)
     now = time.time()
     for place, line in enumerate(reversed(before)):
@@ -80,6 +80,10 @@ def pointed_at(incoming: Incoming, before: Sequence[StoredMessage]) -> tuple[Mes
         if pictures and line.speaker.id == incoming.speaker.id and now - line.created_at <= _NEAR_S:
             return _again(line, pictures[-1], "") if place else ()
     return ()
+
+
+def _said(incoming: Incoming) -> str:
+    return incoming.text if incoming.typed is None else incoming.typed
 
 
 def shown_in(line: StoredMessage) -> tuple[Picture, ...]:
