@@ -52,7 +52,8 @@ async def captions(service: ChatService) -> list[str]:
 
 
 def counted(service: ChatService) -> float | None:
-    return service.metrics.registry.get_sample_value("qqvl_chat_captions_total")  # type: ignore[attr-defined]
+    value: float | None = service.metrics.registry.get_sample_value("qqvl_chat_captions_total")  # type: ignore[attr-defined]
+    return value
 
 
 async def test_pictures_that_faded_get_a_caption_once_and_it_is_shown_from_the_next_cut_on(tmp_path: Path) -> None:

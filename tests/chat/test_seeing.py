@@ -96,10 +96,10 @@ async def test_several_pictures_of_one_go_have_numbers(tmp_path: Path) -> None:
         quoting = (Quote("李四", "图"), EncodedPicture("d", quoted=True), Text("和这张比"), EncodedPicture("f"))
         await service.handle(said("", 6, parts=quoting), "群")
         assert text_of(voice.asked[-1].messages[-1]).endswith("> 引用 李四: 图\n<image>和这张比<image>")
-        quoting = (*quoting, EncodedPicture("g"))
+        both = (*quoting, EncodedPicture("g"))
         # Nobody who alternates with a bot alone is taken for a person.
         await service.handle(said("嗯", 8, who="5", at_me=False), "群")
-        await service.handle(said("", 7, parts=quoting), "群")
+        await service.handle(said("", 7, parts=both), "群")
         assert text_of(voice.asked[-1].messages[-1]).endswith("图\n<image>和这张比<image><image>")
 
 
