@@ -3,6 +3,7 @@
 
     python models/make_demo.py                   # everything, into models/qqvl-demo (under an hour on two CPU cores)
     python models/make_demo.py --evaluate-only   # only the exam of the checkpoint that is there
+    python models/make_demo.py --eye-only        # only the first stage; go on later with --resume
     python models/make_demo.py --resume          # go on from the checkpoints in --work
 
 Needs torch, transformers, pillow and tqdm; no download, no GPU, no torchvision.
@@ -57,6 +58,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--refine-steps", type=int, default=900)
     parser.add_argument("--each", type=int, default=120, help="exam cases per task")
     parser.add_argument("--resume", action="store_true", help="use the checkpoints in --work")
+    parser.add_argument("--eye-only", action="store_true", help="stop after the first stage, with eye.pt in --work")
     parser.add_argument("--evaluate-only", action="store_true")
     return parser.parse_args()
 
@@ -68,11 +70,14 @@ def train(args: argparse.Namespace) -> Times:
     if not args.resume:
         eye.unlink(missing_ok=True)
         speech.unlink(missing_ok=True)
-    if not speech.exists():
+    if not speech.exists() and not args.eye_only:
         write_tokenizer(args.out, args.seed)
     plan = SpeechPlan(args.speech_steps, refine=args.speech_steps)
     share = args.pictures // args.workers
     task = Assignment(args.out, eye, speech, EyePlan(args.eye_steps), plan, args.seed, args.workers, share)
+    if args.eye_only:
+        teach_together(replace(task, plan=None))
+        return Times((time.monotonic() - start) / 60, computing(args.workers))
     teach_together(task)
     refined = replace(plan, steps=args.speech_steps + args.refine_steps, pictures=56)
     teach_together(replace(task, plan=refined, seed=args.seed + 50))
@@ -109,7 +114,10 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     torch.set_flush_denormal(True)
     times = None if args.evaluate_only else train(args)
-    evaluate(args, times)
+    if times is not None:
+        print(f"{times.clock:.1f} minutes by the clock, {times.computing:.1f} of computing per core")
+    if not args.eye_only:
+        evaluate(args, times)
 
 
 if __name__ == "__main__":

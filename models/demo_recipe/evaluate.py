@@ -18,8 +18,8 @@ from .exam_cases import Case, cases, user
 from .exam_drawings import exam_picture
 
 BARS = {
-    "colour": 0.97, "shape": 0.97, "describe": 0.97, "count": 0.90,
-    "first or second": 0.90, "earlier picture": 0.90, "name": 0.95, "tool call": 0.90,
+    "colour": 0.97, "shape": 0.97, "describe": 0.97, "count": 0.90, "count, other hand": 0.92,
+    "first or second": 0.90, "third-last picture": 0.90, "earlier picture": 0.90, "name": 0.95, "tool call": 0.90,
 }  # fmt: skip
 
 
@@ -104,8 +104,10 @@ def write_report(results: list[Result], swapped: float, facts: dict[str, str], p
     lines = [
         "# Evaluation of the demo checkpoint", "",
         "Written by the recipe. Every picture is newly drawn and encoded, half of them in a style that training never",
-        "uses; names and cities are not those of training, and wordings were written apart from its grammar (which",
-        "may spell some of them too). Answers are greedy, through the real processor and `generate`, from the bytes.",
+        "uses, those by another hand (`exam_other_hand.py`) all in styles that it never uses; names and cities are not",
+        "those of training, and wordings were written apart from its grammar (which may spell some of them too). In a",
+        "chat the third-last picture is shown once more beside the question, as the server does. Answers are greedy,",
+        "through the real processor and `generate`, from the bytes.",
         "",
         *[f"- {name}: {value}" for name, value in facts.items()], "",
         *_table(results), f"| another picture, another answer | – | {swapped:.1%} | always |", "",

@@ -29,14 +29,14 @@ EXAM = 480
 class Assignment:
     """What the team has to do; stages whose checkpoint (`eye`, `speech`) is there go on from it.
 
-    eye_plan, plan: for the whole team; pictures: number that each worker draws.
+    eye_plan, plan: for the whole team, plan None to stop after the eye; pictures: number that each worker draws.
     """
 
     out: Path
     eye: Path
     speech: Path
     eye_plan: EyePlan
-    plan: SpeechPlan
+    plan: SpeechPlan | None
     seed: int
     workers: int
     pictures: int
@@ -61,6 +61,9 @@ def _work(rank: int, task: Assignment, meeting: str) -> None:
         share = replace(task.eye_plan, batch=task.eye_plan.batch // task.workers)
         train_eye(pool, exam, share, task.seed, task.eye, keeps=rank == 0)
         distributed.barrier()
+    if task.plan is None:
+        distributed.destroy_process_group()
+        return
     tokenizer = tokens.load(task.out)
     network = new_network(tokenizer, task.seed)
     tower, heads = load_eye(task.eye, task.seed)
@@ -81,7 +84,7 @@ def _work(rank: int, task: Assignment, meeting: str) -> None:
 def teach_together(task: Assignment) -> None:
     """Start the team and wait for it; the finished folder is in task.out."""
     task.eye.parent.mkdir(parents=True, exist_ok=True)
-    if steps_done(task.speech) >= task.plan.steps:
+    if task.plan is not None and steps_done(task.speech) >= task.plan.steps:
         return
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
