@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from demo_recipe.evaluate import sit_exam, swap_exam, write_report
+from demo_recipe.evaluate import gate_exam, sit_exam, swap_exam, write_report
 from demo_recipe.eye_training import EyePlan
 from demo_recipe.speech_training import SpeechPlan
 from demo_recipe.team import Assignment, teach_together, write_tokenizer
@@ -54,8 +54,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes, one CPU core and 4 GB of memory each")
     parser.add_argument("--pictures", type=int, default=24000, help="drawn pictures to learn from, 150 kB each")
     parser.add_argument("--eye-steps", type=int, default=2400)
-    parser.add_argument("--speech-steps", type=int, default=3600)
-    parser.add_argument("--refine-steps", type=int, default=900)
+    parser.add_argument("--speech-steps", type=int, default=3000)
+    parser.add_argument("--refine-steps", type=int, default=600)
     parser.add_argument("--each", type=int, default=120, help="exam cases per task")
     parser.add_argument("--resume", action="store_true", help="use the checkpoints in --work")
     parser.add_argument("--eye-only", action="store_true", help="stop after the first stage, with eye.pt in --work")
@@ -102,7 +102,7 @@ def evaluate(args: argparse.Namespace, times: Times | None) -> None:
     if notes.exists():
         facts |= dict(line.split(": ", 1) for line in notes.read_text(encoding="utf-8").splitlines())
     report = args.out / "EVALUATION.md"
-    write_report(results, swapped, facts, report)
+    write_report(results, swapped, gate_exam(args.out), facts, report)
     print(report.read_text(encoding="utf-8"))
 
 

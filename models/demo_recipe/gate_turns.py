@@ -1,11 +1,12 @@
 """Group talk that calls nobody, and after which of its lines a liked, reserved bot would say something.
 
-The server asks the question as one more message behind the talk (`chat/gate/question.py`); the same words are here, and
-`tests/test_demo.py` checks that they are. `benchmarks/gate_scenes/README.md` has the rule by which a line gets its label.
+The server asks the question as one more message behind the talk (`chat/gate/question.py`); `tests/test_demo.py` checks
+that the words here are the same. `benchmarks/gate_scenes/README.md` has the rule by which a line gets its label.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -20,6 +21,7 @@ SPEAK, SILENT = "说", "不"
 # So many lines after the bot spoke a question may still be meant for it.
 NEAR = 3
 LONGEST = 11
+ONES = "一二三四五六七八九"
 
 
 @dataclass
@@ -65,41 +67,65 @@ def _thing(rng: Random) -> str:
 
 
 def _amount(rng: Random) -> str:
+    """A number in digits or words."""
     digits = str(rng.randrange(2, rng.choice((10, 100, 1000))))
     if rng.random() < 0.65:
         return digits
-    ones = "一二三四五六七八九"
-    return rng.choice((rng.choice(ones), "十" + rng.choice(ones), rng.choice(ones) + "十" + rng.choice(ones),
-                       rng.choice(ones) + "百" + rng.choice(ones) + "十", rng.choice(ones[:3]) + "千", "两百", "半"))  # fmt: skip
+    forms = (
+        rng.choice(ONES),
+        "十" + rng.choice(ONES),
+        rng.choice(ONES) + "十" + rng.choice(ONES),
+        rng.choice(ONES) + "百" + rng.choice(ONES) + "十",
+        rng.choice(ONES[:3]) + "千",
+        "两百",
+        "半",
+    )
+    return rng.choice(forms)
+
+
+def _sign(rng: Random) -> str:
+    """Something short whose meaning one may ask for."""
+    letters = random_hanzi(rng, rng.choice((1, 2))), "".join(rng.sample("ABCDEFGHKLMPRSTVWX", rng.randint(1, 3)))
+    return rng.choice(letters)
+
+
+# Slots with what fills them; those that hold slots themselves come first.
+WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("<q>", g.QUESTIONS),
+    ("<r>", g.REQUESTS),
+    ("<m>", g.SUMS),
+    ("<mq>", g.MEMBER_QUESTIONS),
+    ("<v>", g.DEEDS),
+    ("<s>", g.STATES),
+    ("<u>", g.UNITS),
+    ("<l>", g.LANGUAGES),
+    ("<f>", g.PHRASES),
+    ("<t>", g.TEXTS),
+    ("<w>", g.WORKS),
+    ("<k>", ("", *g.KINDS)),
+    ("<k2>", g.KINDS),
+    ("<d>", g.ENDS),
+)
+MAKERS: dict[str, Callable[[Random], str]] = {
+    "<n>": _thing,
+    "<x>": _sign,
+    "<a>": _amount,
+    "<b>": _amount,
+    "<c>": _amount,
+}
 
 
 def _fill(text: str, rng: Random, names: list[str]) -> str:
     """Every slot with a word of its own, as deep as slots stand in slots."""
-    makers = {
-        "<q>": lambda: rng.choice(g.QUESTIONS),
-        "<r>": lambda: rng.choice(g.REQUESTS),
-        "<m>": lambda: rng.choice(g.SUMS),
-        "<mq>": lambda: g.MEMBER_QUESTIONS[0],
-        "<n>": lambda: _thing(rng),
-        "<v>": lambda: rng.choice(g.DEEDS),
-        "<s>": lambda: rng.choice(g.STATES),
-        "<u>": lambda: rng.choice(g.UNITS),
-        "<l>": lambda: rng.choice(g.LANGUAGES),
-        "<f>": lambda: rng.choice(g.PHRASES),
-        "<t>": lambda: rng.choice(g.TEXTS),
-        "<w>": lambda: rng.choice(g.WORKS),
-        "<k>": lambda: rng.choice(("", *g.KINDS)),
-        "<k2>": lambda: rng.choice(g.KINDS),
-        "<d>": lambda: rng.choice(("下饭看", "打发时间", "送人", "带娃看", "睡前听", "上班摸鱼", "入门")),
-        "<x>": lambda: rng.choice((random_hanzi(rng, rng.choice((1, 2))), "".join(rng.sample("ABCDEFGHKLMPRSTVWX", rng.randint(1, 3))))),
-        "<p>": lambda: rng.choice(names),
-        "<a>": lambda: _amount(rng),
-        "<b>": lambda: _amount(rng),
-        "<c>": lambda: _amount(rng),
-    }  # fmt: skip
     text = expand(text, rng)
-    while (place := next((mark for mark in makers if mark in text), None)) is not None:
-        text = text.replace(place, expand(makers[place](), rng), 1)
+    for mark, choices in WORDS:
+        while mark in text:
+            text = text.replace(mark, expand(rng.choice(choices), rng), 1)
+    for mark, make in MAKERS.items():
+        while mark in text:
+            text = text.replace(mark, make(rng), 1)
+    while "<p>" in text:
+        text = text.replace("<p>", rng.choice(names), 1)
     return text
 
 
