@@ -4,6 +4,7 @@
     python models/make_demo.py                   # everything, into models/qqvl-demo (under an hour on two CPU cores)
     python models/make_demo.py --evaluate-only   # only the exam of the checkpoint that is there
     python models/make_demo.py --eye-only        # only the first stage; go on later with --resume
+    python models/make_demo.py --from OLD        # the language side goes on from another demo's, in fewer steps
     python models/make_demo.py --resume          # go on from the checkpoints in --work
 
 Needs torch, transformers, pillow and tqdm; no download, no GPU, no torchvision.
@@ -57,10 +58,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--speech-steps", type=int, default=2600)
     parser.add_argument("--refine-steps", type=int, default=700)
     parser.add_argument("--each", type=int, default=120, help="exam cases per task")
+    parser.add_argument(
+        "--from", type=Path, dest="heir", help="go on from the language side of the demo in this folder"
+    )
     parser.add_argument("--resume", action="store_true", help="use the checkpoints in --work")
     parser.add_argument("--eye-only", action="store_true", help="stop after the first stage, with eye.pt in --work")
     parser.add_argument("--evaluate-only", action="store_true")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.heir is not None and args.heir.resolve() == args.out.resolve():
+        parser.error("--from and --out are the same folder: the old tokenizer is needed until the end")
+    return args
 
 
 def train(args: argparse.Namespace) -> Times:
@@ -73,8 +80,10 @@ def train(args: argparse.Namespace) -> Times:
     if not speech.exists() and not args.eye_only:
         write_tokenizer(args.out, args.seed)
     plan = SpeechPlan(args.speech_steps, refine=args.speech_steps)
+    if args.heir is not None:
+        plan = replace(plan, copying=0)  # it copies already
     share = args.pictures // args.workers
-    task = Assignment(args.out, eye, speech, EyePlan(args.eye_steps), plan, args.seed, args.workers, share)
+    task = Assignment(args.out, eye, speech, EyePlan(args.eye_steps), plan, args.seed, args.workers, share, args.heir)
     if args.eye_only:
         teach_together(replace(task, plan=None))
         return Times((time.monotonic() - start) / 60, computing(args.workers))
