@@ -11,7 +11,7 @@ ensure_venv() {
     case ${QQVL_TORCH:-cpu} in
         cpu | xpu | cu[0-9][0-9][0-9] | rocm[0-9].[0-9]*) ;;
         *)
-            echo "错误：QQVL_TORCH=$QQVL_TORCH 不行：可以写 cpu、cu126、cu128、cu130，或写全的 rocm 版本，如 rocm7.0（见 pytorch.org 的安装页）" >&2
+            echo "错误：QQVL_TORCH=$QQVL_TORCH 不行：可以写 cpu、cu126、cu130，或写全的 rocm 版本，如 rocm7.2（见 pytorch.org 的安装页）" >&2
             return 2
             ;;
     esac

@@ -197,5 +197,5 @@ def test_the_build_of_torch_is_picked_by_name(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
         assert f"QQVL_TORCH={wrong}" in done.stderr
-    for right in ("cpu", "cu126", "cu128", "cu130", "rocm7.0"):
+    for right in ("cpu", "cu126", "cu130", "rocm7.2"):
         assert checkout.run("run_server.sh", QQVL_TORCH=right, PYTHON="/no/such").returncode == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qqvl_client.entries import Errand
@@ -31,7 +31,7 @@ def body_of(message: IncomingMessage) -> bytes:
         "message_id": event.id,
         "self_id": event.chat.self_id,
         "reply_to": _quote(message.quote),
-        "segments": list(message.segments) if len(message.segments) <= MAX_SEGMENTS else [],
+        "segments": list(message.segments) if len(message.segments) <= MAX_SEGMENTS else _gist(message.segments),
         "forward": [{"speaker": n.speaker, "user_id": n.user_id, "text": n.text} for n in message.forward],
         "message_type": event.chat.kind,
         "sub_type": event.sub_type,
@@ -58,6 +58,16 @@ def as_stream(body: bytes) -> bytes:
 
 def _with(body: bytes, field: bytes) -> bytes:
     return body.removesuffix(b"}") + b", " + field + b"}"
+
+
+def _gist(segments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of too many, what was typed, what was forwarded, and who was mentioned; their order is the content's."""
+    said = [
+        {"type": kind, "text": " ".join(text_of(s.get("text")) for s in segments if s["type"] == kind)}
+        for kind in ("text", "forward")
+    ]
+    mentions = [segment for segment in segments if segment["type"] == "at"]
+    return [*(one for one in said if one["text"]), *mentions[: MAX_SEGMENTS - len(said)]]
 
 
 def _images(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:

@@ -214,7 +214,8 @@ def _plain(segment: Segment, names: Mapping[str, str]) -> list[Piece]:
     if kind in PICTURES:
         name = sticker_name(segment)
         text = f"[表情:{name}]"
-        return [*([Words(text, {"type": "text", "text": text})] if name else []), PictureSource(data)]
+        # Not as text: what a sticker is called its sender did not say.
+        return [*([Words(text, {"type": "mface", "text": text})] if name else []), PictureSource(data)]
     if kind == "at":
         user_id = text_of(data.get("qq"))
         name = names.get(user_id) or at_name(data) or user_id

@@ -19,10 +19,13 @@ class _Lane(Generic[T]):
         self.room = asyncio.Semaphore(most)
         self.beginner: asyncio.Task[None] | None = None
         self.last: asyncio.Task[None] | None = None
+        self.ending = asyncio.Lock()
+        self.passed = 0
+        """Turns under way that others need not wait for."""
 
     @property
     def is_idle(self) -> bool:
-        return not self.waiting and self.beginner is None and self.last is None
+        return not self.waiting and self.beginner is None and self.last is None and not self.passed
 
 
 class Lanes(Generic[T, R]):
@@ -38,9 +41,13 @@ class Lanes(Generic[T, R]):
         begin: Callable[[T, int], Awaitable[asyncio.Future[R] | None]],
         end: Callable[[T, asyncio.Future[R]], Awaitable[None]],
         most: int,
+        ready: Callable[[T, asyncio.Future[R]], Awaitable[None]],
+        is_passed: Callable[[T], bool],
     ) -> None:
         self._begin = begin
         self._end = end
+        self._ready = ready
+        self._is_passed = is_passed
         self._most = most
         self._lanes: dict[str, _Lane[T]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,8 +106,19 @@ class Lanes(Generic[T, R]):
         self._under_way.add(going)
         going.add_done_callback(self._under_way.discard)
         going.add_done_callback(lambda _: lane.room.release())
-        lane.last = self._task(self._finish(key, lane, turn, going, lane.last), f"end of lane {key}")
+        if self._is_passed(turn):
+            lane.passed += 1
+            self._task(self._finish_once(key, lane, turn, going), f"end of lane {key}")
+        else:
+            lane.last = self._task(self._finish(key, lane, turn, going, lane.last), f"end of lane {key}")
         return True
+
+    async def _finish_once(self, key: str, lane: _Lane[T], turn: T, going: asyncio.Future[R]) -> None:
+        try:
+            await self._finish(key, lane, turn, going, None)
+        finally:
+            lane.passed -= 1
+            self._tidy(key, lane)
 
     async def _finish(
         self, key: str, lane: _Lane[T], turn: T, going: asyncio.Future[R], earlier: asyncio.Task[None] | None
@@ -109,7 +127,9 @@ class Lanes(Generic[T, R]):
             if earlier:
                 # Waiting this way raises nothing of its own.
                 await asyncio.wait([earlier])
-            await self._end(turn, going)
+            await self._ready(turn, going)
+            async with lane.ending:
+                await self._end(turn, going)
         # Its other edge, for the same reason.
         except Exception:
             _broke(key)

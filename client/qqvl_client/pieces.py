@@ -28,9 +28,13 @@ class Pieces:
 
     async def more(self, answer: asyncio.Future[Any]) -> None:
         """Until there is one more, or the answer is done."""
+        await self.begun(answer)
+        self._news.clear()
+
+    async def begun(self, answer: asyncio.Future[Any]) -> None:
+        """Until there is one that nobody has waited for, or the answer is done."""
         news = asyncio.ensure_future(self._news.wait())
         try:
             await asyncio.wait([answer, news], return_when=asyncio.FIRST_COMPLETED)
         finally:
             news.cancel()
-        self._news.clear()

@@ -23,6 +23,7 @@ from qqvl_client.message import AccountOffline, Application, Event, Heartbeat, L
 from qqvl_client.onebot import Link, OneBot
 from qqvl_client.outbox import Outbox
 from qqvl_client.reading import Reader
+from qqvl_client.segments import is_unfinished
 from qqvl_client.server_api import ServerApi
 from qqvl_client.settings import Settings
 
@@ -48,7 +49,8 @@ class Relay:
         self._admissions = Admissions(settings, self._onebot, journal, self._outbox)
         self._catching_up = CatchingUp(settings, self._onebot, journal)
         self._intake = Intake(self._admit)
-        self._lanes: Lanes[Turn, Entry] = Lanes(self._asker.begin, self._end, settings.posts_per_chat)
+        most = settings.posts_per_chat
+        self._lanes: Lanes[Turn, Entry] = Lanes(self._asker.begin, self._end, most, _begun, _is_passed)
         self._readings: set[asyncio.Task[Entry | None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._recalling: set[asyncio.Task[None]] = set()
@@ -204,6 +206,15 @@ class Relay:
         await asyncio.wait([answer])
         if not answer.cancelled():
             await self._journal.done([turn.entry.id])
+
+
+async def _begun(turn: Turn, answer: asyncio.Future[Entry]) -> None:
+    await turn.pieces.begun(answer)
+
+
+def _is_passed(turn: Turn) -> bool:
+    """The server waits for what else its speaker will say, and answers others meanwhile: they are not to wait here."""
+    return is_unfinished(turn.entry.event.segments)
 
 
 def _event_of(one: Turn | Draft) -> MessageEvent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qqvl_client.message import Segment
@@ -24,6 +24,12 @@ def segments_of(message: Any, raw_message: Any = None) -> list[Segment]:
         if any(found):
             return [segment for segment in found if segment]
     return parse_cq(raw_message) if isinstance(raw_message, str) else []
+
+
+def is_unfinished(segments: Sequence[Segment]) -> bool:
+    """Only pictures, or only a call: its speaker will say what for."""
+    kinds = {s.type for s in segments if s.type != "text" or text_of(s.data.get("text")).strip()}
+    return bool(kinds) and kinds <= PICTURES | {"at"}
 
 
 def checked(item: Any) -> Segment | None:

@@ -20,6 +20,8 @@ from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
 from qqvl_server.api.qq import routes as qq
 from qqvl_server.api.responses import routes as responses
+from qqvl_server.chat.gate.weights import Gate
+from qqvl_server.chat.gate.weights import load as load_gate
 from qqvl_server.chat.personas import Personas
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
@@ -36,6 +38,7 @@ from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.process import EXIT_CONFIG, EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, leave, locked
 from qqvl_server.settings import Settings
+from qqvl_server.weights.fingerprint import fingerprint
 from qqvl_server.weights.locate import Checkpoint
 
 _EXITS = {WeightsError: EXIT_WEIGHTS, ConfigError: EXIT_CONFIG}
@@ -58,12 +61,13 @@ async def _serve(
     raise_limit()
     quieted(asyncio.get_running_loop())
     metrics = Metrics()
-    library = _library(settings, data_dir)
+    library = image_library(settings, data_dir)
     life = Lifecycle(settings.weights.device)
     async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
         service = ChatService(
             store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics,
             Personas(data_dir / "personas"), (settings.server.served_model_name or (checkpoint.name,))[0],
+            await asyncio.to_thread(_gate, checkpoint, data_dir),
         )  # fmt: skip
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
         doors = (
@@ -76,7 +80,7 @@ async def _serve(
         guard = server.build(doors, settings.server, metrics)
         web = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))
         url = _url(settings.server.host, listener)
-        load = functools.partial(_load, settings, checkpoint, library, metrics)
+        load = functools.partial(load_voice, settings, checkpoint, library, metrics)
         _announce_address(settings, url)
         # A decode may take longer than anybody waits for us to stop.
         stopping = life.stopping(web, service, guard.idle, library.close, settings.server.shutdown_grace_s)
@@ -94,7 +98,16 @@ async def _serve(
     return EXIT_OK
 
 
-def _library(settings: Settings, data_dir: Path) -> ImageLibrary:
+def _gate(checkpoint: Checkpoint, data_dir: Path) -> Gate | None:
+    """Blocking; None also where the weights cannot be read: loading them will say so."""
+    try:
+        folder = Path(checkpoint.source)
+        return load_gate(data_dir, folder, fingerprint(folder))
+    except (OSError, WeightsError):
+        return None
+
+
+def image_library(settings: Settings, data_dir: Path) -> ImageLibrary:
     return ImageLibrary(
         data_dir / "images",
         int(settings.storage.image_store_gb * 1e9),
@@ -131,7 +144,7 @@ def _access(
     )
 
 
-def _load(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, metrics: Metrics) -> Voice:
+def load_voice(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, metrics: Metrics) -> Voice:
     """Blocking; torch and Transformers are imported only here, so that usage errors answer in a blink."""
     from qqvl_server.generation.constraints.grammar import GrammarCompiler
     from qqvl_server.generation.engines import choosing

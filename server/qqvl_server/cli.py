@@ -1,4 +1,4 @@
-"""argv, environment and file become settings and a command: serve | download | show-config."""
+"""argv, environment and file become settings and one of ``flags.COMMANDS``."""
 
 from __future__ import annotations
 
@@ -66,6 +66,10 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
         _tell(f"注意：{resolved.advice}")
     if parsed.command == "show-config":
         return _show(resolved)
+    if parsed.command == "label-lines":
+        return _label(resolved, parsed.file, parsed.group, parsed.count)
+    if parsed.command == "calibrate-gate":
+        return _calibrate(resolved, parsed.files, parsed.rate, parsed.into)
     return _serve(resolved, env)
 
 
@@ -103,8 +107,39 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
     # Imported late: reading settings must not wait for the web framework.
     from qqvl_server import app
 
-    data_dir = Path(settings.storage.data_dir) if settings.storage.data_dir else root / "data"
-    return end(app.serve(settings, checkpoint, data_dir))
+    return end(app.serve(settings, checkpoint, _data_dir(resolved)))
+
+
+def _data_dir(resolved: config.Resolved) -> Path:
+    named = resolved.settings.storage.data_dir
+    return Path(named) if named else config.project_root() / "data"
+
+
+def _label(resolved: config.Resolved, file: Path, group: str | None, count: int) -> int:
+    from qqvl_server import labelling
+    from qqvl_server.chat.store import sqlite_url
+
+    settings, data_dir = resolved.settings, _data_dir(resolved)
+    if not settings.storage.database_url and not (data_dir / "qqvl.sqlite3").is_file():
+        raise ConfigError(f"{data_dir} 里还没有聊天记录；让机器人先在群里听一阵，或用 --data-dir 指对文件夹")
+    logs.configure("warning", settings.observe.log_format)
+    print(labelling.label(settings.storage.database_url or sqlite_url(data_dir), file, group, count))
+    return EXIT_OK
+
+
+def _calibrate(resolved: config.Resolved, files: Sequence[Path], rate: float, into: Path | None) -> int:
+    from qqvl_server import calibrating
+
+    settings = resolved.settings
+    if not 0 < rate <= 0.5:
+        raise ConfigError("--rate 要在 0 到 0.5 之间，如 0.05：每一百句插五句")
+    logs.configure(settings.observe.log_level, settings.observe.log_format)
+    check_extras(settings.weights)
+    checkpoint = locate(settings.weights.model_path, config.project_root())
+    if checkpoint.instead_of:
+        _tell(f"注意：{checkpoint.instead_of}")
+    print(calibrating.calibrate(settings, checkpoint, _data_dir(resolved), files, rate, into))
+    return EXIT_OK
 
 
 def _tell(text: str) -> None:

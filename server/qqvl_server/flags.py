@@ -6,6 +6,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final, NoReturn
 
 from qqvl_server import config, invocation
@@ -17,6 +18,8 @@ COMMANDS: Final = {
     "serve": "启动服务器（不写命令时就是它）",
     "download": "下载模型到 models/，可断点续传，最后校验",
     "show-config": "列出每个设置的值和它从哪里来",
+    "label-lines": "从自己群里的记录挑话来问该不该插话，记进文件，给 calibrate-gate 用",
+    "calibrate-gate": "用标好的话给现在的模型校准 smart 的判断",
 }
 # What most people ever type; ``serve --help`` has the rest.
 EVERYDAY: Final = {
@@ -67,6 +70,8 @@ class Parser(argparse.ArgumentParser):
             return f"{flag} 后面要跟一个值"
         if choices := re.search(r"choose from (.*)\)", rest):
             return f"{flag} 只能是 " + choices[1].replace("'", "").replace(", ", "、")
+        if "invalid" in rest and " value: " in rest:
+            return f"{flag} 的值不对：要是一个数"
         if "arguments are required" in message:
             return f"还缺 {rest.strip()}；用 {self.prog} --help 看写法"
         return f"命令行不对（{message}）；用 {self.prog} --help 看写法"
@@ -125,7 +130,9 @@ def overview() -> Parser:
 
 
 def _settings(name: str) -> Parser:
-    parser = Parser(invocation.command(name), COMMANDS[name], "%(prog)s [参数…]")
+    parser = Parser(invocation.command(name), COMMANDS[name], f"%(prog)s {_FILES.get(name, '')}[参数…]")
+    if name in _OWN:
+        _OWN[name](parser)
     parser.add_argument_group("设置文件").add_argument(
         "--config", metavar="文件", help="设置文件，默认是当前文件夹或项目根目录下的 qqvl.yaml"
     )
@@ -148,6 +155,26 @@ def _download() -> Parser:
     group.add_argument("--into", metavar="文件夹", help="放到哪里，默认 models/<模型名>")
     parser.add_others()
     return parser
+
+
+def _calibrating(parser: Parser) -> None:
+    group = parser.add_argument_group("校准")
+    group.add_argument("files", metavar="文件", nargs="+", type=Path, help="标好的话，JSONL，见 docs/bot.md")
+    group.add_argument(
+        "--rate", metavar="值", type=float, default=0.05, help="多大比例的话之后插话，0 到 0.5（默认 0.05）"
+    )
+    group.add_argument("--into", metavar="文件", type=Path, help="写到哪里，默认 data_dir 下的 gates/")
+
+
+def _labelling(parser: Parser) -> None:
+    group = parser.add_argument_group("标注")
+    group.add_argument("file", metavar="文件", type=Path, help="记到哪个 JSONL 文件；有了就接着标")
+    group.add_argument("--group", metavar="群号", help="只标这个群，默认所有的群")
+    group.add_argument("--count", metavar="值", type=int, default=100, help="这次最多问多少句（默认 100）")
+
+
+_OWN: Final = {"calibrate-gate": _calibrating, "label-lines": _labelling}
+_FILES: Final = {"calibrate-gate": "文件… ", "label-lines": "文件 "}
 
 
 def _add(group: argparse._ArgumentGroup, knob: config.Knob) -> None:

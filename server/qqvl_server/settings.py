@@ -49,8 +49,8 @@ class ServerSettings(Room):
         "",
         pattern=r"^(\d+/(second|minute|hour|day))?$",
         examples=["60/minute"],
-        description="每个密钥（没设密钥时每个地址）最多问多少次，如 60/minute，QQ 的每个会话各算各的；"
-        "超出的得到 429。留空不限",
+        description="每个密钥（没设密钥时每个地址）最多问多少次，如 60/minute，QQ 的每个会话各算各的，"
+        "合起来最多 50 倍；超出的得到 429。留空不限",
     )
     max_body_mb: int = Field(32, ge=1, le=1024, description="一个请求体最多多少 MB")
     max_buffered_mb: int = Field(

@@ -195,6 +195,8 @@ def test_in_a_group_reset_is_for_owners_and_admins_who_say_it_to_the_bot(server:
 
 def test_a_group_is_answered_when_it_speaks_to_the_bot(server: RunningServer) -> None:
     quoted = {"id": "1", "text": "红色", "user_id": 700}
+    record = [{"speaker": "小助手", "text": "小助手，在吗"}, {"speaker": "甲", "text": "小助手"}]
+    forwarding: dict[str, Any] = {"at_me": False, "self_nickname": "小助手", "forward": record}
     said: list[tuple[dict[str, Any], str, bool]] = [
         ({}, "大家好", True),
         ({"at_me": None}, "大家好", True),
@@ -206,6 +208,16 @@ def test_a_group_is_answered_when_it_speaks_to_the_bot(server: RunningServer) ->
         (
             {"at_me": False, "self_nickname": "小助手", "segments": [{"type": "forward", "text": "小助手：好"}]},
             "小助手：好",
+            False,
+        ),
+        # What others said is no call, however it is told: as a record, with segments of its own or without.
+        (forwarding, "看这个", False),
+        (forwarding, "", False),
+        (forwarding | {"segments": [{"type": "text", "text": "看这个"}]}, "看这个", False),
+        (forwarding, "小助手，看这个", True),
+        (
+            {"at_me": False, "self_nickname": "小助手", "segments": [{"type": "mface", "text": "[表情:小助手]"}]},
+            "[表情:小助手]",
             False,
         ),
         ({"at_me": False, "self_id": "700", "reply_to": quoted}, "真的？", True),

@@ -39,6 +39,14 @@ def test_each_key_has_its_own_allowance(tmp_path: Path) -> None:
         assert server.http.post("/api/chat/private/recall", json=recall, headers={"x-api-key": "sk-one"}).is_success
         wrong = [server.http.post("/api/chat/group", json={}, headers={"x-api-key": "sk-one"}) for _ in range(4)]
         assert [answer.status_code for answer in wrong] == [400, 400, 400, 429]
+        # Nor has a caller as much as he can invent chats.
+        recalls = [{"user_id": f"invented-{number}", "message_id": "5"} for number in range(150)]
+        told = [server.http.post("/api/chat/private/recall", json=r, headers={"x-api-key": "sk-two"}) for r in recalls]
+        assert all(answer.is_success for answer in told)
+        recalls[0]["user_id"] = "invented-150"
+        one_more = server.http.post("/api/chat/private/recall", json=recalls[0], headers={"x-api-key": "sk-two"})
+        assert (one_more.status_code, "所有会话合起来最多 150 次" in one_more.text) == (429, True)
+        assert ask("sk-two") == 200
         # Looking after the server is never limited.
         assert server.http.get("/health").status_code == 200
         assert server.http.get("/v1/models", headers={"x-api-key": "sk-one"}).status_code == 200

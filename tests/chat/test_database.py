@@ -57,6 +57,18 @@ async def test_what_is_no_database_is_told_as_such(tmp_path: Path) -> None:
     assert "不是 SQLite 数据库" in await refused(tmp_path)
 
 
+async def test_several_are_opened_at_once_in_one_loop_and_beside_it(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abcd"]
+    for folder in folders:
+        folder.mkdir()
+    beside = asyncio.create_task(asyncio.to_thread(asyncio.run, fill(folders[0])))
+    async with asyncio.timeout(60):
+        await asyncio.gather(*map(fill, folders[1:]), beside)
+    for folder in folders:
+        async with Store.open(sqlite_url(folder)) as store:
+            assert len(await store.window(CHAT, until=99)) == 3
+
+
 async def test_damage_in_the_middle_is_found_at_the_start(tmp_path: Path) -> None:
     await fill(tmp_path, 200)
     size = (tmp_path / NAME).stat().st_size

@@ -477,6 +477,20 @@ async def test_why_it_is_answered_or_not(tmp_path: Path, message: Incoming, reas
         assert found == [(answer.should_reply, reason, message.message_id)]
 
 
+async def test_who_may_not_stop_is_told_so_once_an_hour(tmp_path: Path) -> None:
+    voice = ScriptedVoice(lambda _: "好")
+    voice.gate.clear()
+    async with opened(tmp_path, voice) as service:
+        asking = asyncio.create_task(service.handle(said("讲个故事", 1), ""))
+        while not voice.running:
+            await asyncio.sleep(0.005)
+        told = [await service.handle(said("/stop", number, who="2"), "") for number in (2, 3, 4)]
+        assert [answer.reply.startswith("只有提问的人") for answer in told] == [True, False, False]
+        assert [answer.should_reply for answer in told] == [True, False, False]
+        voice.gate.set()
+        assert (await asking).reply == "好"
+
+
 @pytest.mark.parametrize(("mode", "reason"), [("all", "always"), ("off", "silent"), ("addressed", "silent")])
 async def test_the_modes_of_a_group(tmp_path: Path, mode: str, reason: str) -> None:
     voice = ScriptedVoice(lambda _: "好")
@@ -500,6 +514,30 @@ async def test_two_bots_that_answer_each_other_stop_within_four_turns_until_a_pe
         assert [answer.reason for answer in answers[4:]] == ["bot"] * 4
         assert (await service.handle(said("有人吗", 20, who="1"), "")).should_reply
         assert (await service.handle(said("有的", 21, who="555"), "")).should_reply
+
+
+@pytest.mark.parametrize("words", ["/help", "/stop", "/nonsense", "坏词"])
+async def test_nor_do_two_bots_talk_for_ever_by_commands_or_blocked_words(tmp_path: Path, words: str) -> None:
+    voice = ScriptedVoice(quickly)
+    async with opened(tmp_path, voice, block_words_in=("坏词",)) as service:
+        lines = 0
+        while (await service.handle(said(words, lines, who="555"), "")).should_reply:
+            lines += 1
+            assert lines <= 8
+        assert (await service.handle(said("有人吗", 30, who="1"), "")).should_reply
+        assert (await service.handle(said(words, 31, who="555"), "")).should_reply
+
+
+async def test_an_admin_in_a_hurry_is_heard(tmp_path: Path) -> None:
+    voice = ScriptedVoice(quickly)
+    async with opened(tmp_path, voice) as service:
+        for number in range(3):
+            assert (await service.handle(said("你好", 2 * number, role="admin"), "")).should_reply
+            undone = await service.handle(said("/undo", 2 * number + 1, role="admin"), "")
+            assert undone.reply == "好，上一轮问答我忘掉了。"
+        assert (await service.handle(said("/mute", 10, role="admin"), "")).should_reply
+        assert (await service.handle(said("/unmute", 11, role="admin"), "")).should_reply
+        assert (await service.handle(said("你好", 12, role="admin"), "")).should_reply
 
 
 async def test_who_takes_his_time_is_never_taken_for_a_bot(tmp_path: Path) -> None:

@@ -233,6 +233,17 @@ async def test_a_stickers_name_is_read_besides_its_picture(stack: Stack, chat_id
     data = {"emoji_id": "e", "summary": "[比心]", "url": stack.pictures.put(drawn("orange", "GIF"))}
     body = await in_group(stack, chat_id, {"type": "mface", "data": data})
     assert (body["content"], len(body["images"])) == ("[表情:比心]", 1)
+    assert [s["type"] for s in body["segments"]] == ["mface", "image"], "its name is not what somebody typed"
+
+
+async def test_of_too_many_pieces_it_is_told_which_were_typed(stack: Stack, chat_id: int) -> None:
+    """Otherwise all of it would pass for the sender's words, and a name in what he forwards for a call."""
+    forward = {"type": "forward", "data": {"id": "f", "content": [node("甲", text("小助手，在吗"))]}}
+    body = await in_group(stack, chat_id, text("看"), forward, at(30003), *(face(n) for n in range(1100)), text("这个"))
+    assert "小助手，在吗" in body["content"]
+    told = {s["type"]: s["text"] for s in body["segments"]}
+    assert (told["text"], told["at"]) == ("看 这个", "@成员30003 ")
+    assert "小助手，在吗" in told["forward"]
 
 
 # Files that are pictures --------------------------------------------------------------------------------

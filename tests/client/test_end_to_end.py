@@ -50,10 +50,10 @@ def free_port() -> int:
 class ChatServerProcess(Process):
     """The real server on the demo checkpoint."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str) -> None:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
-        flags = ["--port", str(port), "--data-dir", str(folder / "server")]
-        super().__init__([sys.executable, str(SERVER), *flags], {}, folder)
+        own = ["--port", str(port), "--data-dir", str(folder / "server")]
+        super().__init__([sys.executable, str(SERVER), *own, *flags], {}, folder)
 
     async def healthy(self) -> None:
         """Wait until the model is loaded: the server has no event for it, so ask."""

@@ -268,7 +268,10 @@ class Turns:
     def __init__(self, most: int = 8) -> None:
         self.going: dict[str, asyncio.Future[str]] = {}
         self.ended: list[str] = []
-        self.lanes: Lanes[str, str] = Lanes(self.begin, self.end, most)
+        self.lanes: Lanes[str, str] = Lanes(self.begin, self.end, most, self.answered, lambda turn: turn == "half")
+
+    async def answered(self, _: str, going: asyncio.Future[str]) -> None:
+        await asyncio.wait([going])
 
     async def begin(self, turn: str, _: int) -> asyncio.Future[str] | None:
         if turn == "boom":
@@ -315,6 +318,36 @@ async def test_turns_of_a_lane_go_on_together_and_end_in_order() -> None:
     turns.going["1"].set_result("ok")
     await turns.lanes.close(5)
     assert turns.ended == ["1", "2", "3"]
+
+
+async def test_who_waits_for_the_rest_of_a_line_holds_up_nobody() -> None:
+    turns = Turns()
+    for turn in ("half", "1", "2"):
+        turns.lanes.put("a", turn)
+    await turns.begun("half", "1", "2")
+    turns.going["1"].set_result("ok")
+    async with asyncio.timeout(5):
+        while turns.ended != ["1"]:
+            await asyncio.sleep(0)
+    turns.going["half"].set_result("ok")
+    turns.going["2"].set_result("ok")
+    await turns.lanes.close(5)
+    assert sorted(turns.ended) == ["1", "2", "half"]
+
+
+async def test_what_is_passed_goes_as_soon_as_it_is_answered() -> None:
+    turns = Turns()
+    for turn in ("1", "half", "2"):
+        turns.lanes.put("a", turn)
+    await turns.begun("1", "half", "2")
+    turns.going["half"].set_result("ok")
+    async with asyncio.timeout(5):
+        while turns.ended != ["half"]:
+            await asyncio.sleep(0)
+    turns.going["2"].set_result("ok")
+    turns.going["1"].set_result("ok")
+    await turns.lanes.close(5)
+    assert turns.ended == ["half", "1", "2"]
 
 
 async def test_a_turn_called_off_holds_up_nobody() -> None:

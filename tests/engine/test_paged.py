@@ -130,6 +130,19 @@ async def test_scores_equal_those_of_a_plain_forward_and_leave_the_prompt_cached
         bench.core.check_integrity()
 
 
+async def test_candidates_that_differ_in_their_last_token_alone_are_computed_once(twins: Twins) -> None:
+    with Bench(twins, tokens=2048) as bench:
+        inputs = twins.inputs[2]
+        prompt = prompt_of(inputs)
+        for candidates in ([[5], [17], [300]], [[5, 9, 300], [17], [5, 9, 7], [17, 5], [17, 4], [5]]):
+            computed = bench.core.computed
+            found = await bench.score(prompt, candidates)
+            assert found == pytest.approx([plain_score(twins, inputs, candidate) for candidate in candidates], abs=1e-4)
+            if len(candidates) == 3:
+                assert bench.core.computed - computed == prompt.tokens
+        bench.core.check_integrity()
+
+
 def plain_score(twins: Twins, inputs: Any, candidate: list[int]) -> float:
     ids = torch.cat([inputs["input_ids"], torch.tensor([candidate])], dim=1)
     more = {

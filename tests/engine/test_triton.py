@@ -14,7 +14,10 @@ from qqvl_server.engine.cuda.backend import CudaBackend
 from qqvl_server.engine.cuda.checking import refused
 from qqvl_server.engine.cuda.layers import fuse
 from qqvl_server.engine.cuda.own import BLOCK_SIZE, OwnKernels
+from qqvl_server.engine.cuda.products import OwnProducts, use, wrong
 from qqvl_server.engine.cuda.trial import Trial
+from qqvl_server.quantised.eights import ByteLinear, by_outputs
+from qqvl_server.quantised.integers import IntLinear, by_columns
 from tests.engine import wide
 from tests.engine.twins import Twins
 
@@ -61,6 +64,46 @@ def test_a_wrong_kernel_is_refused_for_what_it_gives() -> None:
 def test_what_lies_between_products_gives_what_torch_gives(dtype: torch.dtype) -> None:
     for heads, kv in ((4, KVShape(1, 2, 32)), (3, KVShape(1, 1, 64))):
         assert refused(OwnKernels(CPU), CPU, dtype, hidden=96, inner=1100, heads=heads, kv=kv) is None
+
+
+def drawn(kind: str, inputs: int, outputs: int) -> IntLinear | ByteLinear:
+    dice = torch.Generator().manual_seed(inputs)
+    if kind in ("int8", "fp8"):
+        block = (128, 128) if kind == "fp8" else (1, inputs)
+        scales = torch.rand(-(-outputs // block[0]), -(-inputs // block[1]), generator=dice) / 50 + 0.01
+        numbers = torch.randint(-127, 127, (outputs, inputs), generator=dice, dtype=torch.int8)
+        weight = (numbers.float() * 3).to(torch.float8_e4m3fn) if kind == "fp8" else numbers
+        return ByteLinear(weight, scales, block=block)
+    bits, group = {"4 bits": (4, 128), "4 bits, small groups": (4, 32), "8 bits": (8, 64)}[kind]
+    packed = torch.randint(-(2**31), 2**31 - 1, (inputs * bits // 32, outputs), generator=dice, dtype=torch.int32)
+    scales = (torch.rand(inputs // group, outputs, generator=dice) / 50 + 0.01).half()
+    zeros = torch.randint(0, 2**bits, scales.shape, generator=dice, dtype=torch.uint8)
+    return IntLinear(packed, scales, zeros, bits=bits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["4 bits", "4 bits, small groups", "8 bits", "int8", "fp8"])
+def test_products_with_packed_weights_give_what_unpacking_gives(kind: str, dtype: torch.dtype) -> None:
+    """Widths that are no multiple of a program's; whole, and in parts that are put together."""
+    layer = drawn(kind, 384, 200)
+    own = OwnProducts(CPU)
+    assert wrong(own, layer, dtype) is None
+    own.splits = lambda programs, steps: 2  # type: ignore[method-assign]
+    assert wrong(own, layer, dtype) is None
+
+
+def test_a_wrong_product_is_refused_for_what_it_gives_and_torch_goes_on() -> None:
+    class Wrong(OwnProducts):
+        def integers(self, rows: torch.Tensor, layer: IntLinear) -> torch.Tensor:
+            return super().integers(rows, layer) + 1
+
+    model = torch.nn.ModuleList([drawn("4 bits", 128, 64), drawn("fp8", 128, 128)])
+    refused_here = use(model, torch.float32, Wrong(CPU))
+    assert list(refused_here) == ["4 bits, 128 a scale"]
+    assert "off by" in refused_here["4 bits, 128 a scale"]
+    four, eight = model
+    assert four.product is by_columns
+    assert eight.product is not by_outputs
 
 
 def test_a_model_of_fused_layers_gives_the_same_logits() -> None:

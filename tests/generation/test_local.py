@@ -29,6 +29,7 @@ from qqvl_server.generation.port import (
     TextDelta,
     TextEvent,
     TextPart,
+    Thinking,
     Tool,
     Urgency,
     Usage,
@@ -67,7 +68,8 @@ class LetterPrompts:
 
     def prepare(self, request: GenerationRequest) -> Letters:
         assert threading.current_thread() is not threading.main_thread()
-        return Letters("".join(p.text for m in request.messages for p in m.parts if isinstance(p, TextPart)))
+        texts = (p.text for m in request.messages for p in m.parts if isinstance(p, TextPart))
+        return Letters("".join(texts) + request.opening)
 
     def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         return self.encode(self.prepare(request).text)
@@ -96,6 +98,7 @@ class StepEngine:
     def __init__(self) -> None:
         self.step = threading.Semaphore(10_000)
         self.made = 0
+        self.scored: list[str] = []
         self.error: Exception | None = None
         self.together = 0
         self.most_together = 0
@@ -130,6 +133,7 @@ class StepEngine:
         return End(FinishReason.STOP)
 
     def score(self, prompt: Letters, candidates: Sequence[Sequence[int]]) -> tuple[float, ...]:
+        self.scored.append(prompt.text)
         return tuple(-float(len(candidate)) for candidate in candidates)
 
 
@@ -367,6 +371,16 @@ async def test_candidates_are_scored_and_empty_ones_refused() -> None:
             await voice.score(ask("好"), candidates)
     with pytest.raises(PromptTooLong):
         await voice.score(ask("好"), ["很长" * 5])
+    await voice.aclose()
+
+
+async def test_candidates_are_no_thought_where_none_is_wanted() -> None:
+    engine = StepEngine()
+    voice = voice_of(engine)
+    for thinking in (Thinking(), Thinking(enabled=False)):
+        for asked in ("好<think>\n", "好"):
+            await voice.score(replace(ask(asked), thinking=thinking), ["是", "不"])
+    assert engine.scored == ["好<think>\n", "好", "好<think>\n\n</think>\n\n", "好"]
     await voice.aclose()
 
 

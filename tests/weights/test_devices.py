@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,12 +68,12 @@ def test_apples_gpu_is_taken_where_it_is_named_and_there(capsys: pytest.CaptureF
     ("known", "said"),
     [
         ({"driver": "550.54.15"}, r"驱动是 550\.54\.15.*CUDA 13\.0.*580 以上.*QQVL_TORCH=cu126 \./run_server\.sh"),
-        ({"driver": "572.16"}, "580 以上.*QQVL_TORCH=cu128"),
+        ({"driver": "572.16"}, "580 以上.*QQVL_TORCH=cu126.*RTX 50 系只能升级驱动"),
         ({"driver": "470.82"}, r"470\.82.*请升级驱动"),
         ({"driver": "580.65.06"}, "够新.*--gpus all"),
         ({"driver": None}, "驱动没装好.*580 以上.*nvidia-smi"),
         ({"cuda": "12.8", "driver": "470.82"}, "525 以上：请升级驱动"),
-        ({"cuda": None, "driver": "550.54.15"}, "CPU 版 PyTorch.*QQVL_TORCH=cu128"),
+        ({"cuda": None, "driver": "550.54.15"}, "CPU 版 PyTorch.*QQVL_TORCH=cu126"),
         ({"cuda": None, "driver": "590.1"}, "CPU 版 PyTorch.*QQVL_TORCH=cu130"),
     ],
     ids=str,
@@ -121,8 +122,20 @@ def test_later_minor_versions_and_ptx_are_enough(capability: tuple[int, int]) ->
 
 def test_blackwell_with_a_wheel_from_before_it() -> None:
     old = machine(card(12, 0), archs=("sm_80", "sm_90"), driver="570.1")
-    with pytest.raises(ConfigError, match="QQVL_TORCH=cu128"):
+    with pytest.raises(ConfigError, match=r"驱动升到 580 以上（现在是 570\.1），再换一种 PyTorch：QQVL_TORCH=cu130"):
         place(MODEL, WeightsSettings(device="cuda:0"), old)
+    with pytest.raises(ConfigError, match="QQVL_TORCH=cu130"):
+        place(MODEL, WeightsSettings(device="cuda:0"), replace(old, driver="580.1"))
+
+
+def test_no_build_is_named_that_the_pinned_pytorch_does_not_have() -> None:
+    """PyTorch's 2.13 for CUDA is made for 12.6, 13.0 and 13.2; whoever raises the pin looks that up anew."""
+    root = Path(__file__).resolve().parents[2]
+    assert "torch==2.13.0" in (root / "constraints.txt").read_text("utf-8")
+    texts = [root / "scripts/venv.sh", root / "run_server.sh", *root.glob("*.md"), *root.glob("docs/*.md")]
+    texts += (root / "server").rglob("*.py")
+    named = {build for path in texts for build in re.findall(r"\bcu1\d\d\b", path.read_text("utf-8"))}
+    assert named <= {"cu126", "cu130", "cu132"}
 
 
 def test_two_cards_of_which_one_holds_the_model_are_one() -> None:

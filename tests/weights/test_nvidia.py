@@ -59,4 +59,4 @@ def test_auto_says_so_when_it_takes_the_cpu_beside_a_card(
     assert place(checkpoint, WeightsSettings()).device == "cpu"
     said = "".join(capsys.readouterr())
     assert "有 NVIDIA 显卡，但 PyTorch 用不了它" in said
-    assert ("QQVL_TORCH=cu128 ./run_server.sh" if torch.version.cuda is None else "nvidia-smi") in said
+    assert ("QQVL_TORCH=cu126 ./run_server.sh" if torch.version.cuda is None else "nvidia-smi") in said

@@ -36,6 +36,8 @@ _PROXY_HEADERS: Final = re.compile(
     rb"forwarded|via|cdn-loop|.*-(client|connecting)-ip|(cf|proxy|x-proxy|x-varnish|akamai|x-akamai|x-appengine|x-cloud)-.*"
     rb"|(x-)?(original|rewrite|forwarded|real|client|cluster|proxyuser|envoy|azure|arr|amzn?|scheme|varnish)(-.*)?"
 )
+# So many chats may use up their allowance at once. Ids are a caller's to invent, and each would have its own.
+_CHATS: Final = 50
 # The label of paths without a door.
 _NOBODYS: Final = "other"
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
@@ -57,6 +59,7 @@ class Guard:
         self._keys = keys.parse(settings.api_keys)
         self._warning = Seldom(3600)
         self._rate = RateLimit(settings.rate_limit)
+        self._rate_of_chats = RateLimit(settings.rate_limit, _CHATS, "一个调用者的所有会话合起来")
         self._intake = Intake(settings)
         self._answering = 0
         self._idle = asyncio.Event()
@@ -139,9 +142,14 @@ class Guard:
     def _count(self, scope: AsgiScope, who: str) -> None:
         door = at(self._doors, scope["path"])
         if door is not None and door.counts_by_itself:
-            scope["qqvl.count"] = lambda whose: self._rate.count(f"{who} {whose}")
+            scope["qqvl.count"] = lambda whose: self._count_chat(who, whose)
         else:
             self._rate.count(who)
+
+    def _count_chat(self, who: str, whose: str) -> None:
+        # What a busy chat has too many of is not to spend what the others share.
+        self._rate.count(f"{who} {whose}")
+        self._rate_of_chats.count(who)
 
     def _reads_body(self, path: str) -> bool:
         if path in self._posts:

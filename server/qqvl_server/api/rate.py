@@ -17,10 +17,15 @@ _JUMP_S: Final = 5
 
 
 class RateLimit:
-    """``rule`` is written ``60/minute``; empty limits nobody. Buckets are forgotten when their window is over."""
+    """``rule`` is written ``60/minute``; empty limits nobody. Buckets are forgotten when their window is over.
 
-    def __init__(self, rule: str) -> None:
-        self._rule = parse(rule) if rule else None
+    ``times`` multiplies it; ``whose`` are the callers it is told to.
+    """
+
+    def __init__(self, rule: str, times: int = 1, whose: str = "每个调用者") -> None:
+        one = parse(rule) if rule else None
+        self._rule = type(one)(one.amount * times, one.multiples) if one is not None else None
+        self._whose = whose
         self._storage = MemoryStorage()
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
         self._skew = time.time() - time.monotonic()
@@ -40,4 +45,6 @@ class RateLimit:
             self._skew = skew
         if not self._limiter.hit(self._rule, bucket):
             wait = self._limiter.get_window_stats(self._rule, bucket).reset_time - time.time()
-            raise RateLimited(f"请求太频繁，每个调用者最多 {self._rule.amount} 次", retry_after=max(1, math.ceil(wait)))
+            raise RateLimited(
+                f"请求太频繁，{self._whose}最多 {self._rule.amount} 次", retry_after=max(1, math.ceil(wait))
+            )

@@ -25,6 +25,7 @@ class Interruption(StrEnum):
     FOLLOW_UP = "follow_up"
     STOP = "stop"
     RECALL = "recall"
+    NEWER_TALK = "newer_talk"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.clock import Clock
 from qqvl_server.chat.database import Database
-from qqvl_server.chat.decision import Activity, Charge, Told, Usage
+from qqvl_server.chat.decision import Activity, Charge, Decision, Reason, Told, Usage
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Picture
 from qqvl_server.chat.records import to_message
@@ -87,6 +87,26 @@ class Books:
         async with self._database.read() as connection:
             chat_id = await _known(connection, chat)
             return Activity() if chat_id is None else await answers.activity(connection, chat_id, now)
+
+    def now(self) -> float:
+        """In seconds since the epoch, as answers are dated."""
+        return self._clock.now()
+
+    async def last_notice(self, chat: ChatKey, reason: Reason, whom: str = "") -> float | None:
+        """When a line was last answered with a word for ``reason``: anybody's, or what ``whom`` said."""
+        async with self._database.read() as connection:
+            chat_id = await _known(connection, chat)
+            return None if chat_id is None else await answers.last_notice(connection, chat_id, reason, whom)
+
+    async def note(self, chat: ChatKey, message_id: str | None, decision: Decision) -> None:
+        """A decision about what is no line of the chat: a command."""
+
+        async def add(connection: AsyncConnection) -> None:
+            chat_id = await chats.chat_id_of(connection, chat)
+            last = await chats.last_seq(connection, chat_id)
+            await answers.note(connection, chat_id, last, message_id, decision, None)
+
+        await self._database.write(add)
 
     async def last_told(self, chat: ChatKey) -> Told | None:
         async with self._database.read() as connection:

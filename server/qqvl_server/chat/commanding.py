@@ -15,6 +15,7 @@ from qqvl_server.chat.decision import Reason, Told
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming
+from qqvl_server.chat.notices import Notices
 from qqvl_server.chat.preferences import FOREVER, Preferences
 from qqvl_server.chat.store import Store
 from qqvl_server.errors import RequestError
@@ -41,7 +42,7 @@ _MODES: Final = {
     "all": "每条都回",
     "off": "不说话，只听命令",
 }
-_NO_GATE: Final = "（插话的判断还没有校准过，现在和 addressed 一样）"
+_NO_GATE: Final = "（这个模型的插话判断还没有校准过，现在和 addressed 一样）"
 _MOST_MINUTES: Final = 60 * 24 * 30
 _REASONS: Final = {
     Reason.ADDRESSED: "@ 了我", Reason.NAME: "叫了我的名字或唤醒词", Reason.REPLY: "引用了我的话",
@@ -62,7 +63,7 @@ class Commander:
         self._preferences = preferences
         self._ledger = ledger
         self.model = model
-        self._refusals = commands.Seldom()
+        self.refusals = Notices(store.books, Reason.COMMAND)
         self._works: dict[str, Work] = {
             "help": self._help, "status": self._status, "why": self._why, "quota": self._quota,
             "memory": self._memory, "model": self._tell_model, "new": self._new, "persona": self._persona,
@@ -74,9 +75,9 @@ class Commander:
         command = given.command
         return command is None or commands.role_of(incoming, settings) >= commands.needed(command, settings)
 
-    def refusal(self, incoming: Incoming, given: Given) -> str:
+    async def refusal(self, incoming: Incoming, given: Given) -> str:
         """What is told to who may not; empty where he was told within the hour."""
-        if given.command is None or not self._refusals.is_due(incoming.chat, incoming.speaker.id):
+        if given.command is None or not await self.refusals.is_due(incoming.chat, incoming.speaker.id):
             return ""
         role = commands.needed(given.command, self._preferences.of(incoming.chat))
         return _RESET_REFUSED if given.name == "reset" and role is Role.ADMIN else REFUSED[role]
@@ -127,8 +128,7 @@ class Commander:
             f"人设：{persona.name if persona is not None else '默认'}",
         ]
         if chat.kind is ChatKind.GROUP:
-            gate = _NO_GATE if settings.group_reply == "smart" else ""
-            lines.append(f"模式：{settings.group_reply}，{_MODES[settings.group_reply]}{gate}")
+            lines.append(f"模式：{settings.group_reply}，{self._about(settings.group_reply)}")
         if settings.quiet_hours:
             lines.append(f"安静的钟点：{'、'.join(settings.quiet_hours)}")
         if (until := self._preferences.muted_until(chat)) > time.time():
@@ -182,7 +182,7 @@ class Commander:
         chat, wanted = incoming.chat, argument.casefold()
         if not argument:
             now = self._preferences.of(chat).group_reply
-            return "\n".join([f"现在是 {now}。可以换：", *(f"{name}：{about}" for name, about in _MODES.items())])
+            return "\n".join([f"现在是 {now}。可以换：", *(f"{name}：{self._about(name)}" for name in _MODES)])
         if wanted in _DEFAULT:
             await self._preferences.change(chat, {"group_reply": None})
             return f"模式换回默认的了：{self._preferences.of(chat).group_reply}。"
@@ -190,7 +190,10 @@ class Commander:
             await self._preferences.change(chat, {"group_reply": wanted})
         except RequestError:
             return f"没有这个模式；可以写 {'、'.join(_MODES)}。"
-        return f"好，现在是 {wanted}：{_MODES[wanted]}。{_NO_GATE if wanted == 'smart' else ''}"
+        return f"好，现在是 {wanted}：{self._about(wanted)}。"
+
+    def _about(self, mode: str) -> str:
+        return _MODES[mode] + (_NO_GATE if mode == "smart" and not self._preferences.has_gate else "")
 
     async def _mute(self, incoming: Incoming, argument: str) -> str:
         prefix = self._preferences.of(incoming.chat).command_prefix

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-import time
 import unicodedata
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from qqvl_server.chat import addressing
-from qqvl_server.chat.message import ChatKey, ChatKind, EncodedPicture, Incoming
+from qqvl_server.chat.message import ChatKind, EncodedPicture, Incoming
 from qqvl_server.settings import ChatSettings
 
 
@@ -63,8 +61,6 @@ _MENTION = re.compile(r"^(?:@\S{1,64}\s+)?(.*)$", re.DOTALL)
 _WORD = re.compile(r"([^\W\d_]{1,32})(?:(?=\d)|\s+|$)(.*)", re.DOTALL)
 _NUMBER: Final = re.compile(r"(\d{1,6})\s*(?:分钟|分|min|minutes?|m)?", re.IGNORECASE)
 _MAX_TEXT: Final = 500
-_REFUSAL_GAP_S: Final = 3600
-_MOST_TOLD: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +151,3 @@ def needed(command: Command, settings: ChatSettings) -> Role:
     roles = (word.partition("=") for word in settings.command_roles)
     own = {name.strip(): role.strip() for name, _, role in roles}
     return Role[own[command.name].upper()] if command.name in own else command.role
-
-
-class Seldom:
-    """Who is refused is told so, but seldom: a prankster shall not make the bot speak."""
-
-    def __init__(self) -> None:
-        self._told: OrderedDict[tuple[ChatKey, str], float] = OrderedDict()
-
-    def is_due(self, chat: ChatKey, whom: str = "") -> bool:
-        """True at most once an hour for each chat and person."""
-        now, key = time.monotonic(), (chat, whom)
-        if now - self._told.get(key, -_REFUSAL_GAP_S) < _REFUSAL_GAP_S:
-            return False
-        self._told[key] = now
-        self._told.move_to_end(key)
-        if len(self._told) > _MOST_TOLD:
-            self._told.popitem(last=False)
-        return True

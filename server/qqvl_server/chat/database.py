@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ _MOST_IN_GROUP: Final = 64
 _LOOK_S: Final = 1.0
 # How long another program may keep it locked.
 _BUSY_S: Final = 5
+# Alembic keeps what it migrates in module globals: two at once, of any threads or tasks, write into each other's.
+_MIGRATING: Final = threading.Lock()
+_MIGRATING_LOOK_S: Final = 0.01
 
 
 T = TypeVar("T")
@@ -103,7 +107,7 @@ class Database:
             try:
                 if file:
                     await asyncio.to_thread(_look_over, file)
-                async with engine.execution_options(writes=True).begin() as connection:
+                async with _alone(), engine.execution_options(writes=True).begin() as connection:
                     await connection.run_sync(_migrate, name)
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
                 raise causes.at_start(error, name) from error
@@ -223,6 +227,17 @@ class Database:
                 "数据库存取失败", kind=type(error).__name__, code=causes.code_of(error), reason=failed.message
             )
         return failed
+
+
+@asynccontextmanager
+async def _alone() -> AsyncIterator[None]:
+    # No event goes from one loop to another, and a thread that waited for whoever is cancelled would keep the lock.
+    while not _MIGRATING.acquire(blocking=False):  # noqa: ASYNC110
+        await asyncio.sleep(_MIGRATING_LOOK_S)
+    try:
+        yield
+    finally:
+        _MIGRATING.release()
 
 
 def _look_over(file: str) -> None:

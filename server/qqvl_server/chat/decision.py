@@ -29,7 +29,8 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``score`` is the log-odds of speaking where a model was asked, ``cost_ms`` what the decision took."""
+    """``score`` is the gate's log-odds that speaking is fitting, where a model was asked; ``cost_ms`` what the decision
+    took, without the pause that was waited for."""
 
     speak: bool
     reason: Reason
@@ -39,11 +40,15 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """How much the bot has said in a chat that nobody had asked for: when last, and how often of late."""
+    """How much the bot has said in a chat that nobody had asked for: when last, and how often of late.
+
+    ``unanswered`` counts how often in a row it joined a talk without anybody turning to it since.
+    """
 
     last: float | None = None
     in_hour: int = 0
     in_day: int = 0
+    unanswered: int = 0
 
 
 NO_ACTIVITY: Final = Activity()

@@ -27,7 +27,8 @@ class Judge:
         case = self._preferences.case(incoming)
         if incoming.chat.kind is ChatKind.GROUP:
             case = await self._group_case(arrival, case)
-        if not policy.decide(case).speak:
+        joining = policy.joins(case)
+        if not (policy.decide(case).speak or (joining is not None and joining.speak)):
             return case
         # Those before it in the turn are not in the books yet.
         asking = [a.incoming.speaker.id for a in turn.members if a.decision is not None and a.decision.speak]
@@ -39,9 +40,9 @@ class Judge:
         sent_at = policy.sent_at(case)
         # What other bots say is no person's word, which would end their silence.
         if not policy.is_known_bot(case):
-            is_machine = self._exchanges.heard(
-                incoming.chat, None if sent_at is None else Heard(incoming.speaker.id, arrival.came_at, sent_at)
-            )
+            line = None if sent_at is None else Heard(incoming.speaker.id, arrival.came_at, sent_at)
+            is_command = policy.command(case) is not None
+            is_machine = self._exchanges.heard(incoming.chat, line, is_command=is_command)
         quotes_ours = (
             incoming.at_me is False
             and not incoming.quotes_me

@@ -55,6 +55,11 @@ class Ledger:
             charges += _of_chat(chat, Usage(0, before))
         return tuple(charges)
 
+    def joined(self, chat: ChatKey, *, said: bool) -> tuple[Charge, ...]:
+        """The same of what nobody had asked for: it is the group's alone."""
+        before = self._listened.pop(chat, 0.0)
+        return _of_chat(chat, Usage(int(said), self._voice().take_seconds(str(chat)) + before))
+
     async def keep(self, charges: Sequence[Charge]) -> None:
         """Best effort: whoever waits has been told how it ended."""
         with suppress(StorageFailed):

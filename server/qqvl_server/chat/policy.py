@@ -37,6 +37,7 @@ class Limits:
 # Who joins a talk by his own judgement is seldom missed.
 _SMART: Final = Limits(60, 12, 60)
 _FREE: Final = Limits(None, None, None)
+_LONGEST_REST_S: Final = 6 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Case:
 
     ``quotes_ours``: it quotes a line that we know to be ours. ``is_machine``: its speaker answers us as only a program
     does. ``muted``: the chat has told us to be silent. ``used_up``: what is told to whoever has had all of today's.
+    ``has_gate``: there is a calibrated gate for what the loaded model says of joining in.
     """
 
     incoming: Incoming
@@ -55,6 +57,7 @@ class Case:
     activity: Activity = NO_ACTIVITY
     muted: bool = False
     used_up: str | None = None
+    has_gate: bool = False
 
 
 def sent_at(case: Case) -> float | None:
@@ -118,12 +121,21 @@ def limits(settings: ChatSettings) -> Limits:
 def _is_enough(case: Case) -> bool:
     """It has said enough for now that nobody asked for."""
     most, said = limits(case.settings), case.activity
-    rests = most.cooldown_s is not None and said.last is not None and 0 <= case.now - said.last < most.cooldown_s
+    rests = (
+        most.cooldown_s is not None
+        and said.last is not None
+        and 0 <= case.now - said.last < _rest_s(most.cooldown_s, said.unanswered)
+    )
     return (
         rests
         or (most.per_hour is not None and said.in_hour >= most.per_hour)
         or (most.per_day is not None and said.in_day >= most.per_day)
     )
+
+
+def _rest_s(cooldown_s: float, unanswered: int) -> float:
+    """Twice as long each time that nobody took up what it said of itself, from the second on."""
+    return max(cooldown_s, min(cooldown_s * 2.0 ** min(max(unanswered - 1, 0), 20), _LONGEST_REST_S))
 
 
 Gates = tuple[tuple[Reason, Callable[[Case], bool]], ...]
@@ -133,6 +145,7 @@ GATES_TALK: Final[Gates] = ((Reason.QUIET, lambda case: case.muted),)
 """Behind those, for all but commands."""
 GATES_UNASKED: Final[Gates] = ((Reason.QUIET, _is_quiet), (Reason.COOLDOWN, _is_enough))
 """Behind those, for what is plainly said to nobody of us."""
+_QUOTA: Final = (Reason.QUOTA, lambda case: case.used_up is not None)
 
 
 def decide(case: Case) -> Decision:
@@ -141,9 +154,24 @@ def decide(case: Case) -> Decision:
     if reason is None:
         return Decision(False, Reason.SILENT)
     unasked = GATES_UNASKED if _is_unasked(case, reason) else ()
-    gates = (*GATES, *GATES_TALK, *unasked, (Reason.QUOTA, lambda case: case.used_up is not None))
+    gates = (*GATES, *GATES_TALK, *unasked, _QUOTA)
     shut = _shut_by(case, gates)
     return Decision(True, reason) if shut is None else Decision(False, shut)
+
+
+def joins(case: Case) -> Decision | None:
+    """Whether the model is asked if it should join a talk that nobody called it into; None where it never is."""
+    incoming, settings = case.incoming, case.settings
+    if not (case.has_gate and settings.group_reply == "smart" and incoming.at_me is False) or incoming.context_only:
+        return None
+    # Who writes as if to a program means another one.
+    is_command = incoming.text.startswith(settings.command_prefix) or commands.given(
+        incoming, names(incoming, settings), settings, muted=case.muted
+    )
+    if is_command or _wanted(case) is not None:
+        return None
+    shut = _shut_by(case, (*GATES, *GATES_TALK, *GATES_UNASKED, _QUOTA))
+    return Decision(shut is None, shut or Reason.SMART)
 
 
 def is_heeded(case: Case) -> bool:
@@ -169,7 +197,8 @@ def command(case: Case) -> Given | None:
 def needs_activity(case: Case) -> bool:
     """Whether what the bot has said of itself matters."""
     reason = _wanted(case)
-    return reason is not None and _is_unasked(case, reason) and limits(case.settings) != _FREE
+    is_of_itself = joins(case) is not None if reason is None else _is_unasked(case, reason)
+    return is_of_itself and limits(case.settings) != _FREE
 
 
 def _is_unasked(case: Case, reason: Reason) -> bool:

@@ -43,8 +43,10 @@ class _Ways:
 
 
 class Preferences:
-    def __init__(self, books: Books, personas: Personas, defaults: ChatSettings) -> None:
+    def __init__(self, books: Books, personas: Personas, defaults: ChatSettings, *, has_gate: bool = False) -> None:
+        """``has_gate``: there is a calibrated gate for the loaded model."""
         self._books = books
+        self.has_gate = has_gate
         self.personas = personas
         self._defaults = defaults
         self._known: dict[ChatKey, _Ways] = {}
@@ -55,9 +57,12 @@ class Preferences:
 
     def of(self, chat: ChatKey) -> ChatSettings:
         settings = self._ways(chat).settings
-        if settings.group_reply == "smart" and not self._told:
+        if settings.group_reply == "smart" and not self.has_gate and not self._told:
             self._told = True
-            logger().warning("group_reply: smart 还没有校准过的判断，现在和 addressed 一样：只回叫到它的")
+            logger().warning(
+                "group_reply: smart 还没有为这个模型校准过的判断，现在和 addressed 一样：只回叫到它的；"
+                "怎么校准见 docs/bot.md 的“插话”"
+            )
         return settings
 
     def persona(self, chat: ChatKey) -> Persona | None:
@@ -75,7 +80,8 @@ class Preferences:
     def case(self, incoming: Incoming) -> Case:
         """What is known of a message without looking anything up."""
         now = time.time()
-        return Case(incoming, self.of(incoming.chat), now, muted=now < self.muted_until(incoming.chat))
+        muted = now < self.muted_until(incoming.chat)
+        return Case(incoming, self.of(incoming.chat), now, muted=muted, has_gate=self.has_gate)
 
     def own(self, chat: ChatKey) -> dict[str, Any]:
         """What this chat has of its own, as JSON has it."""

@@ -58,7 +58,7 @@ _POINTED_S: Final = 3600
 
 def speaks_of_picture(incoming: Incoming) -> bool:
     """Whether a text without one means a picture shown before."""
-    text = incoming.text.lower()
+    text = (incoming.text if incoming.typed is None else incoming.typed).lower()
     has_none = not any(isinstance(part, EncodedPicture) for part in incoming.parts)
     return has_none and any(word in text for word in _POINTERS)
 

@@ -13,7 +13,8 @@ from typing import Final
 from qqvl_server.chat import arrivals, commanding, policy, stopping
 from qqvl_server.chat.arrivals import Interruption, Line
 from qqvl_server.chat.commanding import Commander
-from qqvl_server.chat.decision import Reason
+from qqvl_server.chat.decision import Decision, Reason
+from qqvl_server.chat.gate.weights import Gate
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges
 from qqvl_server.chat.message import Answer, ChatKey, Incoming, StoredMessage
@@ -24,14 +25,13 @@ from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import PictureBook, Receiver
 from qqvl_server.chat.session import Arrival, Lane, Lanes, Turn, Unanswered
 from qqvl_server.chat.speaking import Sent, cut_short, outgoing
-from qqvl_server.chat.stopping import Stops
+from qqvl_server.chat.stopping import Endings, Stops
 from qqvl_server.chat.store import ChatSummary, Store
 from qqvl_server.chat.turn import SILENT, Turns
 from qqvl_server.chat.window import Window
 from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import DeadlineExceeded, Draining
 from qqvl_server.generation.port import Voice
-from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ChatSettings, GenerationSettings
 
@@ -55,11 +55,14 @@ class ChatService:
         metrics: Metrics | None = None,
         personas: Personas | None = None,
         model: str = "",
+        gate: Gate | None = None,
     ) -> None:
-        """``model`` is the name that is told of what answers."""
+        """``model`` is the name that is told of what answers; ``gate`` is what was calibrated for it."""
         self._store = store
         self._voice = voice
-        preferences = self.preferences = Preferences(store.books, personas or Personas(), settings)
+        preferences = self.preferences = Preferences(
+            store.books, personas or Personas(), settings, has_gate=gate is not None
+        )
         self._timeout_s = generation.request_timeout_s
         self._metrics = metrics or Metrics()
         self._receiver = Receiver(pictures, max_images)
@@ -67,13 +70,15 @@ class ChatService:
         window = Window(store, pictures, preferences, generation)
         ledger = Ledger(store.books, voice)
         commander = Commander(store, voice, preferences, ledger, model)
-        blocking, exchanges = Blocking(settings, self._metrics), self._exchanges
+        blocking = Blocking(settings, self._metrics)
+        exchanges, receiver, meters = self._exchanges, self._receiver, self._metrics
         self._turns = Turns(
-            store, voice, self._receiver, window, preferences, ledger, commander, blocking, exchanges, self._metrics
+            store, voice, receiver, window, preferences, ledger, commander, blocking, exchanges, meters, gate
         )
         self._lanes = Lanes(generation.max_pending)
         self._unanswered = Unanswered()
-        self._stops = Stops()
+        self._stops = Stops(commander.refusals, exchanges)
+        self._endings = Endings(preferences, self._metrics)
         self._draining = False
 
     async def handle(self, incoming: Incoming, chat_name: str) -> Answer:
@@ -127,8 +132,8 @@ class ChatService:
         self._enter(arrival)
         if lane.worker is None:
             lane.worker = asyncio.create_task(self._work(incoming.chat, lane))
-        elif lane.turn is not None and self._follows_up(lane, lane.turn):
-            self._interrupt(lane.turn, Interruption.FOLLOW_UP)
+        elif lane.turn is not None:
+            self._endings.said_more(lane, lane.turn)
         return arrival
 
     async def recall(self, chat: ChatKey, message_id: str) -> tuple[str, ...]:
@@ -145,7 +150,7 @@ class ChatService:
             arrival.is_recalled = True
             self._lanes.leave(arrival)
             if lane is not None and lane.turn is not None and arrival in lane.turn.members:
-                self._interrupt(lane.turn, Interruption.RECALL)
+                self._endings.end(lane.turn, Interruption.RECALL)
         self._turns.warmer.forget(chat)
         try:
             coming = await self._receiver.identified(arrival.incoming) if arrival is not None else None
@@ -224,20 +229,6 @@ class ChatService:
             for arrival in turn.members:
                 arrival.fail(error)
 
-    def _follows_up(self, lane: Lane, turn: Turn) -> bool:
-        running = [arrival for arrival in turn.members if not arrival.is_settled]
-        restarts = max((arrival.begun for arrival in running), default=1) - 1
-        lines = [arrival.line for arrival in lane.waiting]
-        wait_s = self.preferences.of(turn.chat).merge_wait_s
-        return arrivals.interrupts([a.line for a in running], restarts, lines, wait_s)
-
-    def _interrupt(self, turn: Turn, reason: Interruption) -> bool:
-        ended = turn.interrupt(reason)
-        if ended:
-            self._metrics.interruptions.labels(reason).inc()
-            logger().debug("回答停下", chat=str(turn.chat), reason=reason.value)
-        return ended
-
     def _is_stop(self, incoming: Incoming) -> bool:
         given = None if incoming.is_bare else policy.command(self.preferences.case(incoming))
         return given is not None and given.name == "stop"
@@ -247,10 +238,12 @@ class ChatService:
         earlier = self._stops.find(incoming)
         if earlier is not None:
             return earlier
-        answer = Answer(self._stopped(incoming), should_reply=True, reason=Reason.COMMAND)
+        told = await self._stops.told(self.preferences.case(incoming), self._stopped(incoming))
+        answer = Answer(told, should_reply=bool(told), reason=Reason.COMMAND)
         self._stops.keep(incoming, answer)
         self._metrics.decisions.labels(Reason.COMMAND).inc()
         await self._store.add_command(incoming.chat, chat_name, await self._receiver.identified(incoming), answer)
+        await self._store.books.note(incoming.chat, incoming.message_id, Decision(True, Reason.COMMAND))
         return answer
 
     def _stopped(self, incoming: Incoming) -> str:
@@ -260,7 +253,7 @@ class ChatService:
         refused = stopping.refusal(incoming, self.preferences.of(incoming.chat), turn)
         if refused is not None or turn is None:
             return refused or commanding.NOTHING_TO_STOP
-        return commanding.STOPPED if self._interrupt(turn, Interruption.STOP) else commanding.NOTHING_TO_STOP
+        return commanding.STOPPED if self._endings.end(turn, Interruption.STOP) else commanding.NOTHING_TO_STOP
 
     @property
     def is_draining(self) -> bool:

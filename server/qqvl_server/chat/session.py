@@ -43,6 +43,8 @@ class Arrival:
         self.stored: StoredMessage | None = None
         self.warnings: tuple[str, ...] = ()
         self.decision: Decision | None = None
+        # Nobody called us, but the model may be asked whether to join in.
+        self.may_join = False
         # Whom its answer is told as it grows; None while all wait for the whole.
         self.telling: Telling | None = None
         # What is told at most once in a while to who is not answered.
@@ -119,6 +121,10 @@ class Turn:
         self.is_given_up = False
         # The message whose answer the model is saying.
         self.speaks_for: Arrival | None = None
+        # Somebody said more since it began; and whether that ends it, because nobody had asked for it.
+        self.is_overtaken = False
+        self.yields = False
+        self._changed = asyncio.Event()
         self._speaking: asyncio.Task[Answer] | None = None
         self._is_over = False
 
@@ -134,14 +140,32 @@ class Turn:
     def interrupt(self, reason: Interruption) -> bool:
         """End the turn at the next token; False when its answer is whole, or it was ended before.
 
-        Nor does a follow-up end what is half said.
+        Nor does what others say end what is half said.
         """
-        if self._is_over or self.ended_by is not None or (reason is Interruption.FOLLOW_UP and self.is_out):
+        is_half_said = self.is_out and reason in (Interruption.FOLLOW_UP, Interruption.NEWER_TALK)
+        if self._is_over or self.ended_by is not None or is_half_said:
             return False
         self.ended_by = reason
+        self._changed.set()
         if self._speaking is not None:
             self._speaking.cancel()
         return True
+
+    def overtake(self) -> bool:
+        """Somebody said more; whether that ends what the model is doing."""
+        self.is_overtaken = True
+        self._changed.set()
+        return self.yields and self.interrupt(Interruption.NEWER_TALK)
+
+    async def is_quiet_until(self, instant: float) -> bool:
+        """Whether nobody says more, and nothing ends the turn, before a ``time.monotonic`` instant."""
+        if not (self.is_overtaken or self.ended_by is not None):
+            try:
+                async with asyncio.timeout(max(instant - time.monotonic(), 0)):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+        return not (self.is_overtaken or self.ended_by is not None)
 
     def give_up(self) -> None:
         """All of its messages are too late to be answered."""

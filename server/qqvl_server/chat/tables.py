@@ -130,6 +130,7 @@ DECISIONS = Table(
     Column("seconds", Float),
     Column("model", Text),
     Index("ix_decisions_seq", "chat_id", "seq"),
+    Index("ix_decisions_chat_time", "chat_id", "created_at"),
 )
 
 # What one chat has otherwise than the settings file says.

@@ -11,15 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from qqvl_server.chat import arrivals, commands, policy
+from qqvl_server.chat import arrivals, policy
 from qqvl_server.chat.arrivals import Interruption
 from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.commands import Given
 from qqvl_server.chat.decision import Charge, Decision, Reason
+from qqvl_server.chat.gate.weights import Gate
+from qqvl_server.chat.joining import Asker, Joining
 from qqvl_server.chat.judging import Judge
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges
 from qqvl_server.chat.message import Answer, ChatKey, Speaker, StoredMessage
+from qqvl_server.chat.notices import Notices
 from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import POINTED_LINES, Receiver, pointed_at, speaks_of_picture
 from qqvl_server.chat.session import Arrival, Turn
@@ -30,6 +33,7 @@ from qqvl_server.chat.window import Window
 from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import QqvlError
 from qqvl_server.generation.port import Voice
+from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 
 BOT: Final = Speaker("bot", "bot")
@@ -49,19 +53,22 @@ class Turns:
         blocking: Blocking,
         exchanges: Exchanges,
         metrics: Metrics,
+        gate: Gate | None = None,
     ) -> None:
         self._store = store
         self._receiver = receiver
         self._preferences = preferences
         self._blocking = blocking
         self._speaking = Speaking(voice, window, preferences, blocking, commander.model)
+        asker = Asker(gate, voice, window, store) if gate is not None else None
+        self._joining = Joining(asker, self._speaking, preferences, metrics)
         self._ledger = ledger
         self._judge = Judge(store, preferences, ledger, exchanges)
         self._commander = commander
         self._exchanges = exchanges
         self._metrics = metrics
         self.warmer = Warmer(voice, window.messages)
-        self._notices = commands.Seldom()
+        self._notices = Notices(store.books, Reason.QUOTA)
 
     async def run(self, turn: Turn) -> None:
         """Answer a turn's messages, each by its own future; those left without were interrupted.
@@ -80,11 +87,14 @@ class Turns:
         kept = [arrival for arrival in turn.members if not arrival.is_settled and not arrival.is_recalled]
         covered = self._covered(turn.chat, kept)
         talk = [arrival for arrival in kept if arrival not in covered]
-        if talk:
-            silences = [self._silence(arrival) for arrival in talk]
-            await self._commit(turn, silences, talk, self._ledger.listened(turn.chat))
+        may_join = bool(talk) and talk[-1].may_join and not covered
+        listened = talk[:-1] if may_join else talk
+        if listened:
+            await self._keep_silence(turn, listened)
         if covered:
             await self._answer(turn, covered)
+        elif may_join:
+            await self._join(turn, talk[-1])
         elif talk and await self._judge.is_worth_reading(talk[-1].incoming):
             self.warmer.heard(turn.chat, _stored(talk[-1]))
 
@@ -108,10 +118,16 @@ class Turns:
         command = policy.command(case)
         if command is not None and self._commander.is_allowed(incoming, command):
             answer = await self._commander.carry_out(incoming, arrival.chat_name, command, identity)
-            self._count(Reason.COMMAND)
+            decision = Decision(True, Reason.COMMAND, cost_ms=(time.perf_counter() - began) * 1000)
+            await self._store.books.note(incoming.chat, incoming.message_id, decision)
+            self._count(decision)
+            self._exchanges.spoke(incoming.chat, time.time(), on_command=True)
             arrival.settle(answer)
             return
-        decision = policy.decide(case)
+        decision, joins = policy.decide(case), policy.joins(case)
+        if joins is not None:
+            arrival.may_join = joins.speak
+            decision = decision if joins.speak else joins
         decision = replace(decision, cost_ms=(time.perf_counter() - began) * 1000)
         blocked = await self._blocking.kept_back(incoming)
         shown = blocked or incoming
@@ -137,11 +153,11 @@ class Turns:
     async def _refuse(self, arrival: Arrival, command: Given) -> None:
         """Who may not is told so, but seldom."""
         decision = Decision(False, Reason.COMMAND)
-        told = self._commander.refusal(arrival.incoming, command)
+        told = await self._commander.refusal(arrival.incoming, command)
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
-        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision, aside=True)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
-        self._count(decision.reason)
+        self._count(decision)
         arrival.settle(answer)
 
     async def _block(self, arrival: Arrival) -> None:
@@ -151,7 +167,9 @@ class Turns:
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
-        self._count(decision.reason)
+        self._count(decision)
+        if told:
+            self._exchanges.spoke(arrival.incoming.chat, time.time())
         arrival.settle(answer)
 
     def _covered(self, chat: ChatKey, kept: Sequence[Arrival]) -> list[Arrival]:
@@ -191,7 +209,7 @@ class Turns:
         if said is None:
             await self._ledger.keep(charges)
             if turn.ended_by is Interruption.STOP:
-                await self._commit(turn, [self._silence(arrival) for arrival in covered], covered)
+                await self._commit(turn, [await self._silence(arrival) for arrival in covered], covered)
             return
         outcomes = [self._merged(arrival, last) for arrival in covered[:-1]]
         decision = _decision(last)
@@ -202,24 +220,48 @@ class Turns:
         if answer.should_reply:
             self._exchanges.spoke(turn.chat, time.time())
 
+    async def _join(self, turn: Turn, arrival: Arrival) -> None:
+        """Nobody called us: a silence is what mostly comes of it, and whatever goes wrong is a silence too."""
+        said: Answer | None = None
+        try:
+            question = await self._joining.question(turn, arrival, _stored(arrival))
+            if question is not None:
+                self._ledger.listening_ends(turn.chat)
+                turn.speaks_for, turn.yields = arrival, True
+                joining = self._joining.said(turn, arrival, _stored(arrival), question)
+                said = await turn.spoken(asyncio.create_task(joining))
+        except QqvlError as error:
+            logger().debug("没有插话", chat=str(turn.chat), kind=type(error).__name__)
+        if arrival.is_recalled:
+            return
+        if said is None and turn.is_out:
+            said = cut_short(arrival.told)
+        if said is None or not said.should_reply:
+            await self._keep_silence(turn, [arrival])
+            return
+        decision = _decision(arrival)
+        answer = replace(said, warnings=arrival.warnings + said.warnings, reason=decision.reason)
+        outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision, covered=True, effort=turn.effort)
+        await self._commit(turn, [outcome], [arrival], self._ledger.joined(turn.chat, said=True))
+        self._exchanges.spoke(turn.chat, time.time())
+
+    async def _keep_silence(self, turn: Turn, listened: Sequence[Arrival]) -> None:
+        silences = [await self._silence(arrival) for arrival in listened]
+        await self._commit(turn, silences, listened, self._ledger.listened(turn.chat))
+
     def _merged(self, arrival: Arrival, last: Arrival) -> Outcome:
         decision = replace(_decision(arrival), speak=False, reason=Reason.MERGED)
-        answer = Answer(
-            "",
-            should_reply=False,
-            warnings=arrival.warnings,
-            reason=decision.reason,
-            merged_into=last.incoming.message_id,
-        )
+        covering, warnings = last.incoming.message_id, arrival.warnings
+        answer = Answer("", should_reply=False, warnings=warnings, reason=decision.reason, merged_into=covering)
         return Outcome(arrival.identity, answer, _stored(arrival).seq, decision, covered=True)
 
-    def _silence(self, arrival: Arrival) -> Outcome:
+    async def _silence(self, arrival: Arrival) -> Outcome:
         """Its decision was not to answer, or it was told to stop."""
         decision = _decision(arrival)
         if decision.speak:
             decision = replace(decision, speak=False, reason=Reason.SILENT)
         answer = Answer("", should_reply=False, warnings=arrival.warnings, reason=decision.reason)
-        if arrival.notice is not None and self._notices.is_due(arrival.incoming.chat):
+        if arrival.notice is not None and await self._notices.is_due(arrival.incoming.chat):
             answer = replace(answer, reply=arrival.notice, should_reply=True)
         return Outcome(arrival.identity, answer, _stored(arrival).seq, decision, aside=True)
 
@@ -229,12 +271,13 @@ class Turns:
         await self._store.add_answers(turn.chat, outcomes, BOT, charges)
         for arrival, outcome in zip(members, outcomes, strict=True):
             if outcome.decision is not None:
-                self._count(outcome.decision.reason)
+                self._count(outcome.decision)
             # Recalled while it was committed: its reply has left already.
             arrival.settle(SILENT if arrival.is_recalled else outcome.answer)
 
-    def _count(self, reason: Reason) -> None:
-        self._metrics.decisions.labels(reason).inc()
+    def _count(self, decision: Decision) -> None:
+        self._metrics.decisions.labels(decision.reason).inc()
+        self._metrics.decision_seconds.labels(decision.reason).observe(decision.cost_ms / 1000)
 
 
 def _stored(arrival: Arrival) -> StoredMessage:

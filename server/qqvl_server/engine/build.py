@@ -23,6 +23,7 @@ from qqvl_server.engine.cuda.checking import refused
 from qqvl_server.engine.cuda.graphs import CudaCapture
 from qqvl_server.engine.cuda.layers import fuse
 from qqvl_server.engine.cuda.own import BLOCK_SIZE, OwnKernels
+from qqvl_server.engine.cuda.products import use_own
 from qqvl_server.engine.cuda.trial import Trial, Trusted
 from qqvl_server.engine.cuda.varlen import LIBRARIES, NamedKernel
 from qqvl_server.engine.forward.backend import Backend
@@ -150,6 +151,8 @@ def _adapted(model: Any, *, compiled: bool, own: OwnKernels | None) -> None:
         compile_layers(model)
     elif own is not None:
         fuse(model, own)
+    # Of joined layers, so after those are.
+    use_own(model)
 
 
 def attention_kernel(

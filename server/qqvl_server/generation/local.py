@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
@@ -12,7 +12,6 @@ from typing import Generic, TypeVar
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import (
-    DeadlineExceeded,
     EngineDead,
     GenerationFailed,
     InvalidRequest,
@@ -23,6 +22,7 @@ from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedProm
 from qqvl_server.generation.constraints.bad_words import BadWords
 from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.constraints.thinking import WhileThinking, budget_of, tells_of_thought
+from qqvl_server.generation.deadlines import in_time, too_late
 from qqvl_server.generation.port import (
     ChatMessage,
     Finished,
@@ -32,6 +32,7 @@ from qqvl_server.generation.port import (
     TextEvent,
     VoiceStatus,
 )
+from qqvl_server.generation.prompts.candidates import Candidates
 from qqvl_server.generation.replies.channel import Inbox, Scores, TokenChannel
 from qqvl_server.generation.replies.pulse import Pulse
 from qqvl_server.generation.replies.reply import Choices, Reply
@@ -80,6 +81,7 @@ class LocalVoice(Generic[P]):
         self._pulse = Pulse()
         self._closed = False
         self._bad_words = BadWords(prompts.encode)
+        self._candidates = Candidates(prompts.encode)
         # Apart, so that one chat's many pictures do not hold up another's words.
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="qqvl-prompt")
         self._pictures = ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="qqvl-pictures")
@@ -111,7 +113,7 @@ class LocalVoice(Generic[P]):
             leaving.callback(self._seats.leave, seat)
             async with self._seats.waiting(seat):
                 prompt = await self._prepared(request)
-                fresh_mask = await _in_time(self._masks(prompt, request, wanted), request.deadline)
+                fresh_mask = await in_time(self._masks(prompt, request, wanted), request.deadline)
                 room = self._context_tokens - prompt.tokens
                 words, sampling = request.sampling.bad_words, request.sampling
                 bans = self._bad_words.known(words)
@@ -141,15 +143,22 @@ class LocalVoice(Generic[P]):
             leaving.callback(self._seats.leave, seat)
             await leaving.enter_async_context(self._seats.waiting(seat))
             prompt = await self._prepared(request)
-            encode = self._prompts.encode
-            ids = await self._aside(self._texts, lambda: [encode(candidate) for candidate in candidates])
+            if prompt.opens_thought and request.thinking.enabled is False:
+                prompt = await self._prepared(replace(request, opening=NO_THOUGHT + request.opening))
+            ids = self._candidates.known(candidates)
+            if ids is None:
+                ids = await self._aside(self._texts, lambda: self._candidates.spelled(candidates))
             if prompt.tokens + max(map(len, ids)) > self._context_tokens:
                 raise PromptTooLong(f"内容太长：候选放不进 {self._context_tokens} token 的上限")
             self._metrics.prompt_tokens.inc(prompt.tokens)
             channel = TokenChannel()
             try:
-                await self._aside(self._pool(request), lambda: self._engine.score(prompt, ids, request, channel))
-                item = await _in_time(channel.receive(), request.deadline)
+                if prompt.tokens <= _SHORT and self._pool(request) is self._texts:
+                    self._check_open()
+                    self._engine.score(prompt, ids, request, channel)
+                else:
+                    await self._aside(self._pool(request), lambda: self._engine.score(prompt, ids, request, channel))
+                item = await in_time(channel.receive(), request.deadline)
             finally:
                 channel.abandon()
         if isinstance(item, QqvlError):
@@ -194,7 +203,7 @@ class LocalVoice(Generic[P]):
                 self._engine.submit(prompt, _one_choice(request, choice), channels[choice], mask)
 
         # One timer a request: a timeout around every token would cost as much as the token's text.
-        late = _too_late()
+        late = too_late()
         left = max(request.deadline - time.monotonic(), 0)
         alarm = asyncio.get_running_loop().call_later(left, inbox.put, 0, late)
         self._streams += 1
@@ -232,7 +241,7 @@ class LocalVoice(Generic[P]):
 
     async def _prepared(self, request: GenerationRequest) -> P:
         prepare = self._aside(self._pool(request), lambda: self._prompts.prepare(request))
-        prompt = await _in_time(prepare, request.deadline)
+        prompt = await in_time(prepare, request.deadline)
         if prompt.tokens >= self._context_tokens:
             limit = self._context_tokens
             raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {limit}", limit=limit)
@@ -285,15 +294,3 @@ def _one_choice(request: GenerationRequest, choice: int) -> GenerationRequest:
     seed = request.sampling.seed
     sampling = replace(request.sampling, seed=None if seed is None else seed + choice)
     return replace(request, request_id=f"{request.request_id}-{choice}", sampling=sampling, choices=1)
-
-
-async def _in_time(work: Awaitable[T], deadline: float) -> T:
-    try:
-        async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-            return await work
-    except TimeoutError:
-        raise _too_late() from None
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("这条消息处理太久，已放弃，请稍后再试", retry_after=5)

@@ -9,6 +9,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 # From what nobody notices to a queue that is given up.
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
+# A local gate takes microseconds, a question to a large model on a busy machine seconds.
+_DECISION_SECONDS: Final = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_LOG_ODDS: Final = (-8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8)
+
 
 # Whose the model's time was: what stands before the colon of an owner's name, anything else is a caller of the API.
 OWNER_KINDS: Final = ("group", "private", "api")
@@ -58,9 +62,22 @@ class Metrics:
         self.decisions = Counter(
             "qqvl_chat_decisions", "QQ 消息回或不回，按原因", labelnames=("reason",), registry=self.registry
         )
+        self.decision_seconds = Histogram(
+            "qqvl_chat_decision_seconds",
+            "决定一条 QQ 消息回不回用了多久，按原因；等人说完的停顿不算",
+            labelnames=("reason",),
+            registry=self.registry,
+            buckets=_DECISION_SECONDS,
+        )
+        self.gate_score = Histogram(
+            "qqvl_chat_gate_score",
+            "问过模型要不要插话的消息，插话合适的对数几率",
+            registry=self.registry,
+            buckets=_LOG_ODDS,
+        )
         self.interruptions = Counter(
             "qqvl_chat_interruptions",
-            "没答完就停下的回答，按原因：追问、叫停、撤回",
+            "没答完就停下的回答，按原因：追问、叫停、撤回、插话前别人又说了",
             labelnames=("reason",),
             registry=self.registry,
         )

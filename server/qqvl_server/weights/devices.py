@@ -1,7 +1,8 @@
 """Which of this machine's devices can run a model, and one line of what is missing where a card cannot.
 
 CUDA's least drivers: https://docs.nvidia.com/deploy/cuda-compatibility/ (a driver runs any later minor version of its
-major one). Which cards each of PyTorch's builds was compiled for: pytorch/pytorch RELEASE.md.
+major one). PyTorch 2.13 is built for CUDA 12.6 (Maxwell to Hopper), 13.0 and 13.2 (Turing to Blackwell), and for
+nothing between: pytorch/pytorch RELEASE.md, and its issue 178665, which took 12.8 away.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ class Machine:
     driver: str | None = None
     beside: bool = False
     mps: bool = False
+
+    def capability(self, device: str) -> tuple[int, int] | None:
+        """Of the NVIDIA card that ``device`` names; None of anything else."""
+        if self.hip is not None or not device.startswith("cuda"):
+            return None
+        return self.cards[_index(device)].capability
 
 
 def survey() -> Machine:
@@ -151,6 +158,10 @@ def _unfit(card: Card, machine: Machine) -> str | None:
     line = f"这个 PyTorch 没有为 {card.name}（算力 {capability}）编译，它只有 {known}"
     if card.capability < (5, 0):
         return f"{line}；现在的 PyTorch 都不支持这么老的卡，请用 --device cpu"
+    if card.capability >= _BLACKWELL and _major(machine.driver) < _DRIVERS[13]:
+        # Its code is in builds for CUDA 13 alone.
+        had = f"（现在是 {machine.driver}）" if machine.driver else ""
+        return f"{line}；先把驱动升到 {_DRIVERS[13]} 以上{had}，再{_other_build('cu130')}，或用 --device cpu"
     return f"{line}；{_other_build(_build_for(card, machine.driver))}，或用 --device cpu"
 
 
@@ -168,13 +179,11 @@ def _runs(arch: str, capability: tuple[int, int]) -> bool:
 def _build_for(card: Card, driver: str | None) -> str:
     if card.capability < _TURING:
         return "cu126"
-    if card.capability >= _BLACKWELL:
-        return "cu128" if _major(driver) < _DRIVERS[13] else "cu130"
     return _build_by(driver)
 
 
 def _build_by(driver: str | None) -> str:
-    return "cu128" if _major(driver) < _DRIVERS[13] else "cu130"
+    return "cu126" if _major(driver) < _DRIVERS[13] else "cu130"
 
 
 def _major(driver: str | None) -> int:
@@ -198,7 +207,8 @@ def _why_unseen(machine: Machine) -> str:
         )
     if _major(machine.driver) < _DRIVERS[12]:
         return f"驱动是 {machine.driver}，{cuda}，即驱动 {needed} 以上：请升级驱动"
-    older = _other_build("cu126" if _major(machine.driver) < 570 else "cu128")
+    # What card it is, nobody can ask: there is no older build for the newest.
+    older = f"{_other_build('cu126')}（RTX 50 系只能升级驱动）"
     return f"驱动是 {machine.driver}，{cuda}，即驱动 {needed} 以上：升级驱动，或{older}"
 
 

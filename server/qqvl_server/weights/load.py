@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
@@ -15,11 +16,12 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoM
 from qqvl_server import invocation
 from qqvl_server.errors import ConfigError, WeightsError
 from qqvl_server.settings import WeightsSettings
-from qqvl_server.weights import devices
+from qqvl_server.weights import devices, packed_loading, quantised
 from qqvl_server.weights.devices import Machine
 from qqvl_server.weights.extras import check_extras
 from qqvl_server.weights.locate import Checkpoint
 from qqvl_server.weights.processor import load_processor
+from qqvl_server.weights.quantised import Foreign, Quantised
 from qqvl_server.weights.threads import set_threads
 
 if TYPE_CHECKING:
@@ -70,13 +72,20 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
         ConfigError: a device that is not there, a missing extra.
         WeightsError: too little memory, or files Transformers cannot read.
     """
-    placement = place(checkpoint, settings)
+    machine, packed = devices.survey(), quantised.read(Path(checkpoint.source))
+    if packed is not None and settings.quantization != "none":
+        raise ConfigError("这个模型自带量化，不能再加 --quantization")
+    placement = place(checkpoint, settings, machine, packed.packed_bytes if isinstance(packed, Quantised) else 0)
     check_extras(settings)
+    if isinstance(packed, Foreign):
+        quantised.check_libraries(packed, machine.capability(placement.device))
     if placement.device == "cpu":
         set_threads(checkpoint.weight_bytes)
     try:
         config = _speaking_part(AutoConfig.from_pretrained(checkpoint.source, trust_remote_code=False))
         processor = load_processor(checkpoint.source)
+        if isinstance(packed, Quantised):
+            packed_loading.prepare(config, checkpoint.source)
         model, report = AutoModelForImageTextToText.from_pretrained(
             checkpoint.source,
             config=config,
@@ -84,7 +93,7 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
             attn_implementation=settings.attn,
             device_map=placement.device_map,
             max_memory=placement.max_memory,
-            quantization_config=_quantization(settings, config, placement.dtype),
+            quantization_config=_quantization(settings, placement.dtype),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -121,8 +130,12 @@ def _speaking_part(config: Any) -> Any:
     return config
 
 
-def place(checkpoint: Checkpoint, settings: WeightsSettings, machine: Machine | None = None) -> Placement:
+def place(
+    checkpoint: Checkpoint, settings: WeightsSettings, machine: Machine | None = None, packed_bytes: int = 0
+) -> Placement:
     """Decide device and dtype, and refuse before reading gigabytes what cannot fit.
+
+    ``packed_bytes`` of the checkpoint stay as they are, whatever the dtype.
 
     Raises:
         ConfigError: a device that is not there, or that this PyTorch cannot use.
@@ -130,11 +143,12 @@ def place(checkpoint: Checkpoint, settings: WeightsSettings, machine: Machine | 
     """
     machine = devices.survey() if machine is None else machine
     wished = torch.float32 if settings.dtype == "float32" else torch.bfloat16
-    names = devices.chosen(settings.device, machine, _needed(checkpoint, settings, wished))
+    names = devices.chosen(settings.device, machine, _needed(checkpoint, settings, wished, packed_bytes))
     device = names[0]
     dtype = _dtype(checkpoint, settings, device, machine)
     indices = [int(name.removeprefix("cuda:")) for name in names if name.startswith("cuda:")]
-    _check_memory(checkpoint, settings, names, dtype, sum(machine.cards[index].free for index in indices))
+    needed = _needed(checkpoint, settings, dtype, packed_bytes)
+    _check_memory(checkpoint, names, needed, sum(machine.cards[index].free for index in indices))
     if len(names) == 1:
         return Placement(device, {"": device}, None, dtype)
     free: dict[int | str, int] = {index: int(machine.cards[index].free * 0.9) for index in indices}
@@ -158,13 +172,10 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def _check_memory(
-    checkpoint: Checkpoint, settings: WeightsSettings, names: Sequence[str], dtype: torch.dtype, on_cards: int
-) -> None:
+def _check_memory(checkpoint: Checkpoint, names: Sequence[str], needed: float, on_cards: int) -> None:
     """``on_cards`` is what is free on all of those among ``names``."""
     if checkpoint.weight_bytes == 0:
         return
-    needed = _needed(checkpoint, settings, dtype)
     shared = names[0] in ("cpu", "mps")
     free = psutil.virtual_memory().available if shared else on_cards
     if needed > free:
@@ -175,17 +186,15 @@ def _check_memory(
         )
 
 
-def _needed(checkpoint: Checkpoint, settings: WeightsSettings, dtype: torch.dtype) -> float:
+def _needed(checkpoint: Checkpoint, settings: WeightsSettings, dtype: torch.dtype, packed_bytes: int) -> float:
     """Bytes of memory; published checkpoints are bf16, and room for one conversation is the least that works."""
     share = {"bnb-4bit": 0.35, "bnb-8bit": 0.6}.get(settings.quantization, 2.0 if dtype is torch.float32 else 1.0)
-    return checkpoint.weight_bytes * share * 1.05
+    return (packed_bytes + (checkpoint.weight_bytes - packed_bytes) * share) * 1.05
 
 
-def _quantization(settings: WeightsSettings, config: Any, dtype: torch.dtype) -> Any:
+def _quantization(settings: WeightsSettings, dtype: torch.dtype) -> Any:
     if settings.quantization == "none":
         return None
-    if getattr(config, "quantization_config", None):
-        raise ConfigError("这个模型自带量化，不能再加 --quantization")
     four = settings.quantization == "bnb-4bit"
     return transformers.BitsAndBytesConfig(
         load_in_4bit=four,

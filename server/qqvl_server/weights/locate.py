@@ -99,7 +99,7 @@ def _folder(folder: Path, is_demo: bool = False) -> Checkpoint:
             raise WeightsError(f"{folder} 里没有处理图片的设置（preprocessor_config.json）")
         for name in present:
             _check_json(folder, name)
-        size = sum(_whole_shard(shard) for shard in _shards(folder))
+        size = sum(_whole_shard(shard) for shard in shards(folder))
     except WeightsError as error:
         raise WeightsError(f"{error.message}；{_mend(folder, is_demo)}") from error
     return Checkpoint(str(folder), DEMO if is_demo else folder.resolve().name, is_demo, size)
@@ -141,7 +141,8 @@ def _check_json(folder: Path, name: str) -> None:
         raise WeightsError(f"{folder / name} 已损坏")
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """The files of a checkpoint's weights. Raises WeightsError: one is not there, or none is."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:

@@ -151,8 +151,12 @@ class OneBotServer(Watched):
         """Report an event to whoever is connected; an event nobody hears is gone, as with NapCat."""
         if event.get("post_type") == "message":
             self.history.append(event)
-        await self.raw(json.dumps(event, ensure_ascii=False))
+        await self.again(event)
         return event
+
+    async def again(self, event: Event) -> None:
+        """Report an event that was reported before."""
+        await self.raw(json.dumps(event, ensure_ascii=False))
 
     async def line(self, within: float = 10) -> None:
         """Wait for a client that is connected."""

@@ -85,9 +85,9 @@ def _quotes_us(body: ChatMessageBody) -> bool:
 
 
 def _typed(body: ChatMessageBody) -> str | None:
-    """The segments of plain text; None when the segments hold no words and the content is all that is known."""
+    """The segments of plain text; the content where the segments hold no words; None where that is all there is."""
     if not any(segment.text for segment in body.segments):
-        return None
+        return body.content if body.forward else None
     return " ".join(segment.text for segment in body.segments if segment.type == "text")
 
 

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from qqvl_server.chat import prompt
 from qqvl_server.chat.gate.question import asked
 from qqvl_server.chat.message import ChatKind, Quote, Speaker, StoredMessage, Text
-from qqvl_server.errors import InvalidRequest
+from qqvl_server.errors import ConfigError
 from qqvl_server.generation.port import ChatMessage
 from qqvl_server.media.image import ImageRef
 from qqvl_server.settings import DEFAULT_SYSTEM_PROMPT
@@ -86,17 +86,17 @@ class Scene:
 
 
 def read(paths: Iterable[Path]) -> list[Scene]:
-    """Raises InvalidRequest: which line of which file cannot be read, and what is wrong with it."""
+    """Raises ConfigError: which line of which file cannot be read, and what is wrong with it."""
     lines = [line for path in paths for line in _lines(path)]
     scenes = [Scene(name, found[0].split, found) for name, found in _by_scene(lines)]
     twice = len(scenes) - len({scene.name for scene in scenes})
     if twice:
-        raise InvalidRequest("同一个 scene 的行要连着写，也不能有两个场景同名")
+        raise ConfigError("同一个 scene 的行要连着写，也不能有两个场景同名")
     for scene in scenes:
         if any(line.split != scene.split for line in scene.lines):
-            raise InvalidRequest(f"场景 {scene.name} 的行不能分在 train 和 test 两边")
+            raise ConfigError(f"场景 {scene.name} 的行不能分在 train 和 test 两边")
         if any(before.at > after.at for before, after in zip(scene.lines, scene.lines[1:], strict=False)):
-            raise InvalidRequest(f"场景 {scene.name} 的 at 不能往回走")
+            raise ConfigError(f"场景 {scene.name} 的 at 不能往回走")
     return scenes
 
 
@@ -120,7 +120,7 @@ def _lines(path: Path) -> Iterator[Line]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"读不了 {path}：要是 UTF-8 的 JSONL 文件，一行一句") from error
+        raise ConfigError(f"读不了 {path}：要是 UTF-8 的 JSONL 文件，一行一句") from error
     for number, row in enumerate(text.splitlines(), 1):
         if row.strip():
             yield _line(path, number, row)
@@ -130,16 +130,17 @@ def _line(path: Path, number: int, row: str) -> Line:
     try:
         line = Line.model_validate(json.loads(row))
     except (ValueError, ValidationError, RecursionError) as error:
-        raise InvalidRequest(f"{path} 第 {number} 行不对：{_wrong(error)}") from error
+        raise ConfigError(f"{path} 第 {number} 行不对：{_wrong(error)}") from error
     if line.ours and line.speak is not None:
-        raise InvalidRequest(f"{path} 第 {number} 行不对：机器人自己的话（ours）没有 speak")
+        raise ConfigError(f"{path} 第 {number} 行不对：机器人自己的话（ours）没有 speak")
     if not line.ours and not line.user_id.strip():
-        raise InvalidRequest(f"{path} 第 {number} 行不对：要写 user_id，机器人自己的话写 ours: true")
+        raise ConfigError(f"{path} 第 {number} 行不对：要写 user_id，机器人自己的话写 ours: true")
     return line
 
 
 def _wrong(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or '这一行'}（{first['msg']}）"
+        name = ".".join(map(str, first["loc"]))
+        return f"{name} 缺了、不认识或类型不对" if name else "不是 JSON 对象"
     return "不是 JSON 对象"

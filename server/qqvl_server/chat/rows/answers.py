@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, case, func, select, update
+from sqlalchemy import Row, and_, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.decision import Activity, Decision, Effort, Reason, Told
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer
-from qqvl_server.chat.tables import ANSWERS, DECISIONS, SENT, is_of
+from qqvl_server.chat.tables import ANSWERS, DECISIONS, MESSAGES, SENT, is_of
 
 # QQ lets nobody withdraw what is older.
 WITHDRAWABLE_S: Final = 120
 _HOUR_S: Final = 3600
 _DAY_S: Final = 86400
+_TURNED_TO_US: Final = tuple(reason.value for reason in (Reason.ADDRESSED, Reason.NAME, Reason.REPLY))
 _BLANK: Final = {"reply": "", "should_reply": False, "warnings": []}
 
 
@@ -80,10 +81,10 @@ async def note(
 
 
 async def last_told(connection: AsyncConnection, chat_id: int) -> Told | None:
-    """Why we last spoke in a chat, and what it took."""
+    """Why we last spoke in a chat, and what it took. What is told of a command is none of the talk."""
     found = await connection.execute(
         select(DECISIONS)
-        .where(DECISIONS.c.chat_id == chat_id, DECISIONS.c.speak)
+        .where(DECISIONS.c.chat_id == chat_id, DECISIONS.c.speak, DECISIONS.c.reason != Reason.COMMAND.value)
         .order_by(DECISIONS.c.id.desc())
         .limit(1)
     )
@@ -94,6 +95,19 @@ async def last_told(connection: AsyncConnection, chat_id: int) -> Told | None:
     if row.window_lines is not None:
         effort = Effort(row.window_lines, row.prompt_tokens, row.cached_tokens, row.seconds, row.model)
     return Told(row.reason, row.score, row.cost_ms, row.created_at, effort)
+
+
+async def last_notice(connection: AsyncConnection, chat_id: int, reason: Reason, whom: str) -> float | None:
+    """When a line of the talk was last answered for ``reason``; of one person's where ``whom`` is not empty. What a
+    command says belongs to no line."""
+    line = and_(MESSAGES.c.chat_id == ANSWERS.c.chat_id, MESSAGES.c.seq == ANSWERS.c.seq)
+    told = (
+        select(func.max(ANSWERS.c.created_at))
+        .join(MESSAGES, line)
+        .where(ANSWERS.c.chat_id == chat_id, ANSWERS.c.reason == reason.value, ANSWERS.c.should_reply)
+    )
+    at: float | None = (await connection.execute(told.where(MESSAGES.c.speaker_id == whom) if whom else told)).scalar()
+    return at
 
 
 async def activity(connection: AsyncConnection, chat_id: int, now: float) -> Activity:
@@ -108,7 +122,18 @@ async def activity(connection: AsyncConnection, chat_id: int, now: float) -> Act
         )
     )
     last, in_day, in_hour = found.one()
-    return Activity(last, in_hour, in_day)
+    return Activity(last, in_hour, in_day, await _unanswered(connection, chat_id, now) if last is not None else 0)
+
+
+async def _unanswered(connection: AsyncConnection, chat_id: int, now: float) -> int:
+    """How often in a row, within a day, we joined a talk and nobody turned to us."""
+    mine = DECISIONS.c.chat_id == chat_id, DECISIONS.c.created_at > now - _DAY_S
+    turned = select(func.coalesce(func.max(DECISIONS.c.id), 0)).where(*mine, DECISIONS.c.reason.in_(_TURNED_TO_US))
+    joined = DECISIONS.c.speak, DECISIONS.c.reason == Reason.SMART.value
+    found = await connection.execute(
+        select(func.count()).where(*mine, *joined, DECISIONS.c.id > turned.scalar_subquery())
+    )
+    return int(found.scalar_one())
 
 
 def to_answer(row: Row[Any]) -> Answer:

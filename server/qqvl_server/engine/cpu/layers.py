@@ -23,6 +23,7 @@ from qqvl_server.engine.cpu.abi import KINDS, NativeLayer
 from qqvl_server.engine.cpu.kernels import Kernels, NativeRows, Norm
 from qqvl_server.engine.cpu.mapped import MappedFiles
 from qqvl_server.engine.forward.packed import Packed
+from qqvl_server.quantised.joining import is_packed, joined
 
 _KNOWN: Final = ("Qwen3VLTextDecoderLayer",)
 _KNOWN_TEXTS: Final = ("Qwen3VLTextModel",)
@@ -205,6 +206,8 @@ def text_of(model: Any, kernels: Kernels, cache: KVCache) -> FusedText | None:
 
 def _product(linears: Sequence[Any], kernels: Kernels) -> nn.Module:
     """The fastest that this processor has for these layers."""
+    if any(is_packed(one) for one in linears):
+        return joined(linears)
     if all(kernels.has_matmul(one.weight) and one.bias is None for one in linears):
         return NativeLinear(linears, kernels)
     if all(packing.pays(one.weight) for one in linears):
@@ -227,7 +230,7 @@ def fuse(model: Any, kernels: Kernels) -> int:
         if type(layer).__name__ not in _KNOWN or not _plain(layer):
             continue
         layers[place] = FusedLayer(layer, kernels)
-        for one in _linears(layer):
+        for one in (one for one in _linears(layer) if not is_packed(one)):
             # What was copied is given back; what was not is read again from the file.
             files.forget(one.weight.data_ptr(), one.weight.nbytes)
         swapped += 1
@@ -245,10 +248,10 @@ def _linears(layer: Any) -> list[Any]:
 
 
 def _plain(layer: Any) -> bool:
-    """Not quantised, with biases on all of the joined layers or on none, and heads normalised alike."""
+    """Plain or quantised by us, with biases on all of the joined layers or on none, and heads normalised alike."""
     linears, attention = _linears(layer), layer.self_attn
     return (
         attention.q_norm.variance_epsilon == attention.k_norm.variance_epsilon
-        and all(type(one) is nn.Linear for one in linears)
+        and all(type(one) is nn.Linear or is_packed(one) for one in linears)
         and all(len({one.bias is None for one in joined}) == 1 for joined in (linears[:3], linears[4:6]))
     )

@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from qqvl_server.engine.cpu import four_bits
 from qqvl_server.engine.cpu.mapped import MappedFiles
 
 # oneDNN's kernels for one to three rows are slower than the one for four.
@@ -82,12 +83,13 @@ class ProjectionSlice(nn.Module):
 def pack(model: Any) -> int:
     """Swap the model's linear layers for packed ones, where that pays; returns how many were swapped.
 
-    Only for bf16 on a CPU whose oneDNN has the kernels; otherwise the model is left alone.
+    Only for bf16 on a CPU whose oneDNN has the kernels; otherwise plain layers are left alone.
     """
+    swapped = four_bits.swap(model)
     if model.device.type != "cpu" or not _available():
-        return 0
+        return swapped
     files = MappedFiles()
-    return sum(_pack_children(module, files) for module in list(model.modules()))
+    return swapped + sum(_pack_children(module, files) for module in list(model.modules()))
 
 
 def _pack_children(module: nn.Module, files: MappedFiles) -> int:

@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 from qqvl_server.engine.cache.paged_attention import PagedBatch
 from qqvl_server.engine.cuda.own import LayerKernels, Norm
 from qqvl_server.engine.cuda.varlen import VarlenRows
+from qqvl_server.quantised.joining import joined
 
 _KNOWN: Final = ("Qwen3VLTextDecoderLayer",)
 _KNOWN_NORMS: Final = ("Qwen3VLTextRMSNorm",)
@@ -37,22 +38,10 @@ class Joined(nn.Module):
         return linear(rows, self.weight, self.bias)
 
 
-class Beside(nn.Module):
-    """The same of layers that cannot be joined, quantised ones: one product each."""
-
-    def __init__(self, linears: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(linears)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """As ``Joined``."""
-        return torch.cat([one(rows) for one in self.parts], -1)
-
-
 def _product(linears: Sequence[Any]) -> nn.Module:
     plain = all(type(one) is nn.Linear and one.weight.is_floating_point() for one in linears)
     alike = len({(one.bias is None, one.weight.dtype) for one in linears}) == 1 if plain else False
-    return Joined(linears) if alike else Beside(linears)
+    return Joined(linears) if alike else joined(linears)
 
 
 class FusedNorm(nn.Module):

@@ -109,9 +109,9 @@ class OwnKernels:
         self, rows: torch.Tensor, more: torch.Tensor, by: Norm, total: torch.Tensor, out: torch.Tensor, *, added: bool
     ) -> None:
         count, width = rows.shape
-        with _on(rows.device):
+        with on(rows.device):
             self._kernels.rms_norm[(count,)](
-                rows, more, by.weight, total, out, width, by.eps, ADDED=added, BLOCK=_power(width), num_warps=8
+                rows, more, by.weight, total, out, width, by.eps, ADDED=added, BLOCK=power(width), num_warps=8
             )
 
     def rotate_and_store(
@@ -129,7 +129,7 @@ class OwnKernels:
         count = len(joined)
         heads = joined.shape[1] // width - 2 * kv_heads
         query = torch.empty(count, heads, width, dtype=joined.dtype, device=joined.device)
-        with _on(joined.device):
+        with on(joined.device):
             self._kernels.rotate_and_store[(count, heads + 2 * kv_heads)](
                 joined, norms[0].weight, norms[1].weight, *turns, slots, query, keys, values, norms[0].eps,
                 HEADS=heads, KV_HEADS=kv_heads, HALF=width // 2, num_warps=1,
@@ -140,8 +140,8 @@ class OwnKernels:
         """As ``LayerKernels``."""
         count, inner = len(gates), gates.shape[1] // 2
         out = torch.empty(count, inner, dtype=gates.dtype, device=gates.device)
-        block = min(_power(inner), 1024)
-        with _on(gates.device):
+        block = min(power(inner), 1024)
+        with on(gates.device):
             self._kernels.silu_multiply[(count, -(-inner // block))](gates, out, inner, BLOCK=block)
         return out
 
@@ -161,7 +161,7 @@ class OwnKernels:
             return self._decoded(query, keys, values, rows, scaling, shape)
         out = torch.empty_like(query)
         grid = -(-rows.most_rows // _ROWS), len(rows.lengths), query.shape[1]
-        with _on(query.device):
+        with on(query.device):
             self._kernels.prefill[grid](
                 query, keys, values, rows.table, rows.starts, rows.lengths, out, scaling, rows.table.stride(0),
                 ROWS=_ROWS, **shape,
@@ -177,10 +177,10 @@ class OwnKernels:
         splits = self.splits(requests * shape["KV_HEADS"], rows.longest)
         parts = query.new_empty((requests, heads, splits, width) if splits > 1 else (1,), dtype=torch.float32)
         tops, sums = query.new_empty((2, requests, heads, splits), dtype=torch.float32)
-        with _on(query.device):
+        with on(query.device):
             self._kernels.decode[(requests, shape["KV_HEADS"], splits)](
                 query, keys, values, rows.table, rows.lengths, out, parts, tops, sums, scaling, rows.table.stride(0),
-                ROWS=max(_power(shape["GROUP"]), _LEAST_ROWS), SPLITS=splits, **shape,
+                ROWS=max(power(shape["GROUP"]), _LEAST_ROWS), SPLITS=splits, **shape,
             )  # fmt: skip
             if splits > 1:
                 self._kernels.join_splits[(requests * heads,)](parts, tops, sums, out, SPLITS=splits, WIDTH=width)
@@ -192,13 +192,13 @@ class OwnKernels:
         return 1 << max(wanted, 1).bit_length() - 1
 
 
-def _power(number: int) -> int:
+def power(number: int) -> int:
     """The least power of two that is no less."""
     return 1 << max(number - 1, 0).bit_length()
 
 
 @contextmanager
-def _on(device: torch.device) -> Iterator[None]:
+def on(device: torch.device) -> Iterator[None]:
     """Triton launches on the thread's current card, whatever its tensors are on."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():
         yield

@@ -219,19 +219,24 @@ class EngineCore:
 
     def _draw(self, batch: ScheduledBatch, logits: Any) -> PendingTokens:
         row, sampling = 0, []
-        scored: list[tuple[int, Request, int]] = []
+        # Row, request, place among what it wants scored, token.
+        scored: list[tuple[int, Request, int, int]] = []
         for chunk in batch.chunks:
             rows = range(row, row + len(chunk.kept))
             row = rows.stop
             if chunk.samples:
                 sampling.append(rows[0])
             else:
-                scored += zip(rows, [chunk.request] * len(rows), chunk.scored, strict=True)
+                request = chunk.request
+                scored += [(row, request, n, request.targets[n]) for row, n in zip(rows, chunk.scored, strict=True)]
+                if chunk.scored and chunk.scored.stop == len(request.targets):
+                    scored += [
+                        (rows[-1], request, chunk.scored.stop + n, rival) for n, rival in enumerate(request.rivals)
+                    ]
         if scored:
-            targets = [request.targets[target] for _, request, target in scored]
-            values = self._sampler.score(logits, [row for row, _, _ in scored], targets)
-            for (_, request, target), value in zip(scored, values, strict=True):
-                request.scores[target] = value
+            values = self._sampler.score(logits, [row for row, *_ in scored], [token for *_, token in scored])
+            for (_, request, place, _), value in zip(scored, values, strict=True):
+                request.scores[place] = value
         requests = [chunk.request for chunk in batch.chunks if chunk.samples]
         if not requests:
             return KnownTokens([])

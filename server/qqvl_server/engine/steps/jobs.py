@@ -15,8 +15,8 @@ class Ended:
     """The last item of a request that did not fail.
 
     ``stop_token`` is the caller's stop token that ended it; ``cached`` the prompt tokens found in the cache;
-    ``scores`` the log-probabilities of the request's targets. ``queued_s`` is how long it waited to be run and
-    ``answer_s`` how long for its first token, both from its arrival; None where it never came so far.
+    ``scores`` the log-probabilities of the request's targets and rivals. ``queued_s`` is how long it waited to be run
+    and ``answer_s`` how long for its first token, both from its arrival; None where it never came so far.
     """
 
     reason: FinishReason

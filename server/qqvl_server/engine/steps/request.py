@@ -110,7 +110,9 @@ class Request:
 
     ``salt`` goes into the hash of every block after the shared ones, so that chats cannot probe each other's cache.
     ``targets`` are tokens whose log-probability is wanted: the last of them follows the prompt, those before it stand
-    at the prompt's end. ``cached`` counts the tokens that were found in the cache when the request first ran.
+    at the prompt's end. ``rivals`` of the last are wanted as well, in its place. ``scores`` are keyed by place in
+    ``targets`` and, behind them, ``rivals``. ``cached`` counts the tokens that were found in the cache when the request
+    first ran.
     ``arrived``, ``started`` and ``answered`` are ``time.monotonic`` instants: when it was made, when it first ran, and
     when its first token came.
     """
@@ -125,6 +127,7 @@ class Request:
     priority: Priority = Priority.PRIVATE
     mask: TokenMask | None = None
     targets: tuple[int, ...] = ()
+    rivals: tuple[int, ...] = ()
     seed: int = field(init=False)
     tokens: list[int] = field(init=False)
     scores: dict[int, float] = field(default_factory=dict, init=False)

@@ -232,7 +232,7 @@ class Worker:
             found.append((job.sink, chosen))
         if request.finish_reason is not None:
             stop = chosen.token if chosen is not None and ends and chosen.token not in wanted.end_token_ids else None
-            scores = tuple(request.scores[n] for n in range(len(request.targets)))
+            scores = tuple(request.scores[n] for n in range(len(request.targets) + len(request.rivals)))
             ended = Ended(
                 request.finish_reason,
                 request.cached or 0,

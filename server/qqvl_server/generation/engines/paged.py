@@ -77,10 +77,17 @@ class PagedEngine:
         if not candidates or not all(candidates):
             raise InvalidRequest("要比较的候选不能为空")
         scoring = Scoring(channel, len(candidates))
-        jobs = []
+        # Those that differ in their last token alone are one request: all are told by the same logits.
+        alike: dict[tuple[int, ...], list[int]] = {}
         for place, candidate in enumerate(candidates):
-            made, patches = self._request(prompt, request, SamplingParams(0), targets=tuple(candidate))
-            jobs.append(Job(made, patches, CandidateSink(scoring, place), request.deadline))
+            alike.setdefault(tuple(candidate[:-1]), []).append(place)
+        jobs = []
+        for beginning, places in alike.items():
+            last, *rivals = (candidates[place][-1] for place in places)
+            made, patches = self._request(
+                prompt, request, SamplingParams(0), targets=(*beginning, last), rivals=tuple(rivals)
+            )
+            jobs.append(Job(made, patches, CandidateSink(scoring, places), request.deadline))
         first, *rest = jobs
         self._worker.submit(Job(first.request, first.patches, first.sink, first.deadline, tuple(rest)))
 
@@ -125,12 +132,13 @@ class PagedEngine:
         *,
         mask: TokenMask | None = None,
         targets: tuple[int, ...] = (),
+        rivals: tuple[int, ...] = (),
         priority: Priority | None = None,
     ) -> tuple[Request, dict[bytes, Patches]]:
         ids = prompt.inputs["input_ids"][0].tolist()
         self._check(ids)
-        self._check(targets)
-        if not self._placeholders.isdisjoint(targets):
+        self._check((*targets, *rivals))
+        if not self._placeholders.isdisjoint((*targets, *rivals)):
             raise InvalidRequest("候选里不能有图片占位符")
         spans, patches = self._pictures(prompt, ids)
         made = Request(
@@ -144,6 +152,7 @@ class PagedEngine:
             priority=Priority(request.urgency) if priority is None else priority,
             mask=mask,
             targets=targets,
+            rivals=rivals,
         )
         return made, patches
 

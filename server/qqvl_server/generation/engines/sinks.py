@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from qqvl_server.engine.steps.batch import Chosen
@@ -60,30 +61,35 @@ class Scoring:
     def is_abandoned(self) -> bool:
         return self._over or self._channel.is_abandoned()
 
-    def take(self, place: int, item: EngineItem) -> Delivery | None:
+    def take(self, places: Sequence[int], item: EngineItem) -> Delivery | None:
         if self._over:
             return None
         if isinstance(item, QqvlError):
             self._over = True
             return self._channel, item
         if isinstance(item, Ended):
-            self._scores[place] = sum(item.scores)
-            self._missing -= 1
+            known = len(item.scores) - len(places)
+            beginning = sum(item.scores[:known])
+            for place, last in zip(places, item.scores[known:], strict=True):
+                self._scores[place] = beginning + last
+            self._missing -= len(places)
             if not self._missing:
                 return self._channel, Scores(tuple(self._scores))
         return None
 
 
 class CandidateSink:
-    def __init__(self, scoring: Scoring, place: int) -> None:
+    """Of the candidates at ``places``, which differ in their last token alone."""
+
+    def __init__(self, scoring: Scoring, places: Sequence[int]) -> None:
         self._scoring = scoring
-        self._place = place
+        self._places = places
 
     def is_abandoned(self) -> bool:
         return self._scoring.is_abandoned()
 
     def take(self, item: EngineItem) -> Delivery | None:
-        return self._scoring.take(self._place, item)
+        return self._scoring.take(self._places, item)
 
 
 class IdleSink:

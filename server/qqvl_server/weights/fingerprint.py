@@ -1,0 +1,36 @@
+"""What tells one checkpoint from another without reading all of it. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from qqvl_server.weights.locate import shards
+
+_FILES: Final = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+_PIECES: Final = 16
+_PIECE_BYTES: Final = 4096
+
+
+def fingerprint(folder: Path) -> str:
+    """16 hexadecimal digits of a checkpoint's settings and of samples of its weights: training changes them all.
+
+    Blocking.
+
+    Raises:
+        WeightsError: there are no weights.
+        OSError
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name in _FILES:
+        path = folder / name
+        digest.update(path.read_bytes() if path.is_file() else b"\0")
+    for shard in shards(folder):
+        size = shard.stat().st_size
+        digest.update(f"{shard.name} {size}\n".encode())
+        with shard.open("rb") as file:
+            for piece in range(_PIECES):
+                file.seek(size * piece // _PIECES)
+                digest.update(file.read(_PIECE_BYTES))
+    return digest.hexdigest()
