@@ -80,7 +80,7 @@ def test_it_says_honestly_that_it_is_a_demo(server: RunningServer) -> None:
 
 
 def test_it_is_taught_the_very_question_that_the_service_asks() -> None:
-    for scene in scenes.read([exam_gate.SCENES]):
+    for scene in scenes.read(exam_gate.SCENES):
         for place in scene.labelled[-1:]:
             served = scenes.rendered(scene.history(place))
             taught = exam_gate.asked([line.model_dump() for line in scene.lines[: place + 1]])

@@ -11,7 +11,7 @@ from .episode import Message, Speaker
 from .gate_turns import QUESTION
 from .words import DEFAULT_SYSTEM
 
-SCENES = Path(__file__).resolve().parents[2] / "benchmarks" / "gate_scenes" / "test.jsonl"
+SCENES = sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "gate_scenes").glob("test*.jsonl"))
 
 
 def asked(lines: list[dict[str, Any]]) -> list[Message]:
@@ -27,9 +27,9 @@ def asked(lines: list[dict[str, Any]]) -> list[Message]:
     return [*messages, {"role": "user", "content": QUESTION}]
 
 
-def prompts(path: Path = SCENES) -> Iterator[tuple[list[Message], bool]]:
+def prompts() -> Iterator[tuple[list[Message], bool]]:
     """Every labelled line's prompt and label."""
-    lines = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(row) for path in SCENES for row in path.read_text(encoding="utf-8").splitlines()]
     for place, line in enumerate(lines):
         if line.get("speak") is not None:
             yield asked([other for other in lines[: place + 1] if other["scene"] == line["scene"]]), line["speak"]
