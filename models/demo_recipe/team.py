@@ -12,7 +12,7 @@ from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
 from . import tokenizer as tokens
-from .checkpoint import save_model
+from .checkpoint import inherit, save_model
 from .corpus import corpus
 from .drawing import random_label
 from .episode import Album
@@ -29,7 +29,8 @@ EXAM = 480
 class Assignment:
     """What the team has to do; stages whose checkpoint (`eye`, `speech`) is there go on from it.
 
-    eye_plan, plan: for the whole team, plan None to stop after the eye; pictures: number that each worker draws.
+    eye_plan, plan: for the whole team, plan None to stop after the eye; pictures: number that each worker draws;
+    heir: folder of a demo whose language side a new one goes on from.
     """
 
     out: Path
@@ -40,6 +41,7 @@ class Assignment:
     seed: int
     workers: int
     pictures: int
+    heir: Path | None = None
 
 
 def write_tokenizer(folder: Path, seed: int) -> None:
@@ -66,6 +68,8 @@ def _work(rank: int, task: Assignment, meeting: str) -> None:
         return
     tokenizer = tokens.load(task.out)
     network = new_network(tokenizer, task.seed)
+    if task.heir is not None and not task.speech.exists():
+        inherit(network, tokenizer, task.heir)
     tower, heads = load_eye(task.eye, task.seed)
     network.model.visual.load_state_dict(tower.state_dict())
     plan = task.plan.shared(task.workers)
