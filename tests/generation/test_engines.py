@@ -164,6 +164,9 @@ async def test_wishes_of_the_next_token_are_honoured(voice: LocalVoice[Prompt]) 
     assert (await reply_to(voice, temperature=0, logprobs=0, logit_bias=((first, -100.0),)))[1][0].token != first
     bad = tokens[0].data.decode()
     assert (await reply_to(voice, temperature=0, logprobs=0, bad_words=(bad,)))[1][0].token != first
+    several = text[1:4]
+    assert len(voice._prompts.encode(several)) > 1
+    assert several not in (await reply_to(voice, temperature=0, bad_words=("别的", several)))[0]
     stopped, _, last = await reply_to(voice, temperature=0, stop_token_ids=(second,))
     assert stopped == tokens[0].data.decode()
     assert (last.reason, last.stopped_by) == (FinishReason.STOP, second)
