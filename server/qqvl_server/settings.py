@@ -184,7 +184,13 @@ class ChatSettings(MannersSettings, SendingSettings):
         ge=0,
         le=1048576,
         description="一个会话的图在提示里一共最多占多少 token：超过时新的照原样看，旧的缩小到 64 token，"
-        "再旧的只写[图片]；0 不限",
+        "再旧的只剩一句说明，没有说明的只写[图片]；0 不限",
+    )
+    caption_after_s: float = Field(
+        20,
+        ge=0,
+        le=86400,
+        description="会话安静这么多秒之后，趁空闲给缩小了的旧图各写一句说明（24 token 以内），谁来问都让路；0 不写",
     )
     bot_names: Words = Field((), description="机器人的名字，群里叫到就回复；账号自己的昵称不用写")
     owners: Ids = Field(

@@ -99,11 +99,12 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
         raise WeightsError("显存不够，模型没装下。请换小一点的模型，或加 --quantization bnb-4bit") from error
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
         raise WeightsError(_explain(checkpoint, error)) from error
-    left_out = devices.outside((getattr(model, "hf_device_map", None) or {}).values())
+    sizes = {name: parameter.nbytes for name, parameter in model.named_parameters()}
+    left_out, missing = devices.outside(getattr(model, "hf_device_map", None) or {}, sizes)
     if len(placement.max_memory or ()) and left_out:
         raise WeightsError(
-            f"{checkpoint.name} 这几块显卡装不下，有些层会放到{'、'.join(left_out)}上，一个 token 要算几分钟："
-            "请换小一点的模型，或加 --quantization bnb-4bit"
+            f"{checkpoint.name} 这几块显卡装不下，差 {missing / GIB:.1f} GB，有些层会放到{'、'.join(left_out)}上，"
+            "一个 token 要算几分钟：请换小一点的模型，或加 --quantization bnb-4bit"
         )
     if report["missing_keys"]:
         # Transformers fills them with random numbers and only warns.
@@ -178,8 +179,8 @@ def _check_memory(checkpoint: Checkpoint, names: Sequence[str], wanted: float, o
     if wanted > free:
         where = "内存" if shared else f"{'、'.join(names)} 的显存"
         raise WeightsError(
-            f"{checkpoint.name} 大约要 {wanted / GIB:.1f} GB，{where}只剩 {free / GIB:.1f} GB："
-            "请关掉别的程序、换小一点的模型，或在显卡上加 --quantization bnb-4bit"
+            f"{checkpoint.name} 大约要 {wanted / GIB:.1f} GB，{where}只剩 {free / GIB:.1f} GB，"
+            f"差 {(wanted - free) / GIB:.1f} GB：请关掉别的程序、换小一点的模型，或在显卡上加 --quantization bnb-4bit"
         )
 
 
