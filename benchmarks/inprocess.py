@@ -67,15 +67,15 @@ class Engine:
             cpu_kernels="auto" if cpu_kernels else "off",
         )
         self.core = build(self.model, wanted, min(_CONTEXT, tokens - _BLOCK))
-        reader = loaded.processor.tokenizer
+        reader = self.reader = loaded.processor.tokenizer
         self._words = [i for word in checkpoints.vocabulary(folder) for i in reader.encode(f" {word}")]
         self._names = itertools.count()
 
-    def add(self, prompt: int, new: int) -> Request:
+    def add(self, prompt: int, new: int, **sampling: Any) -> Request:
         """A request of ``prompt`` words nobody has seen and ``new`` tokens to answer."""
         name = str(next(self._names))
         ids = random.Random(name).choices(self._words, k=prompt)
-        request = Request(name, name, ids, SamplingParams(new))
+        request = Request(name, name, ids, SamplingParams(new, **sampling))
         self.core.add(request, {})
         return request
 
@@ -85,9 +85,9 @@ class Engine:
         self.core.step()
         return time.perf_counter() - started
 
-    def decode_steps(self, batch: int, context: int, steps: int) -> list[float]:
+    def decode_steps(self, batch: int, context: int, steps: int, **sampling: Any) -> list[float]:
         """Seconds of each of ``steps`` steps that give ``batch`` requests of ``context`` tokens one token each."""
-        requests = [self.add(context, steps + 3) for _ in range(batch)]
+        requests = [self.add(context, steps + 3, **sampling) for _ in range(batch)]
         while any(request.pending != 1 or not request.output for request in requests):
             self.core.step()
         self.step()

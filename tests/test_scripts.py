@@ -216,3 +216,16 @@ def test_kernels_that_could_not_be_tried_are_a_failure_where_ci_is_set_and_a_hin
         )
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
         assert not (tmp_path / ".venv-triton").exists()
+
+
+def test_check_service_asks_the_doctor_and_installs_nothing(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "p")
+    shutil.copy(ROOT / "scripts" / "check-service.sh", checkout.folder / "scripts" / "check-service.sh")
+    done = checkout.run("scripts/check-service.sh", "--json", SERVER_URL="http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "run_server.sh" in done.stderr
+    assert not (checkout.folder / ".venv").exists()
+    checkout.run("run_server.sh")
+    done = checkout.run("scripts/check-service.sh", "--json", SERVER_URL="http://127.0.0.1:9")
+    assert done.stdout == f"started as {checkout.folder}/run_server.sh doctor --no-send --json\n"
+    assert "没有回答" in done.stderr

@@ -20,6 +20,12 @@ class SendingSettings(Room):
         description="一次回答超过这么多字的部分合成一条聊天记录（合并转发），免得刷屏；0 不合。"
         "要客户端说了机器人的 QQ 号（self_id）",
     )
+    draw_chars: int = Field(
+        0,
+        ge=0,
+        le=1000000,
+        description="超过这么多字的代码和表格画成图片发；0 不画。要有中文字体（如 fonts-noto-cjk），没有就照旧发文字",
+    )
     at_asker: Annotated[Literal["on", "off"], BeforeValidator(switch)] = Field(
         "off", description="on 在群里回答时先 @ 提问的人"
     )
@@ -32,7 +38,7 @@ class SendingSettings(Room):
         "全角、大小写、隔开、夹标点的都算；消息不给模型看，叫了它的得到 block_reply",
     )
     block_words_out: Words = Field(
-        (), description="它不能说的词，写法同上；碰到时从那一行起换成 block_reply，短的词解码时就不会选"
+        (), description="它不能说的词，写法同上；碰到时从那一行起换成 block_reply，生成时就避开原样写的"
     )
     block_reply: str = Field("这个我不聊，换个话题吧。", max_length=500, description="碰到屏蔽词时说的话；留空就不说")
     block_words_pinyin: Annotated[Literal["on", "off"], BeforeValidator(switch)] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -59,3 +60,14 @@ def test_the_contracts_elements_are_what_the_door_tells() -> None:
     stream = contract("group_stream")["events"]
     assert [event["event"] for event in stream] == ["message", "message", "message", "done"]
     assert [event["data"] for event in stream[:-1]] == stream[-1]["data"]["messages"] == told
+
+
+def test_what_is_drawn_is_told_as_a_picture_as_in_the_contract() -> None:
+    from qqvl_server.api.qq.translate import outgoing
+    from qqvl_server.chat.outgoing.messages import Drawn, Words
+
+    wanted = contract("group_reply_drawn")["messages"]
+    png = base64.b64decode(wanted[1]["segments"][2]["data"]["file"].removeprefix("base64://"))
+    drawn = Drawn(Words("print(1)", at="987654321", quote="1122334455"), png)
+    told = [outgoing(element).model_dump(exclude_none=True, mode="json") for element in (Words("看："), drawn)]
+    assert told == wanted

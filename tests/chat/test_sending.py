@@ -9,7 +9,7 @@ import pytest
 import regex
 from markdown_it import MarkdownIt
 
-from qqvl_server.chat.outgoing.messages import Manner, Node, Outgoing, Record, Sender, Words, messages, plainly
+from qqvl_server.chat.outgoing.messages import Drawing, Manner, Node, Outgoing, Record, Sender, Words, messages, plainly
 
 REPLIES = (Path(__file__).parents[1] / "fixtures" / "replies.md").read_text("utf-8").split("\n%%%%\n")
 WHOLE = Manner(part_chars=1_000_000)
@@ -177,3 +177,39 @@ def test_a_code_block_that_qq_would_refuse_is_cut_between_its_lines() -> None:
     parts = sent(f"```python\n{code}\n```", Manner())
     assert all(len(part) <= 4500 for part in parts)
     assert "\n".join(parts) == f"【python】\n{code}"
+
+
+# What is drawn -------------------------------------------------------------------------------------------------
+
+LONG_CODE = "```python\n" + "print('好的')\n" * 30 + "```"
+TABLE = "| 名字 | 颜色 |\n|---|---|\n" + "".join(f"| **第{n}个** | 红 |\n" for n in range(30))
+
+
+def test_long_code_and_tables_are_drawn_where_they_stand() -> None:
+    reply = f"前面的话。\n\n{LONG_CODE}\n\n中间的话。\n\n{TABLE}\n后面的话。`short` 和\n\n```\n短的\n```"
+    told = messages(reply, Manner(draw_chars=100, at="5", quote="6"))
+    assert [type(element).__name__ for element in told] == ["Words", "Drawing", "Words", "Drawing", "Words"]
+    code, table = (element for element in told if isinstance(element, Drawing))
+    assert (code.sheet.title, code.sheet.rows[0], len(code.sheet.rows)) == ("python", ("print('好的')",), 30)
+    assert (table.sheet.is_table, table.sheet.rows[:2]) == (True, (("名字", "颜色"), ("第0个", "红")))
+    assert [element.words.at for element in (code, table)] == [None, None]
+    # In words it is what it is where nothing is drawn.
+    assert [code.text] == sent(LONG_CODE, WHOLE)
+    assert messages(reply, Manner()) == messages(reply, Manner(draw_chars=100_000))
+    first = messages(LONG_CODE, Manner(draw_chars=100, at="5", quote="6"))
+    assert [(e.words.at, e.words.quote) for e in first if isinstance(e, Drawing)] == [("5", "6")]
+
+
+def test_what_is_drawn_is_told_as_it_grows_as_well() -> None:
+    for reply in (reply for reply in REPLIES if "```" in reply or "|---" in reply):
+        manner = Manner(part_chars=80, draw_chars=40, record_chars=400, self_id="7")
+        sender = Sender(manner)
+        grown = [element for letter in reply for element in sender.push(letter)]
+        assert (*grown, *sender.finish()) == messages(reply, manner) or not grown
+
+
+def test_in_a_record_all_is_text() -> None:
+    reply = f"{'很长的话。' * 200}\n\n{LONG_CODE}"
+    *_, last = messages(reply, Manner(part_chars=100, record_chars=300, self_id="7", draw_chars=100))
+    assert isinstance(last, Record)
+    assert "print" in last.nodes[-1].text

@@ -234,6 +234,9 @@ def test_answers_of_the_contract_are_understood() -> None:
     assert reply_of("private", fixture("private_reply.json")).messages == (Outgoing("红色。"),)
     long = fixture("group_reply_long.json")
     assert len(reply_of("group", long).messages) == len(long["messages"])
+    _, drawn = reply_of("group", fixture("group_reply_drawn.json")).messages
+    assert [segment["type"] for segment in drawn.segments] == ["reply", "at", "image"]
+    assert drawn.segments[2]["data"]["file"].startswith("base64://iVBOR")
     for kind in ("group", "private"):
         merged = reply_of(kind, fixture(f"{kind}_merged.json"))
         assert (merged.messages, bool(merged.merged_into)) == ((), True)

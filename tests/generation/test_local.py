@@ -86,6 +86,9 @@ class LetterPrompts:
     def spell(self, token: int) -> bytes:
         return chr(token).encode()
 
+    def spellings(self) -> Sequence[bytes]:
+        return [chr(token).encode() for token in range(128)]
+
 
 class LetterDecoder:
     def push(self, token: int) -> str:

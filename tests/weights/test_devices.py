@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from qqvl_server.doctor.finding import Case, Finding
+from qqvl_server.doctor.machine import seen
 from qqvl_server.errors import ConfigError, WeightsError
-from qqvl_server.settings import WeightsSettings
+from qqvl_server.settings import Settings, WeightsSettings
 from qqvl_server.weights.devices import Card, Machine, outside
 from qqvl_server.weights.load import place
 from qqvl_server.weights.locate import Checkpoint
 from qqvl_server.weights.nvidia import driver_version
+from tests.running import ROOT
 
 GB = 1024**3
 # As PyPI's 2.13.0 has them.
@@ -181,3 +184,28 @@ def test_the_driver_is_read_from_the_system_or_its_program(tmp_path: Path, monke
     program.write_text("#!/bin/sh\necho '572.16'\n")
     program.chmod(0o755)
     assert driver_version(tmp_path / "wsl") == "572.16"
+
+
+def diagnosed(found: Machine, folder: Path, **weights: str) -> Finding:
+    settings = Settings(weights=WeightsSettings(model_path="qqvl-demo", **weights))
+    return seen(Case(settings, {}, ROOT, folder, None), found)
+
+
+@pytest.mark.parametrize(
+    ("found", "weights", "field", "said"),
+    [
+        (machine(cuda=None), {}, "weights.device", "CPU 版 PyTorch"),
+        (machine(driver="470.82"), {}, "weights.device", "请升级驱动"),
+        (machine(card(6, 1)), {}, "weights.device", "算力 6.1"),
+        (machine(card(8, 6)), {"device": "cuda:1"}, "weights.device", "只有 1 块"),
+        (machine(replace(card(8, 6), free=1_000_000)), {}, "weights.quantization", "显存只剩 0.0 GB"),
+        (machine(card(8, 6)), {}, "", "空闲 24.0 GB"),
+    ],
+)
+def test_the_doctor_names_what_keeps_a_card_from_being_used(
+    found: Machine, weights: dict[str, str], field: str, said: str, tmp_path: Path
+) -> None:
+    finding = diagnosed(found, tmp_path, **weights)
+    assert (finding.state, finding.field) == ("failed" if field else "ok", field), finding
+    assert said in finding.message
+    assert bool(finding.value) == bool(field)

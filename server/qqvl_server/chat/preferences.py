@@ -25,7 +25,7 @@ OWN: Final = frozenset({
     "group_reply", "persona", "system_prompt", "bot_names", "wake_words", "wake_patterns", "command_prefix",
     "command_roles", "known_bots", "max_age_s", "merge_wait_s", "withdraw_replies", "cooldown_s", "quiet_hours",
     "max_active_per_hour", "max_active_per_day", "group_messages_per_day", "group_seconds_per_day",
-    "message_chars", "forward_chars", "at_asker", "quote_asked",
+    "message_chars", "forward_chars", "draw_chars", "at_asker", "quote_asked",
 })  # fmt: skip
 """Settings that a chat may have of its own."""
 MUTED: Final = "muted_until"
@@ -54,6 +54,11 @@ class Preferences:
         self._told = False
         if defaults.persona and personas.named(defaults.persona) is None:
             logger().warning("没有 persona 里写的人设，先用 system_prompt；文件放在 data_dir 下的 personas/ 里")
+
+    @property
+    def defaults(self) -> ChatSettings:
+        """What holds where a chat has nothing of its own."""
+        return self._defaults
 
     def of(self, chat: ChatKey) -> ChatSettings:
         settings = self._ways(chat).settings

@@ -51,6 +51,7 @@ def manner(incoming: Incoming, settings: ChatSettings) -> Manner:
         self_id=incoming.self_id,
         at=incoming.speaker.id if is_group and settings.at_asker == "on" else None,
         quote=incoming.message_id if settings.quote_asked == "on" else None,
+        draw_chars=settings.draw_chars,
     )
 
 

@@ -36,7 +36,8 @@ PIn = TypeVar("PIn", bound=PreparedPrompt, contravariant=True)
 
 
 class PromptMaker(Protocol[POut]):
-    """Thread-safe; everything here may take long and is called off the event loop, but for the last two."""
+    """Thread-safe; everything here may take long and is called off the event loop, but for ``decoder`` and
+    ``spell``."""
 
     def count(self, message: ChatMessage) -> int: ...
     def prepare(self, request: GenerationRequest) -> POut: ...
@@ -49,6 +50,10 @@ class PromptMaker(Protocol[POut]):
     def decoder(self) -> TokenDecoder: ...
     def spell(self, token: int) -> bytes:
         """The token's own bytes."""
+        ...
+
+    def spellings(self) -> Sequence[bytes]:
+        """Those of all tokens, in order; nothing for special ones."""
         ...
 
 

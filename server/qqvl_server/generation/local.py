@@ -80,7 +80,7 @@ class LocalVoice(Generic[P]):
         self._streams = 0
         self._pulse = Pulse()
         self._closed = False
-        self._bad_words = BadWords(prompts.encode)
+        self._bad_words = BadWords(prompts.spellings)
         self._candidates = Candidates(prompts.encode)
         # Apart, so that one chat's many pictures do not hold up another's words.
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="qqvl-prompt")
@@ -115,12 +115,12 @@ class LocalVoice(Generic[P]):
                 prompt = await self._prepared(request)
                 fresh_mask = await in_time(self._masks(prompt, request, wanted), request.deadline)
                 room = self._context_tokens - prompt.tokens
-                words, sampling = request.sampling.bad_words, request.sampling
-                bans = self._bad_words.known(words)
-                if bans is None:
-                    bans = await self._aside(self._texts, lambda: self._bad_words.biases(words))
-                most = min(sampling.max_new_tokens, room)
-                sampling = replace(sampling, max_new_tokens=most, logit_bias=sampling.logit_bias + bans)
+                most = min(request.sampling.max_new_tokens, room)
+                words = request.sampling.bad_words
+                banned = self._bad_words.known(words)
+                if words and banned is None:
+                    banned = await self._aside(self._texts, lambda: self._bad_words.banned(words))
+                sampling = replace(request.sampling, max_new_tokens=most, banned=banned)
                 self._metrics.prompt_tokens.inc(prompt.tokens)
                 fitting = replace(request, sampling=sampling)
                 events = await leaving.enter_async_context(aclosing(self._events(prompt, fitting, fresh_mask, seat)))

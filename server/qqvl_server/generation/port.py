@@ -1,8 +1,4 @@
-"""What the doors and the chat may ask of any voice. Values only: no torch, no HTTP, no chats.
-
-A voice takes chat messages and yields what a model thinks, says and calls, without the marks of its own frames.
-``local.py`` speaks with a model in this process; an upstream cluster fits behind the same protocol.
-"""
+"""What the doors and the chat may ask of any voice. Values only; ``local.py`` has a voice in this process."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Literal, Protocol
 
+from qqvl_server.engine.steps.banned import BannedTexts
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.events import Finished as Finished
 from qqvl_server.generation.events import FinishReason as FinishReason
@@ -152,8 +149,8 @@ class Sampling:
     """None means: the model's own generation_config. ``temperature`` 0 is greedy.
 
     ``logit_bias`` pairs a token id with what is added to its logit. ``logprobs`` None asks for no log-probabilities,
-    n for those of the chosen token and the n likeliest. ``stop`` texts end the reply and are not part of it.
-    ``bad_words`` are not said where one of them is one token.
+    n for those of the chosen token and the n likeliest. ``stop`` texts end the reply and are not part of it,
+    ``bad_words`` are not said as they are written: engines are given ``banned``.
     """
 
     max_new_tokens: int
@@ -166,6 +163,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     bad_words: tuple[str, ...] = ()
+    banned: BannedTexts | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()

@@ -127,6 +127,15 @@ def _best(machine: Machine, needed: float) -> list[str]:
     return ["cpu"]
 
 
+def unusable(machine: Machine) -> str | None:
+    """Why the card that is in this machine would not be used, with what helps; None where one is, or none is there."""
+    if any(_unfit(card, machine) is None for card in machine.cards):
+        return None
+    if machine.cards:
+        return _unfit(machine.cards[0], machine)
+    return _why_unseen(machine) if machine.beside else None
+
+
 def _check(name: str, machine: Machine) -> None:
     """Raises ConfigError, with what helps."""
     if name == "cpu":

@@ -33,7 +33,8 @@ from qqvl_server.api.qq.schema import (
     SentReply,
 )
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming
-from qqvl_server.chat.outgoing.messages import Outgoing
+from qqvl_server.chat.outgoing.messages import Drawn, Record, Words
+from qqvl_server.chat.painting import Painting
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.speaking import Sent
 from qqvl_server.errors import InvalidRequest, QqvlError
@@ -41,24 +42,28 @@ from qqvl_server.keys import Scope
 
 M = TypeVar("M", bound=ChatMessageBody | GroupReport | PrivateReport)
 B = TypeVar("B", bound=BaseModel)
-_Told = Callable[[Answer, Sequence[Outgoing], str], BaseModel]
+_Told = Callable[[Answer, Sequence[Words | Drawn | Record], str], BaseModel]
 
 
 def build(service: ChatService) -> Door:
     router = APIRouter(prefix="/api/chat", tags=["qq"])
+    painting = Painting()
+    if service.preferences.defaults.draw_chars:
+        painting.look()
 
     @router.post("/group", openapi_extra=request_body(GroupMessage), response_model=GroupReply)
     async def group(request: Request) -> Response:
         body = await _read(GroupMessage, request)
         incoming = translate.group_to_incoming(body, request_id_of(request))
-        return await _answered(service, incoming, body.group_name, translate.answer_to_group, is_streamed=body.stream)
+        told = translate.answer_to_group
+        return await _answered(service, painting, incoming, body.group_name, told, is_streamed=body.stream)
 
     @router.post("/private", openapi_extra=request_body(PrivateMessage), response_model=PrivateReply)
     async def private(request: Request) -> Response:
         body = await _read(PrivateMessage, request)
         incoming = translate.private_to_incoming(body, request_id_of(request))
         told = translate.answer_to_private
-        return await _answered(service, incoming, body.user_nickname, told, is_streamed=body.stream)
+        return await _answered(service, painting, incoming, body.user_nickname, told, is_streamed=body.stream)
 
     @router.post("/group/recall", openapi_extra=request_body(GroupRecall), response_model=RecallReply)
     async def group_recall(request: Request) -> Response:
@@ -87,11 +92,12 @@ def build(service: ChatService) -> Door:
 
 
 async def _answered(
-    service: ChatService, incoming: Incoming, chat_name: str, told: _Told, *, is_streamed: bool
+    service: ChatService, painting: Painting, incoming: Incoming, chat_name: str, told: _Told, *, is_streamed: bool
 ) -> Response:
     if not is_streamed:
         answer = await service.handle(incoming, chat_name)
-        return _told(told(answer, await service.outgoing(incoming, answer), incoming.request_id))
+        elements = [await painting.painted(e) for e in await service.outgoing(incoming, answer)]
+        return _told(told(answer, elements, incoming.request_id))
 
     def failure(error: QqvlError) -> str:
         return _event("error", json.dumps(error_bodies.own(error, incoming.request_id), ensure_ascii=False))
@@ -100,9 +106,10 @@ async def _answered(
         async with aclosing(service.stream(incoming, chat_name)) as stream:
             async for item in stream:
                 if isinstance(item, Sent):
-                    yield _event("done", _json(told(item.answer, item.messages, incoming.request_id)))
+                    elements = [await painting.painted(element) for element in item.messages]
+                    yield _event("done", _json(told(item.answer, elements, incoming.request_id)))
                 else:
-                    yield _event("message", _json(translate.outgoing(item)))
+                    yield _event("message", _json(translate.outgoing(await painting.painted(item))))
 
     return sse.EventStream(await sse.begun(events()), failure)
 

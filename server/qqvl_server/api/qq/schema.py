@@ -136,15 +136,16 @@ class UsageBody(Model):
 
 
 class SegmentData(Model):
-    """Of a ``text``, ``at`` or ``reply`` segment, as OneBot v11 names it."""
+    """Of a ``text``, ``at``, ``reply`` or ``image`` segment, as OneBot v11 names it."""
 
     text: str | None = None
     qq: str | None = None
     id: str | None = None
+    file: str | None = None
 
 
 class OutgoingSegment(Model):
-    type: Literal["text", "at", "reply"]
+    type: Literal["text", "at", "reply", "image"]
     data: SegmentData
 
 

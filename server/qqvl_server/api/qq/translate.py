@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -30,7 +31,7 @@ from qqvl_server.chat.message import (
     Speaker,
     Text,
 )
-from qqvl_server.chat.outgoing.messages import Outgoing, Record
+from qqvl_server.chat.outgoing.messages import Drawn, Record, Words
 
 # A record may hold dozens; these are looked at.
 _FORWARDED_PICTURES: Final = 4
@@ -142,27 +143,32 @@ def _usage(answer: Answer) -> UsageBody:
     )
 
 
-def outgoing(element: Outgoing) -> OutgoingBody:
+def outgoing(element: Words | Drawn | Record) -> OutgoingBody:
     if isinstance(element, Record):
         nodes = tuple(OutgoingNode(name=n.name, user_id=n.user_id, text=n.text) for n in element.nodes)
         return OutgoingBody(forward=nodes)
-    if element.at is None and element.quote is None:
-        return OutgoingBody(text=element.text)
-    text = element.text if element.at is None else f" {element.text}"
+    words = element.words if isinstance(element, Drawn) else element
+    if isinstance(element, Drawn):
+        file = "base64://" + base64.b64encode(element.png).decode("ascii")
+        said = OutgoingSegment(type="image", data=SegmentData(file=file))
+    elif words.at is None and words.quote is None:
+        return OutgoingBody(text=words.text)
+    else:
+        said = OutgoingSegment(type="text", data=SegmentData(text=words.text if words.at is None else f" {words.text}"))
     segments = (
-        OutgoingSegment(type="reply", data=SegmentData(id=element.quote)) if element.quote is not None else None,
-        OutgoingSegment(type="at", data=SegmentData(qq=element.at)) if element.at is not None else None,
-        OutgoingSegment(type="text", data=SegmentData(text=text)),
+        OutgoingSegment(type="reply", data=SegmentData(id=words.quote)) if words.quote is not None else None,
+        OutgoingSegment(type="at", data=SegmentData(qq=words.at)) if words.at is not None else None,
+        said,
     )
     return OutgoingBody(segments=tuple(filter(None, segments)))
 
 
-def answer_to_group(answer: Answer, messages: Sequence[Outgoing], request_id: str) -> GroupReply:
+def answer_to_group(answer: Answer, messages: Sequence[Words | Drawn | Record], request_id: str) -> GroupReply:
     private = answer_to_private(answer, messages, request_id)
     return GroupReply(should_reply=answer.should_reply, **dict(private))
 
 
-def answer_to_private(answer: Answer, messages: Sequence[Outgoing], request_id: str) -> PrivateReply:
+def answer_to_private(answer: Answer, messages: Sequence[Words | Drawn | Record], request_id: str) -> PrivateReply:
     return PrivateReply(
         reply=answer.reply,
         request_id=request_id,

@@ -15,6 +15,7 @@ from markdown_it.tree import SyntaxTreeNode
 
 from qqvl_server.chat.outgoing.dialect import parser
 from qqvl_server.chat.outgoing.flatten import Runs, flatten
+from qqvl_server.chat.outgoing.sheets import Sheet, sheet_of
 
 # Blocks that an empty line ends for good.
 _ENDED_BY_EMPTY_LINE: Final = frozenset({"paragraph", "heading", "hr", "table", "blockquote", "math_block"})
@@ -25,10 +26,11 @@ _GROWTH: Final = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """``apart``: an empty line parts it from the block before it."""
+    """``apart``: an empty line parts it from the block before it. ``sheet`` is what may be drawn of it."""
 
     runs: Runs
     apart: bool
+    sheet: Sheet | None = None
 
 
 class Blocks:
@@ -82,7 +84,7 @@ class Blocks:
                 continue
             runs = flatten(node)
             if any(run.text.strip() for run in runs):
-                yield Block(runs, self._apart and not self._under_heading)
+                yield Block(runs, self._apart and not self._under_heading, sheet_of(node))
                 self._apart = False
                 self._under_heading = node.type == "heading"
 

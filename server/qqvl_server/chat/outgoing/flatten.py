@@ -115,11 +115,18 @@ def _outdented(runs: Runs) -> Iterable[Run]:
             yield run
 
 
+def cells(table: SyntaxTreeNode) -> list[list[Runs]]:
+    """Row by row, the head first."""
+    return [
+        [_inline(cell.children[0].children) for cell in row.children]
+        for part in table.children
+        for row in part.children
+    ]
+
+
 def _table(node: SyntaxTreeNode) -> Runs:
     """A line per row, each cell with its column's name; of two columns the first names the second."""
-    rows = [
-        [_inline(cell.children[0].children) for cell in row.children] for part in node.children for row in part.children
-    ]
+    rows = cells(node)
     head, body = rows[0], rows[1:]
     if not body:
         return _joined(head, "，")

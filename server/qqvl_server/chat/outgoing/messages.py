@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from qqvl_server.chat.outgoing.blocks import Block, Blocks
 from qqvl_server.chat.outgoing.flatten import Run, Runs, text_of
 from qqvl_server.chat.outgoing.parts import pieces, size
+from qqvl_server.chat.outgoing.sheets import Sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,26 @@ class Words:
     text: str
     at: str | None = None
     quote: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One QQ message that is a picture of ``sheet``; ``words`` are what is sent where nobody can draw it."""
+
+    words: Words
+    sheet: Sheet
+
+    @property
+    def text(self) -> str:
+        return self.words.text
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The same, once it is drawn: a PNG."""
+
+    words: Words
+    png: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +54,7 @@ class Record:
     nodes: tuple[Node, ...]
 
 
-Outgoing = Words | Record
+Outgoing = Words | Drawing | Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +63,7 @@ class Manner:
 
     ``part_chars``: the longest a message is, code on lines of its own aside. What goes beyond ``record_chars`` in all
     is one forward record, 0 for none; it is from ``name``, ``self_id``, without which there is none. ``at`` and
-    ``quote`` are told with the first message.
+    ``quote`` are told with the first message. Code and tables of more than ``draw_chars`` are drawn, 0 for never.
     """
 
     part_chars: int = 500
@@ -51,6 +72,7 @@ class Manner:
     self_id: str | None = None
     at: str | None = None
     quote: str | None = None
+    draw_chars: int = 0
 
 
 class Sender:
@@ -80,6 +102,11 @@ class Sender:
             yield Record(tuple(Node(manner.name, manner.self_id or "", text) for text in self._record))
 
     def _add(self, block: Block) -> Iterator[Outgoing]:
+        if block.sheet is not None and self._is_drawn(block):
+            yield from self._close()
+            if not self._record:
+                yield Drawing(self._words(text_of(block.runs)), block.sheet)
+                return
         limit = self._manner.part_chars
         between = (Run("\n\n" if block.apart else "\n"),) if self._open else ()
         if size(text_of((*self._open, *between, *block.runs))) > limit:
@@ -92,6 +119,9 @@ class Sender:
         else:
             runs = block.runs
         self._open += (*between, *runs)
+
+    def _is_drawn(self, block: Block) -> bool:
+        return 0 < self._manner.draw_chars < size(text_of(block.runs))
 
     def _close(self) -> Iterator[Outgoing]:
         text = text_of(self._open).strip("\n").rstrip()

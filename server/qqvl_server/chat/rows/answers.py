@@ -106,7 +106,8 @@ async def last_notice(connection: AsyncConnection, chat_id: int, reason: Reason,
         .join(MESSAGES, line)
         .where(ANSWERS.c.chat_id == chat_id, ANSWERS.c.reason == reason.value, ANSWERS.c.should_reply)
     )
-    return (await connection.execute(told.where(MESSAGES.c.speaker_id == whom) if whom else told)).scalar()
+    at: float | None = (await connection.execute(told.where(MESSAGES.c.speaker_id == whom) if whom else told)).scalar()
+    return at
 
 
 async def activity(connection: AsyncConnection, chat_id: int, now: float) -> Activity:

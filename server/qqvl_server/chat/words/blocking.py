@@ -13,9 +13,9 @@ from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ChatSettings
 
 _BLOCKED: Final = "[这条消息有屏蔽词，略去]"
-# Longer words are not one token of any vocabulary.
-_SHORT: Final = 8
-_MOST_BANNED: Final = 100
+# What is longer, or beyond so many, is only looked for in what is said.
+_SHORT: Final = 32
+_MOST_BANNED: Final = 200
 
 
 class Blocking:
@@ -50,7 +50,7 @@ class Blocking:
         return Gate(matcher, self.reply) if matcher is not None else None
 
     async def banned(self) -> tuple[str, ...]:
-        """Words short enough to be one token, which is then never chosen."""
+        """Words that the model is kept from while it speaks."""
         matcher = await self._going.fresh()
         return (
             tuple(word for word in matcher.words if len(word) <= _SHORT)[:_MOST_BANNED] if matcher is not None else ()

@@ -1,7 +1,7 @@
 """Logits become tokens, on their own device, for a whole batch at once.
 
-The order is: grammar, penalties (CTRL's repetition, then OpenAI's frequency and presence), bias, least length; then
-``drawing.py``'s. What nobody in the batch asked for is skipped.
+The order is: grammar, penalties (CTRL's repetition, then OpenAI's frequency and presence), bias, least length, banned
+texts; then ``drawing.py``'s. What nobody in the batch asked for is skipped.
 Log-probabilities are those of the model itself: natural, before temperature, penalties and all the rest.
 """
 
@@ -14,6 +14,7 @@ from typing import Final
 import torch
 
 from qqvl_server.engine.cache.device import OnDevice, moved, send, watched
+from qqvl_server.engine.forward.banned import BannedWords
 from qqvl_server.engine.forward.counts import TokenCounts
 from qqvl_server.engine.forward.drawing import Drawn, draw
 from qqvl_server.engine.steps.batch import Chosen, NoNumbers, Sampled
@@ -33,6 +34,7 @@ class Sampler:
         self._device = torch.device(device)
         self._never = torch.tensor(list(never), dtype=torch.long, device=self._device)
         self._counts = TokenCounts(self._device)
+        self._banned = BannedWords(self._device)
 
     @watched()
     @torch.inference_mode()
@@ -82,11 +84,17 @@ class Sampler:
         scores.index_fill_(1, self._never, -torch.inf)
         if any(_wishes(request) for request in requests):
             scores = self._shaped(scores, requests, failed)
+        banning = [n for n, request in enumerate(requests) if request.sampling.banned is not None]
+        if banning:
+            self._banned.ban(scores, banning, [requests[n] for n in banning])
         drawn = draw(scores, requests)
         counted = [n for n, request in enumerate(requests) if request.sampling.penalises]
         if counted:
             tokens = drawn.tokens if len(counted) == len(requests) else drawn.tokens[self._index(counted)]
             self._counts.add([requests[n] for n in counted], tokens)
+        if banning:
+            tokens = drawn.tokens if len(banning) == len(requests) else drawn.tokens[self._index(banning)]
+            self._banned.add([requests[n] for n in banning], tokens)
         return drawn
 
     def _index(self, numbers: Sequence[int]) -> torch.Tensor:

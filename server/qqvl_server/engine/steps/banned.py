@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+MOST_AUTOMATA: Final = 2
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -30,7 +33,7 @@ class Automaton:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class BannedTexts:
-    """``never`` are tokens that are banned wherever they stand."""
+    """``never`` are tokens that are banned wherever they stand; of ``automata`` there are ``MOST_AUTOMATA`` at most."""
 
     never: tuple[int, ...]
     automata: tuple[Automaton, ...]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Final, Protocol
 
+from qqvl_server.engine.steps.banned import BannedTexts
+
 
 class Priority(IntEnum):
     """Who goes first; lower is sooner."""
@@ -86,6 +88,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    banned: BannedTexts | None = None
     seed: int | None = None
     min_new_tokens: int = 0
     logprobs: int | None = None

@@ -196,6 +196,7 @@ class PagedEngine:
             presence_penalty=wanted.presence_penalty,
             frequency_penalty=wanted.frequency_penalty,
             logit_bias=wanted.logit_bias,
+            banned=wanted.banned,
             seed=wanted.seed,
             min_new_tokens=wanted.min_new_tokens,
             logprobs=None if wanted.logprobs is None else min(wanted.logprobs, self._vocabulary),

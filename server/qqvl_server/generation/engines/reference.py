@@ -10,6 +10,7 @@ import gc
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,9 @@ class _Wishes(LogitsProcessor):
         self._repetition = RepetitionPenaltyLogitsProcessor(repetition_penalty)
         self._mask = mask
         self._accepted = 0
+        self._automata = sampling.banned.automata if sampling.banned is not None else ()
+        self._states = [automaton.start for automaton in self._automata]
+        self._followed = 0
         self._own = torch.empty(0)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -90,6 +94,7 @@ class _Wishes(LogitsProcessor):
         scores = scores - self._sampling.frequency_penalty * counts - self._sampling.presence_penalty * (counts > 0)
         for token, bias in self._sampling.logit_bias:
             scores[0, token] += bias
+        scores[0, self._banned(reply)] = -torch.inf
         words = self._allowed(reply)
         if words is not None:
             return scores.masked_fill(~_bits(words, scores.shape[1]).to(scores.device), -torch.inf)
@@ -105,6 +110,15 @@ class _Wishes(LogitsProcessor):
             self._mask.accept(token)
         self._accepted = len(reply)
         return self._mask.allowed()
+
+    def _banned(self, reply: torch.Tensor) -> list[int]:
+        if self._sampling.banned is None:
+            return []
+        said = reply[self._followed :].tolist()
+        self._followed = len(reply)
+        self._states = [a.follow(state, said) for a, state in zip(self._automata, self._states, strict=True)]
+        last = (a.banned[state] for a, state in zip(self._automata, self._states, strict=True))
+        return [*self._sampling.banned.never, *chain.from_iterable(last)]
 
     def likely(self, token: int, count: int) -> LikelyToken:
         """The token chosen last, with the ``count`` likeliest at its place."""

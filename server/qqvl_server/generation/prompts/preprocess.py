@@ -143,6 +143,9 @@ class Preprocessor:
     def spell(self, token: int) -> bytes:
         return self._vocabulary.data(token)
 
+    def spellings(self) -> list[bytes]:
+        return self._vocabulary.spellings()
+
     def _count(self, message: ChatMessage) -> int:
         if (rough := self._lengths.far_too_many(texts_of(message))) is not None:
             return rough

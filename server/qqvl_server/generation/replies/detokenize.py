@@ -46,6 +46,11 @@ class Vocabulary:
             return bytes.fromhex(name[3:5])
         return name.replace("▁", " ").encode()
 
+    def spellings(self) -> list[bytes]:
+        """What each token spells, in order; nothing for special ones."""
+        size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        return [b"" if self.is_special(token) else self.data(token) for token in range(size)]
+
     def text(self, ids: Sequence[int]) -> str:
         """Special tokens included; bytes that are no characters become U+FFFD.
 
