@@ -204,8 +204,9 @@ class Store:
         """Note QQ's ids of our own messages; those that are to be withdrawn, because what they answer has left."""
 
         async def add(connection: AsyncConnection) -> tuple[str, ...]:
-            chat_id = await chats.chat_id_of(connection, chat)
-            row = await answers.newest_of(connection, chat_id, message_id)
+            # A report is no reason to know of a chat in which nothing was said.
+            chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
+            row = await answers.newest_of(connection, chat_id, message_id) if chat_id is not None else None
             if row is None or row.reply_seq is None:
                 # Parts of an answer went out before its question was recalled.
                 is_gone = row is not None and await recalls.is_recalled(connection, chat_id, message_id, row.digest)
