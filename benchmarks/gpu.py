@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from card import CONTEXT, IMAGE, Card, Report
+from card import CONTEXT, Report
 from checkpoints import DEMO, ROOT, SIZES
+from probes import Probes
 
 from qqvl_server.engine import build
 from qqvl_server.engine.cache.kv_cache import kv_dtype, kv_shape
 from qqvl_server.engine.cpu.kernels import text_shape
 from qqvl_server.engine.cuda.trial import Trial
 from qqvl_server.engine.cuda.varlen import LIBRARIES, NamedKernel, varlen_metadata
-from qqvl_server.engine.forward.sampler import Sampler
-from qqvl_server.engine.steps.batch import NoNumbers
 from qqvl_server.engine.steps.core import EngineCore
 from qqvl_server.engine.steps.request import Request, SamplingParams, Status
 from qqvl_server.settings import EngineSettings, WeightsSettings
@@ -43,7 +42,7 @@ _LEVERS: Final[dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-class Bench(Card):
+class Bench(Probes):
     """The parts of the report."""
 
     def machine(self, rows: dict[str, Any]) -> None:
@@ -99,28 +98,9 @@ class Bench(Card):
                 asked = [Request(f"{turn}{n}", f"{n}", ids, SamplingParams(24)) for n, ids in enumerate(prompts)]
                 for one in asked:
                     core.add(one, {})
-                self._finish(core)
+                self.finish(core)
                 same = [one.output for one in asked] == expected
                 rows[f"{name}, caches {turn}"] = "the same" if same else "DIFFERENT"
-
-    def truth(self, rows: dict[str, Any], model: Any) -> None:
-        """A row of NaN ends its own request; drawing does not wait for the device."""
-        requests = [self.request(5, 5)[0] for _ in range(4)]
-        logits = torch.randn(4, model.config.get_text_config().vocab_size, device=self.device).to(kv_dtype(model))
-        logits[2, 5] = torch.nan
-        sampler = Sampler(self.device, [IMAGE])
-        sampler.draw(logits.clone(), range(4), requests).wait()
-        if self.is_card:
-            torch.cuda.set_sync_debug_mode("error")
-        try:
-            drawn = sampler.draw(logits.clone(), range(4), requests)
-        finally:
-            if self.is_card:
-                torch.cuda.set_sync_debug_mode("default")
-        rows["drawing waits for the device"] = "no"
-        ended = [isinstance(one, NoNumbers) for one in drawn.wait()]
-        rows["rows that end with an error"] = "as they should" if ended == [False, False, True, False] else ended
-        rows["ms of drawing for 4 chats"] = self.milliseconds(lambda: sampler.draw(logits, range(4), requests).wait())
 
     def speed(self, rows: dict[str, Any], core: EngineCore, counts: tuple[int, ...]) -> None:
         """Tokens a second while ``counts`` chats of 500 tokens are answered at once."""
@@ -141,7 +121,7 @@ class Bench(Card):
             rows[f"tokens/s, {count} at once"] = round((sum(r.made for r, _ in asked) - made) / seconds, 1)
             for request, _ in asked:
                 core.abort(request)
-            self._finish(core)
+            self.finish(core)
 
     def plain(self, rows: dict[str, Any], model: Any) -> None:
         """Transformers' own generate, one reply at a time."""
@@ -192,11 +172,7 @@ class Bench(Card):
             rows[event.key[:60]] = f"{getattr(event, name) / 4000:.3f} ms a step, {event.count / 4:.0f} times"
         for request, _ in asked:
             core.abort(request)
-        self._finish(core)
-
-    def _finish(self, core: EngineCore) -> None:
-        while core.has_work:
-            core.step()
+        self.finish(core)
 
 
 def run(bench: Bench, report: Report, counts: tuple[int, ...]) -> None:
@@ -209,12 +185,23 @@ def run(bench: Bench, report: Report, counts: tuple[int, ...]) -> None:
         bench.kernels(rows, model)
     with report.part("truth") as rows, torch.inference_mode():
         bench.truth(rows, model)
+    with report.part("packed weights") as rows, torch.inference_mode():
+        bench.products(rows)
     with report.part("plain generate") as rows:
         bench.plain(rows, model)
     with report.part("speed, own kernels off") as rows:
         # First: layers that are fused stay so.
         bench.speed(rows, bench.by_libraries(model), counts)
         bench.memory(rows)
+    gc.collect()
+    with report.part("speed, torch.compile") as rows:
+        # Before they are fused, too: it is Transformers' layers that are compiled.
+        began = time.perf_counter()
+        core = bench.engine(model, torch_compile="on")
+        rows["seconds until it is ready"] = round(time.perf_counter() - began, 1)
+        bench.speed(rows, core, counts)
+        bench.memory(rows)
+        del core
     for name, levers in _LEVERS.items():
         if not report.time_left:
             break
@@ -223,6 +210,9 @@ def run(bench: Bench, report: Report, counts: tuple[int, ...]) -> None:
         with report.part(f"speed, {name}") as rows:
             bench.speed(rows, bench.engine(model, **levers), counts)
             bench.memory(rows)
+    gc.collect()
+    with report.part("numbers that are none") as rows:
+        bench.poisoned(rows, bench.engine(model))
     gc.collect()
     with report.part("first tokens") as rows:
         core = bench.engine(model)

@@ -3,6 +3,8 @@
 
     python models/make_demo.py                   # everything, into models/qqvl-demo (under an hour on two CPU cores)
     python models/make_demo.py --evaluate-only   # only the exam of the checkpoint that is there
+    python models/make_demo.py --eye-only        # only the first stage; go on later with --resume
+    python models/make_demo.py --from OLD        # the language side goes on from another demo's, in fewer steps
     python models/make_demo.py --resume          # go on from the checkpoints in --work
 
 Needs torch, transformers, pillow and tqdm; no download, no GPU, no torchvision.
@@ -20,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from demo_recipe.evaluate import sit_exam, swap_exam, write_report
+from demo_recipe.evaluate import gate_exam, sit_exam, swap_exam, write_report
 from demo_recipe.eye_training import EyePlan
 from demo_recipe.speech_training import SpeechPlan
 from demo_recipe.team import Assignment, teach_together, write_tokenizer
@@ -53,12 +55,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes, one CPU core and 4 GB of memory each")
     parser.add_argument("--pictures", type=int, default=24000, help="drawn pictures to learn from, 150 kB each")
     parser.add_argument("--eye-steps", type=int, default=2400)
-    parser.add_argument("--speech-steps", type=int, default=3600)
-    parser.add_argument("--refine-steps", type=int, default=900)
+    parser.add_argument("--speech-steps", type=int, default=2600)
+    parser.add_argument("--refine-steps", type=int, default=700)
     parser.add_argument("--each", type=int, default=120, help="exam cases per task")
+    parser.add_argument(
+        "--from", type=Path, dest="heir", help="go on from the language side of the demo in this folder"
+    )
     parser.add_argument("--resume", action="store_true", help="use the checkpoints in --work")
+    parser.add_argument("--eye-only", action="store_true", help="stop after the first stage, with eye.pt in --work")
     parser.add_argument("--evaluate-only", action="store_true")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.heir is not None and args.heir.resolve() == args.out.resolve():
+        parser.error("--from and --out are the same folder: the old tokenizer is needed until the end")
+    return args
 
 
 def train(args: argparse.Namespace) -> Times:
@@ -68,11 +77,16 @@ def train(args: argparse.Namespace) -> Times:
     if not args.resume:
         eye.unlink(missing_ok=True)
         speech.unlink(missing_ok=True)
-    if not speech.exists():
+    if not speech.exists() and not args.eye_only:
         write_tokenizer(args.out, args.seed)
     plan = SpeechPlan(args.speech_steps, refine=args.speech_steps)
+    if args.heir is not None:
+        plan = replace(plan, copying=0)  # it copies already
     share = args.pictures // args.workers
-    task = Assignment(args.out, eye, speech, EyePlan(args.eye_steps), plan, args.seed, args.workers, share)
+    task = Assignment(args.out, eye, speech, EyePlan(args.eye_steps), plan, args.seed, args.workers, share, args.heir)
+    if args.eye_only:
+        teach_together(replace(task, plan=None))
+        return Times((time.monotonic() - start) / 60, computing(args.workers))
     teach_together(task)
     refined = replace(plan, steps=args.speech_steps + args.refine_steps, pictures=56)
     teach_together(replace(task, plan=refined, seed=args.seed + 50))
@@ -97,7 +111,7 @@ def evaluate(args: argparse.Namespace, times: Times | None) -> None:
     if notes.exists():
         facts |= dict(line.split(": ", 1) for line in notes.read_text(encoding="utf-8").splitlines())
     report = args.out / "EVALUATION.md"
-    write_report(results, swapped, facts, report)
+    write_report(results, swapped, gate_exam(args.out), facts, report)
     print(report.read_text(encoding="utf-8"))
 
 
@@ -109,7 +123,10 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     torch.set_flush_denormal(True)
     times = None if args.evaluate_only else train(args)
-    evaluate(args, times)
+    if times is not None:
+        print(f"{times.clock:.1f} minutes by the clock, {times.computing:.1f} of computing per core")
+    if not args.eye_only:
+        evaluate(args, times)
 
 
 if __name__ == "__main__":

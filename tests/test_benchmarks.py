@@ -126,3 +126,8 @@ def test_the_cards_script_runs_through_without_a_card(tmp_path: Path) -> None:
     assert {name: part["failed"] for name, part in report.items() if "failed" in part} == {}
     assert {value for name, value in report["right"].items() if name != "seconds"} == {"the same"}
     assert report["truth"]["rows that end with an error"] == "as they should"
+    poisoned = {name: found for name, found in report["numbers that are none"].items() if name != "seconds"}
+    assert poisoned == {
+        "the poisoned one": "ended with an error", "those beside it": "the same", "one after it": "the same",
+    }  # fmt: skip
+    assert report["speed, torch.compile"]["tokens/s, 4 at once"] > 0

@@ -7,6 +7,10 @@ import itertools
 import pytest
 from PIL import Image, ImageDraw
 
+from models.demo_recipe import exam_gate, gate_turns
+from qqvl_server.chat.gate import scenes
+from qqvl_server.chat.gate.question import CANDIDATES
+from qqvl_server.generation.port import TextPart
 from tests.pictures import COLOURS, base64_of, encoded, picture
 from tests.running import RunningServer
 
@@ -73,3 +77,14 @@ def test_it_says_honestly_that_it_is_a_demo(server: RunningServer) -> None:
     for question in ("帮我写一首关于春天的诗", "1+1等于几？", "What is the capital of France?"):
         reply = ask(server, (question, ()))
         assert "演示" in reply or "demo" in reply.lower()
+
+
+def test_it_is_taught_the_very_question_that_the_service_asks() -> None:
+    for scene in scenes.read(exam_gate.SCENES):
+        for place in scene.labelled[-1:]:
+            served = scenes.rendered(scene.history(place))
+            taught = exam_gate.asked([line.model_dump() for line in scene.lines[: place + 1]])
+            assert [(m.role, "".join(p.text for p in m.parts if isinstance(p, TextPart))) for m in served] == [
+                (m["role"], m["content"]) for m in taught
+            ]
+    assert (gate_turns.SPEAK, gate_turns.SILENT) == CANDIDATES

@@ -13,6 +13,7 @@ import pytest
 from qqvl_server.chat.commands import COMMANDS, Role
 from qqvl_server.chat.preferences import OWN
 from qqvl_server.config import OTHER_ENV, knobs, resolve, variables
+from qqvl_server.flags import COMMANDS as COMMAND_LINE
 from qqvl_server.settings import Settings
 from tests.running import ROOT, RunningServer, run_cli
 
@@ -44,7 +45,7 @@ def test_every_line_of_the_example_file_can_be_used(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def flags() -> frozenset[str]:
     """Every flag of every command that answers to ours, as their help tells them."""
-    helps = [run_cli(*words, "--help").stdout for words in ((), ("serve",), ("download",), ("show-config",))]
+    helps = [run_cli(*words, "--help").stdout for words in ((), *((name,) for name in COMMAND_LINE))]
     return frozenset(re.findall(r"--[a-z][a-z-]+", "".join(helps))) | {"--long"}
 
 
@@ -64,7 +65,7 @@ def test_what_a_readme_tells_to_run_is_there(readme: str, flags: frozenset[str])
     assert not {flag for line in ours for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)} - flags
     known = variables() | OTHER_ENV | {"QQVL_CLIENT_"}
     assert not {name for line in said for name in re.findall(r"QQVL_[A-Z_]+", line)} - known
-    for command in ("show-config", "download"):
+    for command in ("show-config", "download", "setup", "doctor"):
         assert any(re.search(rf"\b{command}\b", line) for line in said), command
 
 

@@ -76,3 +76,24 @@ def test_the_wheel_advises_by_names_that_exist(installed: Path, tmp_path: Path) 
             check=False,
         )
         assert said in done.stderr
+
+
+@pytest.mark.long
+def test_the_wheel_has_both_commands_and_keeps_its_files_where_one_stands(installed: Path, tmp_path: Path) -> None:
+    (info,) = installed.glob("qqvl-*.dist-info")
+    commands = (info / "entry_points.txt").read_text(encoding="utf-8")
+    assert "qqvl = qqvl_server.entry:run" in commands
+    assert "qqvl-client = qqvl_client.entry:run" in commands
+    env = os.environ | {"PYTHONPATH": str(installed)}
+    for words, status in (
+        (("qqvl_server", "setup", "--yes"), 0),
+        (("qqvl_client", "--help"), 0),
+        # NapCat is not there: told, by the token and address that were just set.
+        (("qqvl_client", "doctor", "--no-send"), 1),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *words], cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", check=False
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+    assert "ws://127.0.0.1:3001" in done.stdout
+    assert [one.name for one in tmp_path.iterdir()] == ["qqvl.yaml"]

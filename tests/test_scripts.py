@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -199,3 +200,32 @@ def test_the_build_of_torch_is_picked_by_name(tmp_path: Path) -> None:
         assert f"QQVL_TORCH={wrong}" in done.stderr
     for right in ("cpu", "cu126", "cu130", "rocm7.2"):
         assert checkout.run("run_server.sh", QQVL_TORCH=right, PYTHON="/no/such").returncode == 1
+
+
+@pytest.mark.long
+def test_kernels_that_could_not_be_tried_are_a_failure_where_ci_is_set_and_a_hint_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/triton_tests", tmp_path / "scripts")
+    (tmp_path / ".venv-test").symlink_to(Path(sys.executable).parents[1])
+    # pip has nowhere to ask.
+    alone = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("PIP_")}
+    alone |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    for more, code, said in (({"CI": "true"}, 1, "CI 里不能跳过"), ({}, 0, "跳过显卡算子的测试")):
+        done = subprocess.run(
+            ["scripts/triton_tests"], cwd=tmp_path, env=alone | more, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+        assert not (tmp_path / ".venv-triton").exists()
+
+
+def test_check_service_asks_the_doctor_and_installs_nothing(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "p")
+    shutil.copy(ROOT / "scripts" / "check-service.sh", checkout.folder / "scripts" / "check-service.sh")
+    done = checkout.run("scripts/check-service.sh", "--json", SERVER_URL="http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "run_server.sh" in done.stderr
+    assert not (checkout.folder / ".venv").exists()
+    checkout.run("run_server.sh")
+    done = checkout.run("scripts/check-service.sh", "--json", SERVER_URL="http://127.0.0.1:9")
+    assert done.stdout == f"started as {checkout.folder}/run_server.sh doctor --no-send --json\n"
+    assert "没有回答" in done.stderr

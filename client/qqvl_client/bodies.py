@@ -117,3 +117,18 @@ def withdraw_of(answer: Any) -> tuple[str, ...]:
         raise AnswerLostError("服务器的答复里没有 status: success")
     ids = answer.get("withdraw")
     return tuple(found for found in map(id_of, ids) if found) if isinstance(ids, list) else ()
+
+
+def words_of(payload: bytes) -> str:
+    """What an error of the server's says, or how whatever else came begins."""
+    try:
+        error = json.loads(payload).get("error")
+        return f"{error['code']} {error['message']}"[:200]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return payload[:100].decode("utf-8", "replace")
+
+
+def status_of(self_id: str, reason: str) -> bytes:
+    """What the server is told of an account's line; `reason` says what is wrong, if anything is."""
+    body = {"self_id": self_id, "link": "down" if reason else "up", "reason": reason}
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")

@@ -1,6 +1,6 @@
 """argv → settings → the adapter that was chosen.
 
-Exit codes: 0 stopped as asked, 2 a setting is wrong, 3 a package is missing.
+Exit codes: 0 stopped as asked (`doctor`: nothing has failed, else 1), 2 a setting is wrong, 3 a package is missing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from qqvl_client import flags, invocation, logs
+from qqvl_client.doctor import command
 from qqvl_client.errors import SettingsError
 from qqvl_client.journal import Journal, open_journal
 from qqvl_client.settings import Settings, load, ncatbot_config, private_data_dir, shut_to_others
@@ -27,6 +28,10 @@ def main(argv: list[str]) -> int:
         arguments = flags.parse(argv)
         _on_closed_pipe("SIG_IGN")
         given = {name: value for name in ("adapter", "server_url") if (value := getattr(arguments, name))}
+        if arguments.command == "doctor":
+            return command.run(
+                given, arguments.config, as_json=arguments.json, send=arguments.send, picture=arguments.picture
+            )
         settings = load(os.environ, given, arguments.config)
         # Logs, journal and pictures on their way hold private chats.
         os.umask(0o077)

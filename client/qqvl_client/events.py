@@ -49,7 +49,7 @@ def _parse(raw: Mapping[str, Any]) -> Event | None:
         case "meta_event":
             status = raw.get("status")
             online = status.get("online") if isinstance(status, Mapping) else None
-            return Heartbeat(stamp_of(raw), online if isinstance(online, bool) else None)
+            return Heartbeat(stamp_of(raw), online if isinstance(online, bool) else None, text_of(raw.get("self_id")))
         case "request":
             return _application(raw)
         case "notice":
@@ -60,7 +60,7 @@ def _parse(raw: Mapping[str, Any]) -> Event | None:
 def _notice(raw: Mapping[str, Any]) -> Event | None:
     match raw.get("notice_type"):
         case "bot_offline":
-            return AccountOffline(text_of(raw.get("message"))[:200])
+            return AccountOffline(text_of(raw.get("message"))[:200], text_of(raw.get("self_id")))
         case "group_recall" | "friend_recall" as kind:
             return _recall(raw, "group" if kind == "group_recall" else "private")
         case "notify" if raw.get("sub_type") == "poke":

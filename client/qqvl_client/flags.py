@@ -45,12 +45,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog=invocation.command(),
         description="QQ 与对话服务器之间的中继",
-        usage="%(prog)s [参数…]",
+        usage="%(prog)s [doctor] [参数…]",
         epilog="其余设置写在 qqvl.yaml 的 client: 下面或 QQVL_CLIENT_… 环境变量里，见 docs/client.md。",
         formatter_class=_Formatter,
         allow_abbrev=False,
         add_help=False,
     )
+    parser.add_argument_group("命令").add_argument(
+        "command", nargs="?", choices=("run", "doctor"), default="run", metavar="doctor",
+        help="体检：NapCat、服务器、图片逐项试一次，不行的说出要改哪个设置；不写就启动",
+    )  # fmt: skip
+    group = parser.add_argument_group("体检的参数")
+    group.add_argument("--json", action="store_true", help="写成 JSON；有不行的退出码是 1，没有是 0")
+    group.add_argument("--no-send", dest="send", action="store_false", help="不用机器人的号给它自己发一条消息")
+    group.add_argument("--picture", metavar="网址", default="", help="试着取哪张图片，默认是机器人自己的头像")
     group = parser.add_argument_group("参数")
     group.add_argument("--config", type=Path, metavar="文件", help="设置文件，默认是项目根目录的 qqvl.yaml")
     group.add_argument("--adapter", choices=("ncatbot", "nonebot"), help="用哪个框架连 QQ，默认 ncatbot")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,8 +16,18 @@ ROOT = Path(__file__).resolve().parents[2]
 def command(*words: str) -> str:
     """`words` after whatever started this process: `./run_client.sh`, `python client/qqbot_client_full.py`."""
     line, script = sys.orig_argv, sys.argv[0]
-    typed = shlex.join(line[: line.index(script) + 1] if script in line and script.endswith(".py") else [script])
-    return " ".join([os.environ.get(LAUNCHER) or typed, *map(shlex.quote, words)])
+    return " ".join([os.environ.get(LAUNCHER) or _typed(script, line), *map(shlex.quote, words)])
+
+
+def _typed(script: str, line: list[str]) -> str:
+    if "-m" in line:
+        return shlex.join(line[: line.index("-m") + 2])
+    if script in line and script.endswith(".py"):
+        return shlex.join(line[: line.index(script) + 1])
+    # A console script: by its bare name where that would find it.
+    name = Path(script).name
+    found = shutil.which(name)
+    return name if found and Path(found).resolve() == Path(script).resolve() else shlex.quote(script)
 
 
 def install(requirements: str, *packages: str) -> str:

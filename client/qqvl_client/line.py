@@ -43,33 +43,34 @@ class Dialler:
             await self._back_off()
             self._failures += 1
             try:
-                connection = await self._connect()
+                connection = await dial(self._settings)
             except (OSError, TimeoutError, InvalidHandshake, EOFError, ValueError) as error:
                 LOG.warning("连不上 %s（%s），会一直重试", self._settings.napcat_ws_url, _reason(error))
                 continue
             LOG.info("已连上 %s", self._settings.napcat_ws_url)
             return connection
 
-    async def _connect(self) -> ClientConnection:
-        settings = self._settings
-        token = settings.napcat_token.get_secret_value()
-        return await connect(
-            settings.napcat_ws_url,
-            # In a header the token is in no log of addresses, ours or a proxy's.
-            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
-            # websockets reads HTTP_PROXY for ws:// too: a proxy set for downloads would cut even loopback.
-            proxy=None,
-            open_timeout=settings.connect_timeout_s,
-            close_timeout=1,
-            ping_interval=settings.ping_interval_s,
-            ping_timeout=settings.ping_timeout_s,
-            max_size=int(settings.max_frame_mb * 1_000_000),
-        )
-
     async def _back_off(self) -> None:
         if self._failures:
             longest = self._settings.reconnect_base_s * 2 ** min(self._failures - 1, 16)
             await asyncio.sleep(min(longest, self._settings.reconnect_max_s) * random.uniform(0.5, 1))
+
+
+async def dial(settings: Settings) -> ClientConnection:
+    """One attempt; raises whatever says why not."""
+    token = settings.napcat_token.get_secret_value()
+    return await connect(
+        settings.napcat_ws_url,
+        # In a header the token is in no log of addresses, ours or a proxy's.
+        additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+        # websockets reads HTTP_PROXY for ws:// too: a proxy set for downloads would cut even loopback.
+        proxy=None,
+        open_timeout=settings.connect_timeout_s,
+        close_timeout=1,
+        ping_interval=settings.ping_interval_s,
+        ping_timeout=settings.ping_timeout_s,
+        max_size=int(settings.max_frame_mb * 1_000_000),
+    )
 
 
 async def objects(connection: ClientConnection) -> AsyncIterator[dict[str, Any]]:

@@ -106,6 +106,7 @@ class Heartbeat:
 
     stamp: float | None
     online: bool | None
+    self_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class AccountOffline:
     """QQ has logged the account out."""
 
     reason: str
+    self_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,12 @@ class Link(Protocol):
     async def wait_up(self, self_id: str) -> None:
         """Return once actions for this account can be sent."""
 
+    def is_up(self, self_id: str) -> bool:
+        """Whether they can be sent now; of any account where none is named."""
+
+    async def renew(self, self_id: str) -> None:
+        """Give the line up that this account is reached by, so that it is made anew."""
+
 
 def data_of(answer: Mapping[str, Any]) -> Any:
     """The `data` of an action's answer; raises when the answer says it failed."""
@@ -112,6 +118,10 @@ class OneBot:
         else:
             action, params = "get_friend_msg_history", {"user_id": _number(chat.id), "count": RECORD_LENGTH}
         return messages_of(_mapping(await self._lookup(chat.self_id, action, params)).get("messages"))
+
+    async def login(self, self_id: str) -> None:
+        """The cheapest action there is, which every implementation has. Raises LineError where it is not done."""
+        await self._lookup(self_id, "get_login_info", {})
 
     async def own_nickname(self, self_id: str) -> str:
         return await self._name(("login", self_id), "get_login_info", {}, "nickname")

@@ -26,6 +26,7 @@ from qqvl_client.reading import Reader
 from qqvl_client.segments import is_unfinished
 from qqvl_client.server_api import ServerApi
 from qqvl_client.settings import Settings
+from qqvl_client.watching import Watch
 
 LOG = logging.getLogger("qqvl.relay")
 ERRANDS_GRACE_S = 1
@@ -47,6 +48,7 @@ class Relay:
         self._errands = Errands(settings, self._onebot, self._server, journal)
         self._outbox = Outbox(settings, self._onebot, journal, self._errands)
         self._admissions = Admissions(settings, self._onebot, journal, self._outbox)
+        self._watch = Watch(settings, link, self._onebot, self._server, self._outbox)
         self._catching_up = CatchingUp(settings, self._onebot, journal)
         self._intake = Intake(self._admit)
         most = settings.posts_per_chat
@@ -63,6 +65,7 @@ class Relay:
     def resume(self) -> None:
         """Go on with what an earlier run left unfinished; look at the server meanwhile."""
         self._looking = asyncio.create_task(self._server.look(), name="look at the server")
+        self._watch.start()
         errands = self._journal.errands
         self._admissions.resume([errand for errand in errands if errand.kind == "application"])
         for errand in errands:
@@ -76,6 +79,7 @@ class Relay:
 
     def take(self, event: Event | None) -> None:
         """Accept one event of any kind. Never blocks and never raises for what is in the event."""
+        self._watch.heard(event)
         match event:
             case MessageEvent():
                 self._intake.put(event)
@@ -96,6 +100,7 @@ class Relay:
     async def aclose(self) -> None:
         """Finish what is in flight within the grace period; the rest stays in the journal."""
         self._closed = True
+        await self._watch.aclose()
         await self._lanes.close(self._settings.stop_grace_s)
         ending = [*self._readings, *([self._looking] if self._looking else [])]
         for task in ending:

@@ -7,19 +7,19 @@ import json
 import logging
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
-from qqvl_client.bodies import reply_of
+from qqvl_client.bodies import reply_of, words_of
 from qqvl_client.errors import AnswerLostError, ServerAwayError, ServerError, ServerRefusedError
 from qqvl_client.message import Chat
 from qqvl_client.outgoing import Reply, outgoing_of
 from qqvl_client.pieces import Pieces
 from qqvl_client.posting import Place, Posts, Trace
-from qqvl_client.settings import Settings, is_loopback
+from qqvl_client.settings import Settings
 from qqvl_client.sse import events
+from qqvl_client.standing import connected, standing_with
 
 LOG = logging.getLogger("qqvl.server")
 NOT_ANSWERED = frozenset({408, 409, 425, 429, 502, 503, 504})
@@ -35,42 +35,25 @@ class ServerApi:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        timeout = httpx.Timeout(settings.server_timeout_s, connect=settings.connect_timeout_s, pool=None)
-        key = settings.api_key.get_secret_value()
-        local = is_loopback(urlsplit(settings.server_url).hostname)
-        self._http = httpx.AsyncClient(
-            base_url=settings.server_url,
-            headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=timeout,
-            trust_env=False,
-            proxy=None if local else settings.proxy or None,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=settings.parallel_chats),
-        )
+        self._http = connected(settings)
         self._posts = Posts(settings.parallel_chats)
 
     async def aclose(self) -> None:
         await self._http.aclose()
 
     async def look(self) -> None:
-        """Ask once, at the start, whether this is our server and takes our key, and tell the owner where not.
-
-        A GET of the door that takes messages is refused for its method, after the key was looked at.
-        """
-        url, patience = self._settings.server_url, self._settings.connect_timeout_s
-        try:
-            health = await self._http.get("/health", timeout=patience)
-            door = await self._http.get("/api/chat/private", timeout=patience)
-        except httpx.HTTPError as error:
-            name = type(error).__name__
+        """Ask once, at the start, whether this is our server and takes our key, and tell the owner where not."""
+        url = self._settings.server_url
+        standing = await standing_with(self._http, self._settings)
+        if standing.kind == "away":
             LOG.warning(
-                "对话服务器 %s 现在没有回答（%s）：没启动就启动它，地址不对就改 server_url；会一直重试", url, name
+                "对话服务器 %s 现在没有回答（%s）：没启动就启动它，地址不对就改 server_url；会一直重试",
+                url,
+                standing.words,
             )
-            return
-        if door.status_code in (401, 403):
-            LOG.error(
-                "对话服务器不让进：%s。api_key（QQVL_API_KEY）要与服务器的 api_keys 之一相同", _words(door.content)
-            )
-        elif door.status_code == 404 or not _is_health(health):
+        elif standing.kind == "locked":
+            LOG.error("对话服务器不让进：%s。api_key（QQVL_API_KEY）要与服务器的 api_keys 之一相同", standing.words)
+        elif standing.kind == "foreign":
             LOG.error("%s 不是对话服务器：server_url 只写到端口，后面不要带 /v1 之类的路径", url)
 
     async def ask(
@@ -98,6 +81,18 @@ class ServerApi:
         """Post something that is not a message, once; the answer's JSON. Raises ServerError."""
         return await self._answer(path, body)
 
+    async def stands(self, status: bytes) -> bool:
+        """Tell it how our line stands; whether it would take a message now. One that knows no such door would."""
+        try:
+            async with asyncio.timeout(2 * self._settings.connect_timeout_s):
+                answer = await self._http.post("/api/client/status", content=status)
+        except (httpx.HTTPError, TimeoutError):
+            return False
+        if answer.status_code != 200:
+            return answer.status_code < 500
+        said = _json(answer.text)
+        return not (isinstance(said, dict) and said.get("ready") is False)
+
     async def _ask_once(self, chat: Chat, body: bytes, place: Place, accepted: asyncio.Event, pieces: Pieces) -> Reply:
         async with place.slot():
             place.on_settled(len(body), accepted.set)
@@ -109,11 +104,11 @@ class ServerApi:
         """The answer's JSON; raises ServerError for whatever else comes back."""
         status, headers, payload = await self._post(path, body, trace, pieces)
         if status in NOT_ANSWERED:
-            raise ServerAwayError(f"服务器回答 {status}：{_words(payload)}", _retry_after(headers))
+            raise ServerAwayError(f"服务器回答 {status}：{words_of(payload)}", _retry_after(headers))
         if status >= 500 or 300 <= status < 400:
-            raise AnswerLostError(f"服务器回答 {status}：{_words(payload)}")
+            raise AnswerLostError(f"服务器回答 {status}：{words_of(payload)}")
         if status >= 400:
-            raise ServerRefusedError(f"服务器回答 {status}：{_words(payload)}", status)
+            raise ServerRefusedError(f"服务器回答 {status}：{words_of(payload)}", status)
         try:
             return json.loads(payload)
         except ValueError:
@@ -160,7 +155,7 @@ async def _told_by_and_by(answer: httpx.Response, pieces: Pieces) -> bytes:
 
 
 def _failure(payload: bytes) -> ServerError:
-    words = f"服务器说没有答成：{_words(payload)}"
+    words = f"服务器说没有答成：{words_of(payload)}"
     code = _code(payload)
     if code in REFUSED:
         return ServerRefusedError(words, 400)
@@ -205,13 +200,6 @@ def _retry_after(headers: httpx.Headers) -> float | None:
     return float(value) if value.isdecimal() else None
 
 
-def _is_health(answer: httpx.Response) -> bool:
-    try:
-        return "status" in answer.json()
-    except (ValueError, TypeError):
-        return False
-
-
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -224,14 +212,6 @@ def _code(payload: bytes) -> str:
         return str(json.loads(payload)["error"]["code"])
     except (ValueError, TypeError, KeyError):
         return ""
-
-
-def _words(payload: bytes) -> str:
-    try:
-        error = json.loads(payload).get("error")
-        return f"{error['code']} {error['message']}"[:200]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return payload[:100].decode("utf-8", "replace")
 
 
 def notice_for(error: ServerError) -> str:

@@ -28,7 +28,9 @@ from qqvl_client.invocation import LAUNCHER
 from qqvl_client.mistakes import meant, near, one_line
 from qqvl_client.server_variables import SERVER_VARIABLES
 
-PROJECT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ROOT if (ROOT / "client").is_dir() else Path.cwd()
+"""The checkout this file lies in, or the working directory when the package was installed elsewhere."""
 ENV_PREFIX = "QQVL_CLIENT_"
 ENV_SHORT = {"SERVER_URL": "server_url", "QQVL_API_KEY": "api_key"}
 # The settings file of both programs, what the scripts read, and what the server's tests plant.
@@ -112,6 +114,11 @@ class Settings(BaseModel):
     ping_interval_s: float = Field(15, gt=0, description="隔多久探一次线路")
     ping_timeout_s: float = Field(15, gt=0, description="探测多久没有回应就算断线")
     max_frame_mb: float = Field(64, gt=0, description="NapCat 一帧最大多少 MB")
+    watch_every_s: float = Field(60, gt=0, description="隔多久察看一次 QQ 线路和服务器；两次不应就断开重连")
+    alert_after_s: float = Field(120, ge=0, description="线路或服务器断了这么久就通知主人，好了再说一声")
+    alert_url: SecretStr = Field(
+        SecretStr(""), description="QQ 线路断了时用 POST 通知的网址（JSON），如 Bark、Server 酱、ntfy 的；留空不通知"
+    )
     stop_grace_s: float = Field(5, ge=0, description="收到停止信号后，最多再等多久把手上的消息答完")
     journal_keep_h: float = Field(48, gt=0, description="流水账里已答完的消息留多久（用来认出重复）")
 
@@ -144,7 +151,7 @@ class Settings(BaseModel):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        return (self.api_key.get_secret_value(), self.napcat_token.get_secret_value())
+        return tuple(one.get_secret_value() for one in (self.api_key, self.napcat_token, self.alert_url))
 
 
 def is_loopback(host: str | None) -> bool:

@@ -27,11 +27,16 @@ def padding_bias(valid: torch.Tensor) -> torch.Tensor:
     return torch.zeros(valid.shape).masked_fill_(~valid.bool(), -1e9)[:, None, None, :]
 
 
-def causal_bias(valid: torch.Tensor) -> torch.Tensor:
-    """(batch, tokens) of truth to an additive bias (batch, 1, tokens, tokens) that hides padding and the future."""
-    length = valid.shape[1]
-    future = torch.full((length, length), -1e9).triu(1)
-    return (padding_bias(valid) + future).clamp(min=-1e9)
+def causal_bias(valid: torch.Tensor, branch: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """An additive bias (batch, 1, tokens, tokens) that hides padding, the future and other branches.
+
+    valid: (batch, tokens) of truth; branch: (batch, tokens), 0 on the trunk; after: (batch, tokens), the last place of
+    the trunk that a token sees.
+    """
+    place = torch.arange(valid.shape[1])
+    seen = (branch[:, None, :] == 0) & (place <= after[:, :, None]) | (branch[:, None, :] == branch[:, :, None])
+    seen &= (place <= place[:, None]) & valid[:, None, :].bool()
+    return torch.zeros(seen.shape).masked_fill_(~seen, -1e9)[:, None]
 
 
 def _library_form(

@@ -6,7 +6,7 @@ from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from .palette import Rgb, any_colour, distance, mix
 
@@ -96,14 +96,58 @@ def _noise(width: int, height: int, rng: Random) -> NDArray[np.float32]:
     return np.broadcast_to(grain[:height, :width], (height, width, 3))
 
 
+def _blobs(width: int, height: int, rng: Random) -> NDArray[np.float32]:
+    """A soft 0..1 field of shape (height, width): patches of light and shade of any size."""
+    generator = np.random.default_rng(rng.randrange(2**32))
+    cells = rng.choice(((2, 2), (3, 2), (4, 5), (8, 8), (16, 12), (40, 40)))
+    coarse = Image.fromarray(generator.integers(0, 256, cells, dtype=np.uint8))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / np.float32(255)
+
+
+def _scrawl(image: Image.Image, colour: Rgb, rng: Random) -> None:
+    """Thin straight lines, loose or in parallel, or dots; faint against the ground and far from the object's colour."""
+    painter = ImageDraw.Draw(image)
+    width, height = image.size
+    red, green, blue = np.asarray(image)[0, 0].tolist()
+    ink = mix((red, green, blue), any_colour(rng), rng.uniform(0.1, 0.5))
+    if distance(ink, colour) < 85:
+        return
+    long, thick = max(width, height), max(1, round(min(width, height) * rng.uniform(0.003, 0.012)))
+    kind, step = rng.randrange(3), long * rng.uniform(0.04, 0.2)
+    if kind == 0:
+        for _ in range(rng.randint(2, 14)):
+            ends = [(rng.uniform(0, width), rng.uniform(0, height)) for _ in range(2)]
+            painter.line(ends, fill=ink, width=thick)
+    elif kind == 1:
+        lean = rng.choice((0.0, 0.0, rng.uniform(-1, 1)))
+        flat = rng.random() < 0.6
+        for i in range(-25, 50):
+            a, b = i * step, i * step + lean * long
+            painter.line([(0, a), (long, b)] if flat else [(a, 0), (b, long)], fill=ink, width=thick)
+    else:
+        dot = step * rng.uniform(0.05, 0.15)
+        for i in range(int(width / step) + 1):
+            for j in range(int(height / step) + 1):
+                x, y = i * step, j * step
+                painter.ellipse((x - dot, y - dot, x + dot, y + dot), fill=ink)
+
+
 def background(width: int, height: int, colour: Rgb, rng: Random) -> Image.Image:
     """An RGB picture of width × height pixels on which an object of `colour` stays visible."""
+    image = _ground(width, height, colour, rng)
+    if rng.random() < 0.12:
+        _scrawl(image, colour, rng)
+    return image
+
+
+def _ground(width: int, height: int, colour: Rgb, rng: Random) -> Image.Image:
     kind = rng.random()
-    if kind < 0.45:
+    if kind < 0.4:
         return Image.new("RGB", (width, height), _choose(colour, 1, 75, rng)[0])
     if kind < 0.7:
         first, second = _choose(colour, 2, 85, rng)
-        pixels = _blend(_ramp(width, height, rng), first, second)
+        field = _blobs(width, height, rng) if rng.random() < 0.35 else _ramp(width, height, rng)
+        pixels = _blend(field, first, second)
         if rng.random() < 0.25:
             pixels = pixels + _noise(width, height, rng)
     elif kind < 0.92:

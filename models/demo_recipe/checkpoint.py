@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+)
 
 from .pictures import LEAST_PIXELS, MOST_PIXELS
 
@@ -39,6 +44,24 @@ def save_model(network: Qwen3VLForConditionalGeneration, folder: Path) -> None:
         "image_processor_type": "Qwen2VLImageProcessorFast",
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=4) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def inherit(network: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Start the language side from another demo's: its weights, and each token's row from the tokens it was there."""
+    old = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    rows = old.model.language_model.embed_tokens.weight
+    spelling = AutoTokenizer.from_pretrained(folder)
+    weights = old.model.language_model.state_dict()
+    table = network.model.language_model.embed_tokens.weight.clone()
+    for token in range(len(tokenizer)):
+        text = tokenizer.decode([token])
+        name = tokenizer.convert_ids_to_tokens(token)
+        known = spelling.convert_tokens_to_ids(name)
+        pieces = [known] if known is not None else [] if "\ufffd" in text else spelling.encode(text)
+        if pieces:
+            table[token] = rows[pieces].mean(0)
+    network.model.language_model.load_state_dict(weights | {"embed_tokens.weight": table})
 
 
 def load_model(

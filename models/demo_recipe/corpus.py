@@ -8,6 +8,7 @@ from random import Random
 
 from .dialogues import converse
 from .episode import Album, Episode
+from .gate_turns import QUESTION, SILENT, SPEAK, gather
 
 
 def spoken(episode: Episode) -> str:
@@ -22,7 +23,10 @@ def spoken(episode: Episode) -> str:
 
 
 def corpus(album: Album, how_many: int, seed: int) -> Iterator[str]:
-    """Texts of `how_many` new conversations."""
+    """Texts of `how_many` new conversations, and of a quarter as many talks that call nobody."""
     rng = Random(seed)
     for _ in range(how_many):
         yield spoken(converse(rng, album))
+    for _ in range(how_many // 4):
+        talk = gather(rng)
+        yield "\n".join([*(message["content"] for message in talk.messages), QUESTION, SPEAK, SILENT])

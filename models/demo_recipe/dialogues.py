@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from . import memory_turns, picture_turns, small_talk, tool_turns
+from . import galleries, memory_turns, picture_turns, small_talk, tool_turns
 from .episode import Album, Episode, new_episode, new_speaker
 from .words import DEFAULT_SYSTEM
 
 Turn = Callable[[Episode], None]
 MOST_PICTURES = 3
+GALLERIES = 0.14
 
 
 def _next_turn(episode: Episode) -> Turn:
     """What happens next; questions about names and pictures are likelier once there is something to ask about."""
     known_name = episode.who() in episode.names
-    seen = bool(episode.pictures)
-    room = len(episode.pictures) < MOST_PICTURES
+    seen = bool(episode.history)
+    room = len(episode.history) < MOST_PICTURES
     choices: list[tuple[float, Turn]] = [
         (20 if room else 0, picture_turns.show),
         (2.5 if room else 0, picture_turns.show_only),
         (5 if room else 0, picture_turns.show_silently),
-        (10 if room and not seen else 0, picture_turns.show_two),
+        (10 if room and not seen else 0, picture_turns.show_several),
         (24 if seen else 0, picture_turns.recall),
         (0 if seen else 9, picture_turns.missing),
         (4 if known_name else 14, memory_turns.tell_name),
@@ -79,8 +80,11 @@ def _two_members(rng: Random, album: Album, english: bool) -> Episode:
 
 
 def converse(rng: Random, album: Album) -> Episode:
-    """One conversation of one to seven turns."""
+    """One conversation of one to seven turns, or a chat full of pictures."""
     episode = new_episode(rng, album)
+    if rng.random() < GALLERIES:
+        galleries.gallery(episode)
+        return episode
     if rng.random() < 0.2:
         tool_turns.equip(episode)
     turns = rng.choices((1, 2, 3, 4, 5, 7), (22, 22, 22, 18, 11, 5))[0]

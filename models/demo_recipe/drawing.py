@@ -7,16 +7,16 @@ import math
 from dataclasses import dataclass
 from random import Random
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from .backgrounds import background
-from .palette import COLOURS, Rgb, distance, mix, shade
+from .palette import COLOURS, Rgb, any_colour, distance, mix, shade
+from .placing import picture_size, places
 
 SHAPES = ("circle", "square", "triangle", "star")
 SHAPES_ZH = ("圆形", "正方形", "三角形", "五角星")
 FORMATS = ("png", "jpeg", "webp", "gif")
 NO_SHAPE = -1
-SIZES = (64, 64, 80, 96, 100, 128, 150, 160, 200, 224, 256, 256, 300, 320, 400, 480, 512, 600, 640, 800, 1024)
 
 Point = tuple[float, float]
 
@@ -39,17 +39,16 @@ class Drawing:
     outlines: tuple[tuple[Point, ...], ...]
 
 
-def outline(shape: int, x: float, y: float, radius: float, rng: Random) -> list[Point]:
-    """Corner points in pixels of one object around (x, y); radius is that of the circle around it."""
+def outline(shape: int, x: float, y: float, radius: float, tilt: float, rng: Random) -> list[Point]:
+    """Corner points in pixels of one object around (x, y); radius is that of the circle around it, tilt in radians."""
     if shape == 0:
         return [(x + radius * math.cos(a * math.tau / 72), y + radius * math.sin(a * math.tau / 72)) for a in range(72)]
-    turn = rng.uniform(0, math.tau) if rng.random() < 0.2 else rng.uniform(-0.15, 0.15) if rng.random() < 0.25 else 0.0
     if shape == 1:
-        return _corners(x, y, [radius] * 4, math.pi / 4 + turn)
+        return _corners(x, y, [radius] * 4, math.pi / 4 + tilt)
     if shape == 2:
-        return _triangle(x, y, radius, turn, rng)
+        return _triangle(x, y, radius, tilt, rng)
     inner = radius * (0.382 if rng.random() < 0.4 else rng.uniform(0.34, 0.52))
-    return _corners(x, y, [radius, inner] * 5, -math.pi / 2 + turn)
+    return _corners(x, y, [radius, inner] * 5, -math.pi / 2 + tilt)
 
 
 def _corners(x: float, y: float, radii: list[float], start: float) -> list[Point]:
@@ -57,13 +56,13 @@ def _corners(x: float, y: float, radii: list[float], start: float) -> list[Point
     return [(x + r * math.cos(start + i * step), y + r * math.sin(start + i * step)) for i, r in enumerate(radii)]
 
 
-def _triangle(x: float, y: float, radius: float, turn: float, rng: Random) -> list[Point]:
+def _triangle(x: float, y: float, radius: float, tilt: float, rng: Random) -> list[Point]:
     """Equilateral, isosceles in its box, right-angled or pointing down."""
     kind = rng.random()
     if kind < 0.4:
-        return _corners(x, y, [radius] * 3, -math.pi / 2 + turn)
+        return _corners(x, y, [radius] * 3, -math.pi / 2 + tilt)
     if kind < 0.55:
-        return _corners(x, y, [radius] * 3, math.pi / 2 + turn)
+        return _corners(x, y, [radius] * 3, math.pi / 2 + tilt)
     half = radius * 0.92
     top = x + half * rng.choice((0.0, 0.0, 0.0, rng.uniform(-0.8, 0.8), -1.0))
     points = [(top, y - half * rng.uniform(0.7, 1.0)), (x + half, y + half * 0.85), (x - half, y + half * 0.85)]
@@ -72,114 +71,91 @@ def _triangle(x: float, y: float, radius: float, turn: float, rng: Random) -> li
     return points
 
 
-def picture_size(rng: Random) -> tuple[int, int]:
-    """Width and height in pixels, from 48 to 1100; mostly small, because drawing big ones is slow."""
-    if rng.random() < 0.5:
-        side = rng.choice(SIZES)
-        if side > 512 and rng.random() < 0.5:
-            side = rng.choice(SIZES)
-    else:
-        side = round(math.exp(rng.uniform(math.log(48), math.log(700 if rng.random() < 0.8 else 1100))))
+@dataclass(frozen=True)
+class Style:
+    """How the objects of one picture are painted.
+
+    edge: colour of a contour or None, edge_width and hollow (a line instead of a filled object): shares of the radius,
+    0 for none; shadow, light: shares of the fill given to black beside and inside the object; tilt, wobble: radians;
+    motley: share of a second shade that each object may take.
+    """
+
+    edge: Rgb | None
+    edge_width: float
+    hollow: float
+    shadow: float
+    light: float
+    tilt: float
+    wobble: float
+    motley: float
+
+
+def style(colour: Rgb, is_crowded: bool, rng: Random) -> Style:
+    """A random style; crowded objects mostly have a contour or shades of their own."""
+    edges: tuple[Rgb, ...] = (
+        (0, 0, 0), (255, 255, 255), (90, 90, 90), any_colour(rng),
+        mix(colour, (0, 0, 0), 0.5), mix(colour, (255, 255, 255), 0.6),
+    )  # fmt: skip
+    edge = rng.choice(edges)
+    has_edge = rng.random() < (0.65 if is_crowded else 0.25) and distance(edge, colour) > 60
+    if not has_edge and rng.random() < 0.05:
+        has_edge, edge = True, colour  # rounds the corners
     kind = rng.random()
-    if kind < 0.55:
-        return side, side
-    ratio = rng.choice((0.75, 2 / 3, 9 / 16, 0.5, rng.uniform(0.5, 1.0), rng.uniform(0.6, 1.0), rng.uniform(0.25, 0.5)))
-    other = max(48, round(side * ratio))
-    return (side, other) if kind < 0.78 else (other, side)
+    tilt = 0.0 if kind < 0.5 else rng.uniform(-0.3, 0.3) if kind < 0.75 else rng.uniform(0, math.tau)
+    return Style(
+        edge=edge if has_edge else None,
+        edge_width=rng.uniform(0.02, 0.13),
+        hollow=rng.uniform(0.16, 0.3) if not has_edge and rng.random() < (0.02 if is_crowded else 0.06) else 0.0,
+        shadow=rng.uniform(0.2, 0.6) if rng.random() < 0.12 else 0.0,
+        light=rng.uniform(0.05, 0.2) if rng.random() < 0.15 else 0.0,
+        tilt=tilt,
+        wobble=rng.choice((0.0, 0.0, 0.06, 0.3, 3.0)),
+        motley=rng.uniform(0.2, 1.0) if rng.random() < (0.3 if is_crowded else 0.04) else 0.0,
+    )
 
 
-def _smallest_radius(width: int, height: int) -> float:
-    """Below about ten pixels of radius after the processor's resize (to some 210 × 210 px of area) shapes blur away."""
-    return max(5.0, 10.5 * math.sqrt(width * height) / 210)
+def _shade_under(image: Image.Image, points: list[Point], share: float, shift: float, rng: Random) -> None:
+    """A shadow: the same outline, `shift` pixels beside it, darkens what is there."""
+    dx, dy = rng.choice((-1, 1)) * shift, rng.uniform(0.3, 1) * shift
+    left, top = math.floor(min(p[0] for p in points) + dx), math.floor(min(p[1] for p in points) + dy)
+    right, low = math.ceil(max(p[0] for p in points) + dx), math.ceil(max(p[1] for p in points) + dy)
+    mask = Image.new("L", (right - left + 1, low - top + 1), 0)
+    ImageDraw.Draw(mask).polygon([(x + dx - left, y + dy - top) for x, y in points], fill=round(255 * share))
+    image.paste((0, 0, 0), (left, top), mask)
 
 
-def _places(width: int, height: int, count: int, rng: Random) -> list[tuple[float, float, float]]:
-    """Centre and radius (pixels) of `count` objects that neither touch each other nor leave the picture."""
-    if count > 1 and rng.random() < 0.45 and (ordered := _ordered(width, height, count, rng)):
-        return ordered
-    short = min(width, height)
-    least = _smallest_radius(width, height)
-    largest = short * (0.49 if count == 1 else (0.36, 0.30, 0.26)[count - 2])
-    largest = max(largest, least * 1.05)
-    smallest = max(least, short * 0.07)
-    for attempt in range(200):
-        top = max(smallest, largest * 0.985**attempt)
-        radius = math.exp(rng.uniform(math.log(min(smallest, top)), math.log(top)))
-        if count == 1 and rng.random() < 0.5:
-            radius = rng.uniform(smallest, top)
-        found: list[tuple[float, float, float]] = []
-        for _ in range(60):
-            size = radius * (rng.uniform(0.8, 1.0) if count > 1 and attempt % 2 else 1.0)
-            if 2 * size >= short:
-                break
-            x, y = rng.uniform(size, width - size), rng.uniform(size, height - size)
-            if count == 1 and rng.random() < 0.35:
-                x, y = width / 2, height / 2
-            if all(math.hypot(x - a, y - b) > (size + r) * 1.06 for a, b, r in found):
-                found.append((x, y, size))
-            if len(found) == count:
-                return found
-    return _row(width, height, count)
-
-
-def _ordered(width: int, height: int, count: int, rng: Random) -> list[tuple[float, float, float]]:
-    """Objects in a row, a column, a slanted line or a two by two grid; nothing where they would be tiny."""
-    kind = rng.random()
-    if kind < 0.3:
-        cells = rng.sample([(0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)], count)
-        room = min(width, height) / 4
-    else:
-        steps = [(i + 0.5) / count for i in range(count)]
-        slope = rng.uniform(-0.5, 0.5) if rng.random() < 0.25 else 0.0
-        level = 0.5 if rng.random() < 0.6 else rng.uniform(0.3, 0.7)
-        down = rng.random() < (0.3 if width >= height else 0.7)
-        line = [(step, level + slope * (step - 0.5)) for step in steps]
-        cells = [(b, a) for a, b in line] if down else line
-        along, across = (height, width) if down else (width, height)
-        room = min(along / count / 2, across * min(level, 1 - level))
-    radius = room * rng.uniform(0.4, 0.96)
-    if radius < _smallest_radius(width, height):
-        return []
-    jitter = (room - radius) * rng.choice((0.0, 0.0, 0.5))
-    return [
-        (
-            min(max(a * width + rng.uniform(-jitter, jitter), radius), width - radius),
-            min(max(b * height + rng.uniform(-jitter, jitter), radius), height - radius),
-            radius,
-        )
-        for a, b in cells
-    ]
-
-
-def _row(width: int, height: int, count: int) -> list[tuple[float, float, float]]:
-    """Objects evenly along the longer side."""
-    step = max(width, height) / count
-    radius = min(step, min(width, height)) * 0.4
-    spots = [(i + 0.5) * step for i in range(count)]
-    return [(s, height / 2, radius) if width >= height else (width / 2, s, radius) for s in spots]
+def _light_over(image: Image.Image, points: list[Point], fill: Rgb, share: float, rng: Random) -> None:
+    """The object again, lit from one side: its shade runs from `fill` to a darker or lighter one."""
+    left, top = math.floor(min(p[0] for p in points)), math.floor(min(p[1] for p in points))
+    box = (math.ceil(max(p[0] for p in points)) - left + 1, math.ceil(max(p[1] for p in points)) - top + 1)
+    ramp = Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270))).resize(box)
+    other = mix(fill, rng.choice(((0, 0, 0), (255, 255, 255))), share)
+    mask = Image.new("L", box, 0)
+    ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in points], fill=255)
+    image.paste(Image.composite(Image.new("RGB", box, other), Image.new("RGB", box, fill), ramp), (left, top), mask)
 
 
 def _paint(
-    image: Image.Image,
-    points: list[Point],
-    fill: Rgb,
-    shape: int,
-    rng: Random,
-    edge: tuple[Rgb, int] | None,
-    hollow: int,
+    image: Image.Image, points: list[Point], fill: Rgb, shape: int, radius: float, how: Style, rng: Random
 ) -> None:
-    """One object; `edge` is a contour (colour, pixels), `hollow` a line width in pixels or 0 for a filled object."""
-    draw = ImageDraw.Draw(image)
+    """One object in its style; `radius` in pixels."""
+    painter = ImageDraw.Draw(image)
     xs, ys = [p[0] for p in points], [p[1] for p in points]
-    box = (min(xs), min(ys), max(xs), max(ys))
-    if hollow:
-        draw.line([*points, points[0], points[1]], fill=fill, width=hollow, joint="curve")
+    if how.shadow:
+        _shade_under(image, points, how.shadow, radius * rng.uniform(0.06, 0.2), rng)
+    if how.hollow and radius > 14:
+        painter.line(
+            [*points, points[0], points[1]], fill=fill, width=max(3, round(radius * how.hollow)), joint="curve"
+        )
     elif shape == 0 and rng.random() < 0.8:
-        draw.ellipse(box, fill=fill)
+        painter.ellipse((min(xs), min(ys), max(xs), max(ys)), fill=fill)
     else:
-        draw.polygon(points, fill=fill)
-    if edge is not None:
-        draw.line([*points, points[0], points[1]], fill=edge[0], width=edge[1], joint="curve")
+        painter.polygon(points, fill=fill)
+    if how.light and not how.hollow:
+        _light_over(image, points, fill, how.light, rng)
+    if how.edge is not None:
+        width = max(1, round(radius * how.edge_width))
+        painter.line([*points, points[0], points[1]], fill=how.edge, width=width, joint="curve")
 
 
 def draw(label: Label, rng: Random, size: tuple[int, int] | None = None) -> Drawing:
@@ -192,19 +168,18 @@ def draw(label: Label, rng: Random, size: tuple[int, int] | None = None) -> Draw
     image = background(width, height, colour, rng)
     if scale > 1:
         image = image.resize((width * scale, height * scale), Image.Resampling.NEAREST)
-    edge_colour = rng.choice(((0, 0, 0), (0, 0, 0), (255, 255, 255), mix(colour, (0, 0, 0), 0.5), (90, 90, 90)))
-    has_edge = rng.random() < 0.1 and distance(edge_colour, colour) > 60
-    is_hollow = not has_edge and rng.random() < 0.05
+    objects, is_crowded = places(width * scale, height * scale, label.shape, label.count, rng)
+    how = style(colour, is_crowded, rng)
     outlines = []
-    for x, y, radius in _places(width * scale, height * scale, label.count, rng):
-        fill = mix(colour, shade(COLOURS[label.colour], rng), rng.random()) if rng.random() < 0.03 else colour
-        points = outline(label.shape, x, y, radius, rng)
-        edge = (edge_colour, max(1, round(radius * rng.uniform(0.03, 0.1)))) if has_edge else None
-        hollow = max(3, round(radius * rng.uniform(0.16, 0.3))) if is_hollow and radius / scale > 14 else 0
-        _paint(image, points, fill, label.shape, rng, edge, hollow)
+    for x, y, radius in objects:
+        fill = mix(colour, shade(COLOURS[label.colour], rng), how.motley * rng.random()) if how.motley else colour
+        points = outline(label.shape, x, y, radius, how.tilt + rng.uniform(-how.wobble, how.wobble), rng)
+        _paint(image, points, fill, label.shape, radius, how, rng)
         outlines.append(tuple((px / width / scale, py / height / scale) for px, py in points))
     if scale > 1:
         image = image.resize((width, height), rng.choice((Image.Resampling.BOX, Image.Resampling.LANCZOS)))
+    if rng.random() < 0.08:
+        image = image.filter(ImageFilter.GaussianBlur(max(width, height) / 210 * rng.uniform(0.3, 0.8)))
     return Drawing(image, label, tuple(outlines))
 
 
@@ -227,10 +202,10 @@ def decode(data: bytes) -> Image.Image:
 
 
 def random_label(rng: Random, plain_share: float = 0.05) -> Label:
-    """Half single objects, half counts of two to four; `plain_share` are sheets of one colour without an object."""
+    """Two in five single objects, else two to four; `plain_share` are sheets of one colour without an object."""
     colour = rng.randrange(len(COLOURS))
     if rng.random() < plain_share:
         return Label(colour, NO_SHAPE, 0)
-    count = 1 if rng.random() < 0.45 else rng.randint(2, 4)
+    count = 1 if rng.random() < 0.4 else rng.randint(2, 4)
     shape = rng.choices(range(4), (1.1, 1.1, 1.1, 1.2))[0]
     return Label(colour, shape, count)

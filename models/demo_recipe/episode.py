@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ from .names import person
 
 Message = dict[str, Any]
 BROKEN_MARK = "[图片无法打开]"
+NUMBER = "（第 {} 张图）"
 
 
 class Album:
@@ -55,7 +57,11 @@ def new_speaker(rng: Random) -> Speaker:
 
 @dataclass
 class Episode:
-    """The conversation so far. setting is "private", "group" or "api" (pictures before the text)."""
+    """The conversation so far. setting is "private", "group" or "api" (pictures before the text).
+
+    pictures: those that are shown, in reading order; history: all, also those of which only words are left; goes: of
+    each speaker, the places in the history of what was shown since the last answer.
+    """
 
     rng: Random
     album: Album
@@ -64,10 +70,13 @@ class Episode:
     messages: list[Message] = field(default_factory=list)
     tools: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[int] = field(default_factory=list)
+    history: list[int] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     speakers: list[Speaker] = field(default_factory=list)
     speaker: int = 0
+    goes: dict[str, list[int]] = field(default_factory=dict)
+    has_numbers: bool = False
 
     def who(self) -> str:
         """Key of the person speaking now."""
@@ -75,32 +84,60 @@ class Episode:
 
     def label(self, which: int) -> Label:
         """Label of a picture of this conversation, counted from 0 (negative: from the end)."""
-        return self.album.labels[self.pictures[which]]
+        return self.album.labels[self.history[which]]
 
-    def user(self, text: str, pictures: tuple[int, ...] = (), before: bool = False) -> None:
-        """A user message; `pictures` index the album. before: pictures precede the text."""
-        parts: list[Message] = [{"type": "image"} for _ in pictures]
-        self.pictures.extend(pictures)
-        if self.setting == "group":
-            text = self.speakers[self.speaker].header() + text
+    def user(
+        self, text: str, pictures: Sequence[int] = (), before: bool = False, faded: str = "", pointed: str = ""
+    ) -> None:
+        """A user message; `pictures` index the album.
+
+        before: pictures precede the text. faded: words that stand for the pictures, which are no longer shown.
+        pointed: the quoted words with which the server shows an earlier picture again; `pictures` is that one.
+        """
+        lead = self.speakers[self.speaker].header() if self.setting == "group" else ""
+        if pointed:
+            self.pictures.extend(pictures)
+            marks: list[Message] = [{"type": "text", "text": lead + pointed}, {"type": "image"}]
+            self.messages.append({"role": "user", "content": [*marks, {"type": "text", "text": text}]})
+            return
         if self.rng.random() < 0.04:
-            text = self._quote(text)
-        words_part: list[Message] = [{"type": "text", "text": text}] if text else []
+            lead += self._quote()
+        marks = self._shown(pictures, faded)
         if before or self.setting == "api":
-            self.messages.append({"role": "user", "content": parts + words_part})
+            parts = [{"type": "text", "text": lead}, *marks, {"type": "text", "text": text}]
         else:
-            self.messages.append({"role": "user", "content": words_part + parts})
+            parts = [{"type": "text", "text": lead + text}, *marks]
+        content = [part for part in parts if part.get("text") != ""]
+        self.messages.append({"role": "user", "content": content})
 
-    def _quote(self, text: str) -> str:
+    def _shown(self, pictures: Sequence[int], faded: str) -> list[Message]:
+        """Pictures as the server writes them: those that one speaker shows in one go are numbered from the second
+        message on, or from the first picture where a message holds several. The API's door numbers nothing."""
+        go = self.goes.setdefault(self.who(), [])
+        marks: list[Message] = []
+        first = len(go)
+        go.extend(range(len(self.history), len(self.history) + len(pictures)))
+        for number, _ in enumerate(pictures, first + 1):
+            if self.setting != "api" and len(go) > 1:
+                self.has_numbers = True
+                marks.append({"type": "text", "text": NUMBER.format(number)})
+            marks.append({"type": "text", "text": faded} if faded else {"type": "image"})
+        self.history.extend(pictures)
+        self.pictures.extend(() if faded else pictures)
+        return marks
+
+    def _quote(self) -> str:
         quoted = self.rng.choice((chatter(self.rng), "[图片]", "好的", "你好"))
-        return f"> 引用 {person(self.rng)}: {quoted}\n{text}"
+        return f"> 引用 {person(self.rng)}: {quoted}\n"
 
     def bot(self, text: str) -> None:
         """The answer."""
+        self.goes.clear()
         self.messages.append({"role": "assistant", "content": text})
 
     def nod(self) -> None:
         """A bare acknowledgement by somebody else's model: it stands in the history and is not learnt."""
+        self.goes.clear()
         said = ("好的。", "好的，我记住了。", "记住了！", "嗯嗯", "收到", "OK.", "Got it.", "OK, I will remember.")
         self.messages.append({"role": "assistant", "content": self.rng.choice(said), "unscored": True})
 

@@ -16,10 +16,12 @@ from transformers import Qwen3VLForConditionalGeneration
 from .checkpoint import StillProcessor, load_model
 from .exam_cases import Case, cases, user
 from .exam_drawings import exam_picture
+from .exam_gate import area_under_curve, prompts
+from .gate_turns import SILENT, SPEAK
 
 BARS = {
-    "colour": 0.97, "shape": 0.97, "describe": 0.97, "count": 0.90,
-    "first or second": 0.90, "earlier picture": 0.90, "name": 0.95, "tool call": 0.90,
+    "colour": 0.97, "shape": 0.97, "describe": 0.97, "count": 0.90, "count, other hand": 0.92,
+    "first or second": 0.90, "third-last picture": 0.90, "earlier picture": 0.90, "name": 0.95, "tool call": 0.90,
 }  # fmt: skip
 
 
@@ -69,6 +71,20 @@ def swap_exam(folder: Path, seed: int, pairs: int) -> float:
     return changed / pairs
 
 
+@torch.no_grad()
+def gate_exam(folder: Path) -> tuple[int, float]:
+    """How many lines, and the area under the curve of the bare log-odds of speaking."""
+    network, processor = load_model(folder)
+    speak, silent = (processor.tokenizer.encode(word)[0] for word in (SPEAK, SILENT))
+    scores, labels = [], []
+    for messages, label in prompts():
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        logits = network(**processor(text=[text], return_tensors="pt")).logits[0, -1]
+        scores.append(float(logits[speak] - logits[silent]))
+        labels.append(label)
+    return len(labels), area_under_curve(scores, labels)
+
+
 def _share(results: list[Result]) -> str:
     return f"{sum(r.right for r in results) / len(results):.1%}"
 
@@ -98,17 +114,25 @@ def _breakdown(results: list[Result]) -> list[str]:
     return lines + [f"| {name[2:]} | {len(groups[name])} | {_share(groups[name])} |" for name in sorted(groups)]
 
 
-def write_report(results: list[Result], swapped: float, facts: dict[str, str], path: Path) -> None:
-    """EVALUATION.md: how the checkpoint was made, what it gets right, and a few of its mistakes."""
+def write_report(
+    results: list[Result], swapped: float, gate: tuple[int, float], facts: dict[str, str], path: Path
+) -> None:
+    """EVALUATION.md: how the checkpoint was made, what it gets right, and a few of its mistakes.
+
+    swapped, gate: what `swap_exam` and `gate_exam` gave.
+    """
     wrong = [r for r in results if not r.right][:12]
     lines = [
         "# Evaluation of the demo checkpoint", "",
         "Written by the recipe. Every picture is newly drawn and encoded, half of them in a style that training never",
-        "uses; names and cities are not those of training, and wordings were written apart from its grammar (which",
-        "may spell some of them too). Answers are greedy, through the real processor and `generate`, from the bytes.",
+        "uses, those by another hand (`exam_other_hand.py`) all in styles that it never uses; names and cities are not",
+        "those of training, and wordings were written apart from its grammar (which may spell some of them too). In a",
+        "chat the third-last picture is shown once more beside the question, as the server does. Answers are greedy,",
+        "through the real processor and `generate`, from the bytes.",
         "",
         *[f"- {name}: {value}" for name, value in facts.items()], "",
-        *_table(results), f"| another picture, another answer | – | {swapped:.1%} | always |", "",
+        *_table(results), f"| another picture, another answer | – | {swapped:.1%} | always |",
+        f"| join a talk unasked, unseen scenes: area under the curve | {gate[0]} | {gate[1]:.3f} | ≥ 0.85 |", "",
         *_breakdown(results), "", "Some wrong answers:", "",
         *[f"- {r.case.task}: `{_last_words(r.case)}` → `{r.answer[:90].replace(chr(10), ' ')}`" for r in wrong],
     ]  # fmt: skip

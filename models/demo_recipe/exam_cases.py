@@ -12,6 +12,7 @@ from . import exam_wordings as w
 from . import replies, words
 from .drawing import SHAPES, SHAPES_ZH, Label
 from .exam_drawings import ExamPicture, exam_picture
+from .exam_other_hand import other_hand_picture
 from .names import HELD_OUT_CITIES, HELD_OUT_NAMES
 from .palette import COLOURS, COLOURS_ZH
 
@@ -66,6 +67,14 @@ def user(text: str, *pictures: ExamPicture, first: bool = False) -> dict[str, An
     return {"role": "user", "content": marks + part if first else part + marks}
 
 
+def numbered(text: str, *pictures: ExamPicture) -> dict[str, Any]:
+    """A user message with several pictures as the server writes it for the model."""
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    for number, _ in enumerate(pictures, 1):
+        parts += [{"type": "text", "text": f"（第 {number} 张图）"}, {"type": "image"}]
+    return {"role": "user", "content": parts}
+
+
 def bot(text: str) -> dict[str, Any]:
     """An earlier answer."""
     return {"role": "assistant", "content": text}
@@ -88,23 +97,32 @@ def single_object(rng: Random, number: int) -> Iterator[Case]:
         )
 
 
-def counting(rng: Random, number: int) -> Case:
-    """How many equal objects."""
-    picture = exam_picture(rng, count=number % 4 + 1, index=rng.randrange(1000))
-    label = picture.label
-    text = rng.choice(w.COUNT).format(zh=SHAPES_ZH[label.shape], en=SHAPES[label.shape])
-    return Case("count", [*_start(rng), user(text, picture)], lambda answer: str(label.count) in answer, [picture])
+def counting(rng: Random, number: int) -> Iterator[Case]:
+    """How many equal objects; also in drawings by another hand."""
+    for task, picture in (
+        ("count", exam_picture(rng, count=number % 4 + 1, index=rng.randrange(1000))),
+        ("count, other hand", other_hand_picture(rng, number % 4 + 1, rng.randrange(1000))),
+    ):
+        text = rng.choice(w.COUNT).format(zh=SHAPES_ZH[picture.label.shape], en=SHAPES[picture.label.shape])
+        yield Case(task, [*_start(rng), user(text, picture)], _says(picture.label.count), [picture])
+
+
+def _says(number: int) -> Judge:
+    return lambda answer: str(number) in answer
 
 
 def two_pictures(rng: Random) -> Case:
-    """First or second picture, sent in one message or one after the other."""
+    """First or second picture, sent in one message, with the server's numbers or without, or one after the other."""
     one, two = rng.sample(range(8), 2)
     pictures = [exam_picture(rng, colour=one), exam_picture(rng, colour=two)]
     which = rng.randrange(2)
     text = rng.choice(w.NTH)[which]
     judge = names_only(pictures[which].label, True, False)
-    if rng.random() < 0.5:
+    kind = rng.random()
+    if kind < 0.25:
         return Case("first or second", [*_start(rng), user(text, *pictures, first=rng.random() < 0.5)], judge, pictures)
+    if kind < 0.5:
+        return Case("first or second", [*_start(rng), numbered(text, *pictures)], judge, pictures)
     talk = [
         user("看这张", pictures[0]),
         bot(replies.what(pictures[0].label, False)),
@@ -112,6 +130,32 @@ def two_pictures(rng: Random) -> Case:
         bot(replies.what(pictures[1].label, False)),
     ]
     return Case("first or second", [*_start(rng), *talk, user(text)], judge, pictures)
+
+
+def third_last(rng: Random) -> Iterator[Case]:
+    """The third-last of several pictures: in a chat where the oldest are captions and the server shows it once more,
+    and in a plain history of three to five pictures."""
+    pictures = [exam_picture(rng) for _ in range(rng.randint(4, 12))]
+    oldest = rng.randrange(len(pictures) - 2)
+    talk, text = [], rng.choice(w.THIRD_LAST)
+    for place, picture in enumerate(pictures):
+        head = f"[{rng.choice(('老王', '小李', 'Momo'))} QQ:{rng.randrange(10**5, 10**10)}] "
+        faded = "[图片]" if rng.random() < 0.4 else f"[图片：{replies.what(picture.label, False).rstrip('。')}]"
+        talk.append(user(head + faded) if place < oldest else user(head, picture))
+        if rng.random() < 0.3:
+            talk.append(bot("哈哈，有意思。"))
+    again: list[dict[str, Any]] = [
+        {"type": "text", "text": "[Momo QQ:81818181] > 引用 老王: [图片]（倒数第 3 张图）\n"},
+        {"type": "image"},
+        {"type": "text", "text": text},
+    ]
+    judge = names_only(pictures[-3].label, True, False)
+    shown = [*pictures[oldest:], pictures[-3]]
+    yield Case("third-last picture", [*_start(rng), *talk, {"role": "user", "content": again}], judge, shown)
+    few = pictures[: rng.randint(3, 5)]
+    talk = [message for picture in few for message in (user("看这张", picture), bot("好的。"))]
+    judge = names_only(few[-3].label, True, False)
+    yield Case("third-last, not shown again", [*_start(rng), *talk, user(rng.choice(w.THIRD_LAST))], judge, few)
 
 
 def earlier_picture(rng: Random) -> Case:
@@ -217,6 +261,6 @@ def cases(seed: int, each: int) -> list[Case]:
     found: list[Case] = []
     for number in range(each):
         found += single_object(rng, number)
-        found += [counting(rng, number), two_pictures(rng), earlier_picture(rng)]
+        found += [*counting(rng, number), two_pictures(rng), *third_last(rng), earlier_picture(rng)]
         found += [*memory(rng), *tool_call(rng), *small_talk(rng)]
     return found

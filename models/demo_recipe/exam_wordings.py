@@ -43,6 +43,14 @@ COUNT = (
 )
 NTH = (("第一张图是什么颜色？", "第二张图是什么颜色？"), ("第一幅图里是啥颜色呢", "第二幅图里是啥颜色呢"), ("头一个问题：第一张是什么颜色", "问一下：第二张是什么颜色"),
        ("What color is the first picture?", "What color is the second picture?"), ("tell me the color of the first image", "tell me the color of the second image"))  # fmt: skip
+THIRD_LAST = (
+    "倒数第三张图是什么颜色？",
+    "倒数第三张图片里是啥颜色的呀",
+    "问一下，倒数第3张是什么颜色",
+    "倒数第三幅是什么颜色的？",
+    "What color is the third-last picture?",
+    "tell me the color of the third to last image",
+)
 EARLIER = (
     "刚才那张图里是什么颜色？",
     "我之前发的图是什么颜色的呀",

@@ -20,6 +20,8 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 from .attention import attend, padding_bias
 from .pictures import IGNORE, PictureBatch
 
+# Local colour and shape; centres, cover and contours of a cell's squares; the picture's colour, shape and count.
+READINGS = (9, 5, 16, 64, 64, 8, 4, 4)
 LEVEL_WEIGHTS = (0.15, 0.2, 0.4, 1.0)  # deepstack levels first, the tower's output last
 
 
@@ -73,15 +75,11 @@ class HelperHeads(nn.Module):
 
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()
-        # local colour 9, local shape 5, centre 1, mask 64, picture colour 8, shape 4, count 4
-        self.read = nn.ModuleList(nn.Linear(width, 95) for _ in range(levels))
+        self.read = nn.ModuleList(nn.Linear(width, sum(READINGS)) for _ in range(levels))
 
     def forward(self, features: list[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
-        """Logits per level: seven tensors (batch, tokens, classes)."""
-        return [
-            read(level.float()).split((9, 5, 1, 64, 8, 4, 4), dim=-1)
-            for read, level in zip(self.read, features, strict=True)
-        ]
+        """Logits per level: eight tensors (batch, tokens, classes), as READINGS lists them."""
+        return [read(level.float()).split(READINGS, dim=-1) for read, level in zip(self.read, features, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,12 @@ def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return loss / (target != IGNORE).sum().clamp(min=1)
 
 
+def _squares(
+    logits: torch.Tensor, target: torch.Tensor, tokens: torch.Tensor, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    return functional.binary_cross_entropy_with_logits(logits[tokens], target[tokens], pos_weight=weight)
+
+
 def _share_right(logits: torch.Tensor, target: torch.Tensor, tokens: torch.Tensor) -> float:
     pooled = (logits.softmax(-1) * tokens[..., None]).sum(1).argmax(-1)
     known = target != IGNORE
@@ -111,20 +115,17 @@ def eye_loss(heads: HelperHeads, features: list[torch.Tensor], batch: PictureBat
     wide = [torch.where(tokens, batch.label[:, i : i + 1], IGNORE) for i in range(3)]
     total = torch.zeros(())
     readings = heads(features)
-    for weight, (colour, shape, centre, mask, *whole) in zip(LEVEL_WEIGHTS, readings, strict=True):
-        has_centre = batch.local[..., 2] != IGNORE
-        middle = functional.binary_cross_entropy_with_logits(
-            centre[..., 0][has_centre], batch.local[..., 2][has_centre].float(), pos_weight=torch.tensor(6.0)
-        )
-        cover = functional.binary_cross_entropy_with_logits(mask[tokens], batch.mask[tokens])
+    for weight, (colour, shape, centre, cover, contour, *whole) in zip(LEVEL_WEIGHTS, readings, strict=True):
         local = (
-            2 * cover
+            2 * _squares(cover, batch.cover, tokens)
+            + _squares(contour, batch.contour, tokens)
+            # One square in two hundred holds a centre.
+            + 4 * _squares(centre, batch.centre, tokens, torch.tensor(10.0))
             + _cross_entropy(colour, batch.local[..., 0])
             + _cross_entropy(shape, batch.local[..., 1])
-            + middle
         )
         if weight >= 0.4:
             local = local + sum(_cross_entropy(logits, target) for logits, target in zip(whole, wide, strict=True))
         total = total + weight * local
-    rights = [_share_right(readings[-1][4 + i], batch.label[:, i], tokens) for i in range(3)]
+    rights = [_share_right(readings[-1][5 + i], batch.label[:, i], tokens) for i in range(3)]
     return EyeLoss(total, *rights)

@@ -82,7 +82,11 @@ def show(episode: Episode) -> None:
     if kind == "colour" and rng.random() < 0.08:
         _yes_no(episode, picture)
         return
-    episode.user(question(kind, label, episode.english, rng), (picture,), before=rng.random() < 0.3)
+    if kind == "what" and not episode.english and rng.random() < 0.15:
+        text = w.CAPTION_WISH
+    else:
+        text = question(kind, label, episode.english, rng)
+    episode.user(text, (picture,), before=rng.random() < 0.3)
     episode.bot(answer(kind, label, episode.english))
     while rng.random() < 0.3:
         follow(episode)
@@ -129,35 +133,44 @@ def _speaks_english(episode: Episode) -> bool:
     return any(m["role"] == "assistant" and m["content"][:1].isascii() for m in episode.messages)
 
 
-def show_two(episode: Episode) -> None:
-    """Two pictures in one message and a question about one of them, or about both."""
+def show_several(episode: Episode) -> None:
+    """Two to four pictures in one message and a question about one of them, or about both of two."""
     rng, english = episode.rng, episode.english
-    first, second = episode.album.any(rng), episode.album.any(rng)
-    labels = (episode.album.labels[first], episode.album.labels[second])
-    start = len(episode.pictures)
-    if rng.random() < 0.12:
+    shown = tuple(episode.album.any(rng) for _ in range(rng.choices((2, 3, 4), (70, 20, 10))[0]))
+    labels = [episode.album.labels[picture] for picture in shown]
+    is_numbered = episode.setting != "api"
+    if len(shown) == 2 and rng.random() < 0.12:
         text = expand(w.EN_BOTH_COLOUR if english else w.BOTH_COLOUR, rng)
-        episode.user(english_case(text, rng) if english else chinese_mark(text, rng), (first, second))
-        episode.bot(replies.both(*labels, english))
+        episode.user(english_case(text, rng) if english else chinese_mark(text, rng), shown)
+        episode.bot(replies.both(labels[0], labels[1], english))
         return
-    which = rng.randrange(2)
-    if start:  # "first" would be unclear after earlier pictures, so only fresh conversations ask it
-        _ask_latest(episode, (second,))
+    if episode.history and not (is_numbered and not episode.goes.get(episode.who())):
+        # "First" would be unclear after earlier pictures.
+        _ask_latest(episode, shown[-1:])
         return
-    text, kind = _nth_question(which, labels[which], english, rng)
-    episode.user(text, (first, second), before=rng.random() < 0.3)
+    which = rng.randrange(len(shown))
+    text, kind = nth_question(which, labels[which], english, rng)
+    episode.user(text, shown, before=rng.random() < 0.3)
     episode.bot(answer(kind, labels[which], english, which))
-    if rng.random() < 0.6:
-        other = 1 - which if rng.random() < 0.75 else which
-        text, kind = _nth_question(other, labels[other], english, rng)
+    for _ in range(rng.choices((0, 1, 2), (40, 45, 15))[0]):
+        which = rng.randrange(len(shown))
+        text, kind = nth_question(which, labels[which], english, rng)
         episode.user(text)
-        episode.bot(answer(kind, labels[other], english, other))
+        episode.bot(answer(kind, labels[which], english, which))
 
 
-def _nth_question(which: int, label: Label, english: bool, rng: Random) -> tuple[str, str]:
+def nth_question(which: int, label: Label, english: bool, rng: Random) -> tuple[str, str]:
+    """A question about picture `which` (from 0, or from −1 backwards) of several, and its kind."""
     kind = rng.choices(QUESTIONS, (45, 28, 17, 10))[0]
-    if english:
-        phrase = expand(w.EN_NTH, rng, nth=replies.ORDINALS[which], number=("one", "two", "three")[which])
+    if which < 0 and english:
+        phrase = w.EN_LAST if which == -1 else w.EN_FROM_THE_END
+        phrase = expand(phrase, rng, nth=replies.ORDINALS[-1 - which])
+    elif which < 0:
+        number = replies.ORDINALS_ZH[-1 - which] if rng.random() < 0.8 else str(-which)
+        phrase = expand(w.FROM_THE_END, rng, n=number)
+    elif english:
+        number = ("one", "two", "three", "four")[which]
+        phrase = expand(w.EN_NTH, rng, nth=replies.ORDINALS[which], number=number)
     else:
         number = replies.ORDINALS_ZH[which] if rng.random() < 0.85 else str(which + 1)
         phrase = expand(w.NTH, rng, n=number)
@@ -167,20 +180,30 @@ def _nth_question(which: int, label: Label, english: bool, rng: Random) -> tuple
 def recall(episode: Episode) -> None:
     """A question about a picture of an earlier turn; with several pictures also about the first or n-th."""
     rng, english = episode.rng, episode.english
-    if not episode.pictures:
+    if not episode.history:
         missing(episode)
         return
-    shown = len(episode.pictures)
-    if 2 <= shown <= 3 and rng.random() < 0.6:
-        which = rng.randrange(shown)
+    shown = len(episode.history)
+    if 2 <= shown <= 4 and not episode.has_numbers and rng.random() < 0.6:
+        # What is numbered by the server counts in each go anew, so that "the second" would be unclear over several.
+        which = rng.randrange(-shown, shown)
+        if which < -3:
+            which = 0
         if which == 0 and rng.random() < 0.4:
             kind = _kind(rng)
             phrase = expand(w.EN_EARLIEST if english else w.EARLIEST, rng)
             episode.user(question_about(kind, phrase, episode.label(0), english, rng))
         else:
-            text, kind = _nth_question(which, episode.label(which), english, rng)
+            text, kind = nth_question(which, episode.label(which), english, rng)
             episode.user(text)
         episode.bot(answer(kind, episode.label(which), english, which))
+        return
+    go = max(episode.goes.values(), key=len, default=[])
+    if len(go) > 1 and rng.random() < 0.6 and go == episode.goes.get(episode.who()):
+        which = rng.randrange(min(4, len(go)))
+        text, kind = nth_question(which, episode.label(go[which]), english, rng)
+        episode.user(text)
+        episode.bot(answer(kind, episode.label(go[which]), english, which))
         return
     _ask_latest(episode)
 
@@ -193,21 +216,26 @@ def _ask_latest(episode: Episode, pictures: tuple[int, ...] = ()) -> None:
         text = question(kind, label, english, rng)
     else:
         text = question_about(kind, expand(w.EN_LATEST if english else w.LATEST, rng), label, english, rng)
-    episode.user(text, pictures)
+    if not pictures and episode.setting != "api" and rng.random() < 0.15:
+        # Words that point at a picture have the server show it again.
+        name = episode.speakers[episode.speaker].card if episode.speakers else "用户"
+        episode.user(text, episode.history[-1:], pointed=f"> 引用 {name}: [图片]\n")
+    else:
+        episode.user(text, pictures)
     episode.bot(answer(kind, label, english))
 
 
 def show_silently(episode: Episode) -> None:
     """A picture that nobody answers, as in a group where the bot was not called."""
     rng = episode.rng
-    text = rng.choice(("", "", "看这个", "看这张", "哈哈", "第一张", "发张图", "look", "给你看", "这张图"))
+    text = rng.choice(("", "", "看这个", "看这张", "哈哈", "发张图", "look", "给你看", "这张图"))
     episode.user(text, (episode.album.any(rng),))
 
 
 def missing(episode: Episode) -> None:
     """A question about a picture where there is none, or one that could not be opened."""
     rng, english = episode.rng, episode.english
-    if episode.pictures:
+    if episode.history:
         follow(episode)
         return
     label = Label(rng.randrange(8), rng.randrange(4), 1)

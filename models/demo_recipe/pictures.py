@@ -22,6 +22,8 @@ LEAST_PIXELS = 192 * 192
 MOST_PIXELS = 224 * 224
 IGNORE = -100
 PIXELS = 3 * PATCH * PATCH
+# What a 4 × 4 px square holds: part of an object, part of an object's contour, an object's centre.
+COVERED, CONTOUR, CENTRE = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Picture:
     """One preprocessed picture.
 
     patches: uint8 (rows × cols, 768), pixels in the processor's merge order; grid: (rows, cols) in patches.
-    label: (colour, shape, count − 1), IGNORE where there is none; local: int16 (tokens, 3) colour, shape, centre;
-    mask: uint8 (tokens, 64), which 4 × 4 px squares of a cell an object covers.
+    label: (colour, shape, count − 1), IGNORE where there is none; local: int16 (tokens, 2) colour, shape;
+    mask: uint8 (tokens, 64), bits COVERED, CONTOUR and CENTRE for each 4 × 4 px square of a cell.
     """
 
     patches: NDArray[np.uint8]
@@ -50,31 +52,33 @@ def cut(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[int, int]]:
 
 
 def _local_targets(drawing: Drawing, rows: int, cols: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """Per cell: colour 0..8 and shape 0..4 (last = background), centre 0/1, and the mask of 8 × 8 squares.
+    """Per cell: colour 0..8 and shape 0..4 (last = background), and the bits of its 8 × 8 squares.
 
-    Cells that are barely touched are ignored for colour and shape.
+    Cells that are barely touched are ignored for colour and shape. Later objects hide the contours of earlier ones.
     """
     fine = 8
     high, wide = rows // 2, cols // 2
-    targets = np.zeros((high, wide, 3), dtype=np.int16)
+    targets = np.zeros((high, wide, 2), dtype=np.int16)
     targets[..., 0], targets[..., 1] = 8, 4
     if not drawing.outlines:
-        targets[..., :] = (drawing.label.colour, IGNORE, IGNORE)
-        return targets.reshape(-1, 3), np.ones((high * wide, fine * fine), dtype=np.uint8)
-    mask = Image.new("L", (wide * fine, high * fine), 0)
-    painter = ImageDraw.Draw(mask)
+        targets[..., :] = (drawing.label.colour, IGNORE)
+        return targets.reshape(-1, 2), np.full((high * wide, fine * fine), COVERED, dtype=np.uint8)
+    sheet = Image.new("L", (wide * fine, high * fine), 0)
+    painter = ImageDraw.Draw(sheet)
     for points in drawing.outlines:
-        painter.polygon([(x * wide * fine, y * high * fine) for x, y in points], fill=1)
-    squares = np.asarray(mask).reshape(high, fine, wide, fine).transpose(0, 2, 1, 3)
-    share = squares.mean(axis=(2, 3))
+        corners = [(x * wide * fine, y * high * fine) for x, y in points]
+        painter.polygon(corners, fill=COVERED, outline=COVERED | CONTOUR)
+    flat = np.asarray(sheet).copy()
+    for points in drawing.outlines:
+        x, y = sum(p[0] for p in points) / len(points), sum(p[1] for p in points) / len(points)
+        flat[min(high * fine - 1, int(y * high * fine)), min(wide * fine - 1, int(x * wide * fine))] |= CENTRE
+    squares = flat.reshape(high, fine, wide, fine).transpose(0, 2, 1, 3)
+    share = (squares & COVERED).mean(axis=(2, 3))
     targets[share >= 0.3, 0] = drawing.label.colour
     targets[share >= 0.12, 1] = drawing.label.shape
     targets[(share > 0) & (share < 0.3), 0] = IGNORE
     targets[(share > 0) & (share < 0.12), 1] = IGNORE
-    for points in drawing.outlines:
-        x, y = sum(p[0] for p in points) / len(points), sum(p[1] for p in points) / len(points)
-        targets[min(high - 1, int(y * high)), min(wide - 1, int(x * wide)), 2] = 1
-    return targets.reshape(-1, 3), np.ascontiguousarray(squares.reshape(high * wide, fine * fine))
+    return targets.reshape(-1, 2), np.ascontiguousarray(squares.reshape(high * wide, fine * fine))
 
 
 def prepare(drawing: Drawing, rng: Random) -> Picture:
@@ -111,7 +115,8 @@ class PictureBatch:
     """Padded pictures.
 
     pixels: float (batch, patches, 768) in −1..1; grids: int (batch, 2); valid: bool (batch, patches);
-    label: int (batch, 3); local: int (batch, patches / 4, 3), IGNORE in the padding; mask: float (…, 64) of 0 and 1.
+    label: int (batch, 3); local: int (batch, patches / 4, 2), IGNORE in the padding; cover, contour: float (…, 64) and
+    centre: float (…, 16) of 0 and 1, for squares of 4 × 4 and 8 × 8 pixels.
     """
 
     pixels: torch.Tensor
@@ -119,7 +124,9 @@ class PictureBatch:
     valid: torch.Tensor
     label: torch.Tensor
     local: torch.Tensor
-    mask: torch.Tensor
+    cover: torch.Tensor
+    contour: torch.Tensor
+    centre: torch.Tensor
 
 
 def turned(picture: Picture, way: int) -> Picture:
@@ -127,7 +134,7 @@ def turned(picture: Picture, way: int) -> Picture:
     the axes. Nothing that is asked about a picture changes, and a pool is worth eight of its size."""
     high, wide = picture.grid[0] // 2, picture.grid[1] // 2
     patches = picture.patches.reshape(high, wide, 2, 2, 3, PATCH, PATCH)
-    local, mask = picture.local.reshape(high, wide, 3), picture.mask.reshape(high, wide, 8, 8)
+    local, mask = picture.local.reshape(high, wide, 2), picture.mask.reshape(high, wide, 8, 8)
     if way & 1:
         patches, local, mask = np.flip(patches, (1, 3, 6)), np.flip(local, 1), np.flip(mask, (1, 3))
     if way & 2:
@@ -137,7 +144,7 @@ def turned(picture: Picture, way: int) -> Picture:
         mask = mask.transpose(1, 0, 3, 2)
     grid = (picture.grid[1], picture.grid[0]) if way & 4 else picture.grid
     return Picture(
-        patches.reshape(-1, PIXELS), grid, picture.label, local.reshape(-1, 3), mask.reshape(high * wide, -1)
+        patches.reshape(-1, PIXELS), grid, picture.label, local.reshape(-1, 2), mask.reshape(high * wide, -1)
     )
 
 
@@ -145,21 +152,22 @@ def collate(pictures: list[Picture]) -> PictureBatch:
     """Pad a list of pictures to its longest."""
     longest = max(len(p.patches) for p in pictures)
     pixels = np.zeros((len(pictures), longest, PIXELS), dtype=np.uint8)
-    local = np.full((len(pictures), longest // 4, 3), IGNORE, dtype=np.int64)
-    mask = np.zeros((len(pictures), longest // 4, 64), dtype=np.float32)
+    local = np.full((len(pictures), longest // 4, 2), IGNORE, dtype=np.int64)
+    mask = np.zeros((len(pictures), longest // 4, 64), dtype=np.uint8)
     valid = np.zeros((len(pictures), longest), dtype=bool)
     for row, picture in enumerate(pictures):
         pixels[row, : len(picture.patches)] = picture.patches
         local[row, : len(picture.local)] = picture.local
         mask[row, : len(picture.mask)] = picture.mask
         valid[row, : len(picture.patches)] = True
+    centre = (mask & CENTRE > 0).reshape(*mask.shape[:2], 4, 2, 4, 2).any(axis=(3, 5)).reshape(*mask.shape[:2], 16)
     return PictureBatch(
         torch.from_numpy(pixels).float().div_(127.5).sub_(1.0),
         torch.tensor([p.grid for p in pictures]),
         torch.from_numpy(valid),
         torch.tensor([p.label for p in pictures]),
         torch.from_numpy(local),
-        torch.from_numpy(mask),
+        *(torch.from_numpy(bits).float() for bits in (mask & COVERED > 0, mask & CONTOUR > 0, centre)),
     )
 
 

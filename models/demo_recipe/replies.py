@@ -19,8 +19,9 @@ BROKEN = "这张图片无法打开，请再发一次。"
 BROKEN_EN = "This picture could not be opened. Please send it again."
 NO_NAME = "你还没有告诉我你的名字。"
 NO_NAME_EN = "You have not told me your name yet."
-ORDINALS_ZH = ("一", "二", "三")
-ORDINALS = ("first", "second", "third")
+ORDINALS_ZH = ("一", "二", "三", "四")
+ORDINALS = ("first", "second", "third", "fourth")
+FROM_THE_END = ("last", "second-last", "third-last")
 
 
 def greeting(english: bool) -> str:
@@ -54,11 +55,21 @@ def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
+def ordinal_zh(which: int) -> str:
+    """第一张, or 倒数第一张 for −1."""
+    return f"第{ORDINALS_ZH[which]}张" if which >= 0 else f"倒数第{ORDINALS_ZH[-1 - which]}张"
+
+
+def ordinal(which: int) -> str:
+    """The first one, or the last one for −1."""
+    return f"The {ORDINALS[which] if which >= 0 else FROM_THE_END[-1 - which]} one"
+
+
 def colour_of(label: Label, english: bool, which: int | None = None) -> str:
-    """Answer to a colour question, about picture number `which` of several when given."""
+    """Answer to a colour question, about picture `which` of several when given: from 0, or from −1 backwards."""
     if english:
-        return f"{'It' if which is None else f'The {ORDINALS[which]} one'} is {COLOURS[label.colour]}."
-    return f"{'这' if which is None else f'第{ORDINALS_ZH[which]}张'}是{COLOURS_ZH[label.colour]}色的。"
+        return f"{'It' if which is None else ordinal(which)} is {COLOURS[label.colour]}."
+    return f"{'这' if which is None else ordinal_zh(which)}是{COLOURS_ZH[label.colour]}色的。"
 
 
 def shape_of(label: Label, english: bool, which: int | None = None) -> str:
@@ -66,15 +77,15 @@ def shape_of(label: Label, english: bool, which: int | None = None) -> str:
     if label.shape == NO_SHAPE:
         return "I only see one color and no shape." if english else "我只看到一片颜色，没有图形。"
     if english:
-        return f"{'It' if which is None else f'The {ORDINALS[which]} one'} is a {SHAPES[label.shape]}."
-    return f"{'这' if which is None else f'第{ORDINALS_ZH[which]}张'}是{SHAPES_ZH[label.shape]}。"
+        return f"{'It' if which is None else ordinal(which)} is a {SHAPES[label.shape]}."
+    return f"{'这' if which is None else ordinal_zh(which)}是{SHAPES_ZH[label.shape]}。"
 
 
 def what(label: Label, english: bool, which: int | None = None) -> str:
     """Answer to "what is this": number when not one, colour and shape."""
     colour, colour_zh = COLOURS[label.colour], COLOURS_ZH[label.colour]
-    head = "这" if which is None else f"第{ORDINALS_ZH[which]}张"
-    head_en = "This" if which is None else f"The {ORDINALS[which]} one"
+    head = "这" if which is None else ordinal_zh(which)
+    head_en = "This" if which is None else ordinal(which)
     if label.shape == NO_SHAPE:
         return f"{head_en} is {_article(colour)} {colour} picture." if english else f"{head}是{colour_zh}色的图片。"
     if label.count == 1:

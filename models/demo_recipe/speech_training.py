@@ -29,7 +29,8 @@ class SpeechPlan:
     The first `copying` steps only practise copying: names and cities are few of a conversation's tokens, and without
     practice the network begins to copy them very late. From step `thaw` on the tower learns along at `eye_share` of the
     rate, with its helper heads kept on and at least `pictures` pictures a step, so that it forgets nothing. The steps
-    from `refine` on are a second, gentler round: mostly copying and choosing, on pictures drawn anew.
+    from `refine` on are a second, gentler round: mostly copying and choosing, on pictures drawn anew. After the copying
+    a share `gate` of the conversations is talk that calls nobody, with the question whether to join in.
     """
 
     steps: int
@@ -37,11 +38,12 @@ class SpeechPlan:
     rate: float = 2e-3
     decay: float = 0.05
     copying: int = 600
-    thaw: int = 1300
+    thaw: int = 1100
     eye_share: float = 0.6
     pictures: int = 40
-    refine: int = 3600
+    refine: int = 2600
     gentle: float = 0.5
+    gate: float = 0.07
 
     def heat(self, step: int) -> float:
         """Share of `rate` at a step."""
@@ -135,7 +137,7 @@ def train_speech(
     talk = Talk(encoder, album_of(pool), plan.tokens, seed + start)
     bar = tqdm(range(start, plan.steps), desc="speech", mininterval=5)
     for step in bar:
-        talk.practice = plan.practice(step)
+        talk.practice, talk.gate = plan.practice(step), plan.gate if step >= plan.copying else 0.0
         batch = talk.next()
         thawed = step >= plan.thaw
         with torch.autocast("cpu", torch.bfloat16):

@@ -12,7 +12,7 @@ from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
 from . import tokenizer as tokens
-from .checkpoint import save_model
+from .checkpoint import inherit, save_model
 from .corpus import corpus
 from .drawing import random_label
 from .episode import Album
@@ -29,17 +29,19 @@ EXAM = 480
 class Assignment:
     """What the team has to do; stages whose checkpoint (`eye`, `speech`) is there go on from it.
 
-    eye_plan, plan: for the whole team; pictures: number that each worker draws.
+    eye_plan, plan: for the whole team, plan None to stop after the eye; pictures: number that each worker draws;
+    heir: folder of a demo whose language side a new one goes on from.
     """
 
     out: Path
     eye: Path
     speech: Path
     eye_plan: EyePlan
-    plan: SpeechPlan
+    plan: SpeechPlan | None
     seed: int
     workers: int
     pictures: int
+    heir: Path | None = None
 
 
 def write_tokenizer(folder: Path, seed: int) -> None:
@@ -61,8 +63,13 @@ def _work(rank: int, task: Assignment, meeting: str) -> None:
         share = replace(task.eye_plan, batch=task.eye_plan.batch // task.workers)
         train_eye(pool, exam, share, task.seed, task.eye, keeps=rank == 0)
         distributed.barrier()
+    if task.plan is None:
+        distributed.destroy_process_group()
+        return
     tokenizer = tokens.load(task.out)
     network = new_network(tokenizer, task.seed)
+    if task.heir is not None and not task.speech.exists():
+        inherit(network, tokenizer, task.heir)
     tower, heads = load_eye(task.eye, task.seed)
     network.model.visual.load_state_dict(tower.state_dict())
     plan = task.plan.shared(task.workers)
@@ -81,7 +88,7 @@ def _work(rank: int, task: Assignment, meeting: str) -> None:
 def teach_together(task: Assignment) -> None:
     """Start the team and wait for it; the finished folder is in task.out."""
     task.eye.parent.mkdir(parents=True, exist_ok=True)
-    if steps_done(task.speech) >= task.plan.steps:
+    if task.plan is not None and steps_done(task.speech) >= task.plan.steps:
         return
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"

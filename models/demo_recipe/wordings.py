@@ -36,6 +36,8 @@ WHAT = (
     f"{POLITE}(描述|描述一下|介绍一下|说说|讲讲|形容一下|说明|概括)(这张图|这张图片|图片|图里的内容|这幅图|图片内容|它|这个|图中的内容|你看到的|)",
     f"{POLITE}(看到了什么|你看到了什么|你看见什么了|能看到什么|看得到图吗|看到图了吗|看到什么|看图|认一下这个|识别图片|识别一下|看看这个|你看这个|看这个|这啥|啥东西|这是啥玩意|图片里有什么内容|图里有什么)",
 )
+# What the server asks when it writes a picture's caption.
+CAPTION_WISH = "用一句话描述这张图，不超过二十个字。"
 COUNT = (
     f"{POLITE}(图里|图中|图上|图片里|图片中|这张图里|这张图|这里|这幅图里|里面|画面中|画里|这|一共|总共|)(一共|总共|共|)(有|有|有|)(几|几|多少)(个|个|个|颗)(<shape>|<shape>|<colour>的<shape>|<colour><shape>|图形|物体|东西|形状){TAIL}",
     f"{POLITE}(<shape>|<shape>|<colour>的<shape>|图形|物体|东西)(有|一共有|总共有|的数量是|的个数是|数量是)(几个|多少个|多少|几){TAIL}",
@@ -74,6 +76,7 @@ EN_COUNT = (
 
 # Which of several pictures: "第<n>张" style words go in front of a question about colour, shape, content or number.
 NTH = "(第<n>张|第<n>张图|第<n>张图片|第<n>张图里|第<n>张图中|第<n>幅图|第<n>幅|第<n>个图|图<n>|第<n>张照片|<n>号图)(的图形|的东西|中的<shape>|里的<shape>|里面的物体|||||)"
+FROM_THE_END = "(倒数第<n>张|倒数第<n>张|倒数第<n>张图|倒数第<n>张图片|倒数第<n>个图|从后往前数第<n>张|往回数第<n>张图|倒着数第<n>张)(的图形|的东西|里的<shape>|里面的物体|||||)"
 LATEST = "(刚才那张图|刚才的图|刚才那张|刚刚那张图|刚才我发的图|刚发的图|上一张图|上张图|上面那张图|前面那张图|之前那张图|之前的图片|之前发的图|我刚才发的图片|刚才图里|刚才图片里|刚才那幅图|刚才那张图片|那张图|那张图片|我发给你的图|最后一张图|最后那张|前面发的图片|刚刚的图片里|之前图里|还记得刚才的图吗，它|还记得那张图吗？它|回到刚才的图，它)(的东西|的图形|的<shape>|里的<shape>|里的东西||||||)"
 EARLIEST = "(第一张图|第一张|最开始那张图|最早的图|最早那张图|一开始的图|一开始发的图|最先发的图|最初那张图|第一次发的图|最早发的图片)(里的东西|的图形|||||)"
 NTH_COLOUR = (
@@ -92,6 +95,8 @@ NTH_COUNT = (
     "(有几个|有多少个|里有几个|几个)(<shape>|图形|)",
 )
 EN_NTH = "(the <nth> (picture|image|photo|one|drawing)|the <nth> (picture|image|one)|the <nth> of them|(picture|image) <number>)"
+EN_FROM_THE_END = "(the (<nth>-last|<nth> last|<nth> to last|<nth>-to-last) (picture|image|photo|one)|the <nth> (picture|image|one) from the end)"
+EN_LAST = "the (last|latest|final|newest|very last) (picture|image|photo|one)"
 EN_LATEST = "(the (last|previous|earlier|latest) (picture|image|photo|one)|the (picture|image|photo) (i sent|i sent you|i sent earlier|from before|above|i showed you|before|i just sent)|that (picture|image|photo)|my (picture|image|photo|last picture))"
 EN_EARLIEST = "(the first (picture|image|photo|one)|the earliest (picture|image)|the (picture|image) i sent first|the very first picture)"
 EN_NTH_COLOUR = (

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from qqvl_server import keys
+from qqvl_server import keys, welcome
 from qqvl_server.api import server
 from qqvl_server.api.admin import routes as admin
 from qqvl_server.api.anthropic import routes as anthropic
+from qqvl_server.api.client import routes as client
 from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
@@ -34,6 +35,7 @@ from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
+from qqvl_server.observe.links import Links
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.process import EXIT_CONFIG, EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, leave, locked
@@ -70,12 +72,14 @@ async def _serve(
             await asyncio.to_thread(_gate, checkpoint, data_dir),
         )  # fmt: skip
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
+        status, links = lambda: life.status(service, store.trouble), Links()
         doors = (
             qq.build(service),
+            client.build(links, lambda: admin.is_healthy(status)),
             openai.build(access),
             responses.build(access),
             anthropic.build(access),
-            *admin.build(service, lambda: life.status(service, store.trouble), metrics),
+            *admin.build(service, status, metrics, links),
         )
         guard = server.build(doors, settings.server, metrics)
         web = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))
@@ -84,7 +88,8 @@ async def _serve(
         _announce_address(settings, url)
         # A decode may take longer than anybody waits for us to stop.
         stopping = life.stopping(web, service, guard.idle, library.close, settings.server.shutdown_grace_s)
-        async with life.supervised(web, load, url), stopping:
+        ready = functools.partial(_announce_ready, settings, checkpoint, data_dir, url)
+        async with life.supervised(web, load, ready), stopping:
             await web.serve(sockets=[listener])
         if life.voice is not None:
             await life.voice.aclose()
@@ -175,6 +180,13 @@ def load_voice(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary
     gc.collect()
     gc.freeze()
     return voice
+
+
+def _announce_ready(settings: Settings, checkpoint: Checkpoint, data_dir: Path, url: str) -> None:
+    logger().info("已就绪", url=url)
+    if settings.observe.log_format == "console":
+        told = welcome.lines(settings, url, checkpoint.name, data_dir, is_demo=checkpoint.is_demo)
+        print(welcome.box(told), file=sys.stderr, flush=True)
 
 
 def _url(host: str, listener: socket.socket) -> str:

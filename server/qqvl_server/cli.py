@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qqvl_server import config, flags, invocation
+from qqvl_server import config, flags, invocation, setting_up
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.observe import logs
 from qqvl_server.openmp import bound_spinning
@@ -55,13 +55,22 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
     parsed = flags.parse(arguments)
     if parsed.command == "download":
         return _download(parsed.model, parsed.source, parsed.into)
+    if parsed.command == "setup":
+        named = parsed.config or env.get("QQVL_CONFIG")
+        return setting_up.run(Path(named) if named else None, is_asked=not parsed.yes, force=parsed.force)
     typed = {k.name: getattr(parsed, k.name, None) for k in config.knobs()}
     given = {
         name: ",".join(value) if isinstance(value, list) else value
         for name, value in typed.items()
         if value is not None
     }
-    resolved = config.resolve(given, env, _settings_file(parsed.config, env))
+    file = _settings_file(parsed.config, env)
+    if parsed.command == "doctor":
+        # Imported late: it knows the database.
+        from qqvl_server.doctor import command
+
+        return command.run(parsed, file, env, lambda: config.resolve(given, env, file))
+    resolved = config.resolve(given, env, file)
     if resolved.advice:
         _tell(f"注意：{resolved.advice}")
     if parsed.command == "show-config":

@@ -18,6 +18,8 @@ COMMANDS: Final = {
     "serve": "启动服务器（不写命令时就是它）",
     "download": "下载模型到 models/，可断点续传，最后校验",
     "show-config": "列出每个设置的值和它从哪里来",
+    "setup": "问四个问题，写成 qqvl.yaml",
+    "doctor": "体检：从显卡到 QQ 逐项检查，不行的说出要改哪个设置、改成什么",
     "label-lines": "从自己群里的记录挑话来问该不该插话，记进文件，给 calibrate-gate 用",
     "calibrate-gate": "用标好的话给现在的模型校准 smart 的判断",
 }
@@ -103,7 +105,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if rest and rest[0] in ("-h", "--help"):
             overview().print_help()
             raise SystemExit(0)
-    parsed = (_download() if name == "download" else _settings(name)).parse_args(rest)
+    parser = {"download": _download, "setup": _setup}.get(name, lambda: _settings(name))()
+    parsed = parser.parse_args(rest)
     parsed.command = name
     return parsed
 
@@ -136,12 +139,30 @@ def _settings(name: str) -> Parser:
     parser.add_argument_group("设置文件").add_argument(
         "--config", metavar="文件", help="设置文件，默认是当前文件夹或项目根目录下的 qqvl.yaml"
     )
+    if name == "doctor":
+        _add_doctors(parser.add_argument_group("体检"))
     groups = {section: parser.add_argument_group(title) for section, title in SECTIONS.items()}
     for knob in config.knobs():
         if not knob.in_file_only:
             _add(groups[knob.section], knob)
     parser.add_others()
     return parser
+
+
+def _setup() -> Parser:
+    parser = Parser(invocation.command("setup"), COMMANDS["setup"], "%(prog)s [参数…]")
+    group = parser.add_argument_group("参数")
+    group.add_argument("--config", metavar="文件", help="写到哪里，默认是项目根目录下的 qqvl.yaml")
+    group.add_argument("-y", "--yes", action="store_true", help="什么都不问，都用默认的")
+    group.add_argument("--force", action="store_true", help="已有的文件也改；别的设置留着，原来的另存为 .bak")
+    parser.add_others()
+    return parser
+
+
+def _add_doctors(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--json", action="store_true", help="写成 JSON，给程序看；有不行的退出码是 1，没有是 0")
+    group.add_argument("--no-send", dest="send", action="store_false", help="不用机器人的号给它自己发一条消息")
+    group.add_argument("--picture", metavar="网址", help="试着取哪张图片，默认是机器人自己的头像")
 
 
 def _download() -> Parser:

@@ -55,15 +55,15 @@ class Lifecycle:
         return word, now
 
     @asynccontextmanager
-    async def supervised(self, web: Server, load: Load, url: str) -> AsyncIterator[None]:
-        """Load beside the open port (``/health`` says loading), then watch the engine; either failing stops all."""
-        watching = asyncio.create_task(self._watch(web, load, url))
+    async def supervised(self, web: Server, load: Load, ready: Callable[[], None]) -> AsyncIterator[None]:
+        """Load beside the open port, say ``ready``, then watch the engine; either failing stops all."""
+        watching = asyncio.create_task(self._watch(web, load, ready))
         try:
             yield
         finally:
             await _cancelled(watching)
 
-    async def _watch(self, web: Server, load: Load, url: str) -> None:
+    async def _watch(self, web: Server, load: Load, ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[Voice] = loop.create_future()
         # A daemon thread, so that a stop during a long load does not wait for gigabytes.
@@ -74,7 +74,7 @@ class Lifecycle:
             self.failure = error
             web.ask_to_stop()
             return
-        logger().info("已就绪", url=url)
+        ready()
         while self.voice.status().alive:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_EVERY_S)
         self.failure = EngineDead("模型引擎已停止工作，进程退出，请由守护程序重启")

@@ -98,18 +98,19 @@ def end(status: int) -> int:
 
 @contextlib.contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise ConfigError(
-            f"无法监听 {host}:{port}：{error.strerror}。请关掉占用该端口的程序，或用 --port 换一个端口"
-        ) from error
-    with listener:
+    """A socket bound to that address. Raises ConfigError: it is taken, or not this machine's."""
+    with contextlib.ExitStack() as opened:
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = opened.enter_context(socket.socket(family, kind, proto))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError as error:
+            raise ConfigError(
+                f"无法监听 {host}:{port}：{error.strerror}。请关掉占用该端口的程序，或用 --port 换一个端口"
+            ) from error
         yield listener
 
 
@@ -146,6 +147,25 @@ def locked(data_dir: Path) -> Iterator[Callable[[], bool]]:
             return all(os.path.samestat(os.stat(at), os.fstat(known)) for at, known in held)
 
         yield is_ours
+
+
+def is_held(data_dir: Path) -> bool:
+    """Whether a server holds this folder now. Nothing is made or left locked."""
+    with contextlib.ExitStack() as opened:
+        for held in (data_dir, data_dir / ".lock"):
+            try:
+                descriptor = os.open(held, os.O_RDONLY)
+            except OSError:
+                continue
+            opened.enter_context(_closing(descriptor))
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError:
+                # Some network file systems lock no folders.
+                continue
+    return False
 
 
 @contextlib.contextmanager

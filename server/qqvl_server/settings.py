@@ -28,7 +28,7 @@ class ServerSettings(Room):
     port: int = Field(9999, ge=0, le=65535, description="监听端口；0 表示由系统挑选")
     api_keys: Words = Field(
         (),
-        description="访问密钥，可写多个，用逗号隔开；设置后除 /health 外都要带密钥。"
+        description="访问密钥，可写多个，用逗号隔开；设置后除 /health、/ready 外都要带密钥。"
         "写成 qq=密钥、openai=密钥、admin=密钥（可用 + 连写）则只能用于那几类接口",
     )
     api_keys_file: str = Field("", description="密钥文件，一行一个，写法同 api_keys，# 开头为注释；请 chmod 600")
@@ -184,7 +184,13 @@ class ChatSettings(MannersSettings, SendingSettings):
         ge=0,
         le=1048576,
         description="一个会话的图在提示里一共最多占多少 token：超过时新的照原样看，旧的缩小到 64 token，"
-        "再旧的只写[图片]；0 不限",
+        "再旧的只剩一句说明，没有说明的只写[图片]；0 不限",
+    )
+    caption_after_s: float = Field(
+        20,
+        ge=0,
+        le=86400,
+        description="会话安静这么多秒之后，趁空闲给缩小了的旧图各写一句说明（24 token 以内），谁来问都让路；0 不写",
     )
     bot_names: Words = Field((), description="机器人的名字，群里叫到就回复；账号自己的昵称不用写")
     owners: Ids = Field(

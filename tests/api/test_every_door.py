@@ -61,6 +61,7 @@ DOORS: dict[str, Say] = {
     "/api/chat/group/recall": lambda text: {"group_id": "doors", "message_id": text[-100:]},
     "/api/chat/private/sent": lambda text: {"user_id": "doors", "message_id": text[-100:], "sent_ids": ["1"]},
     "/api/chat/group/sent": lambda text: {"group_id": "doors", "message_id": text[-100:], "sent_ids": ["1"]},
+    "/api/client/status": lambda text: {"self_id": "doors", "link": "up", "reason": text[-100:]},
     "/v1/chat/completions": chat,
     "/v1/completions": lambda text: {"prompt": text, "max_tokens": 4},
     "/v1/messages": messages,

@@ -33,7 +33,8 @@ WRONG_KEYS: tuple[dict[str, bytes], ...] = (
 
 
 def test_without_the_key_only_health_is_open(keyed: RunningServer) -> None:
-    assert keyed.http.get("/health").status_code == 200
+    for path in ("/health", "/ready"):
+        assert keyed.http.get(path).status_code == 200
     for method, path in GUARDED:
         answer = keyed.http.request(method, path, params={"key": KEY, "api_key": KEY}, json={})
         assert answer.status_code == 401, (method, path)

@@ -15,7 +15,7 @@ from tests.api.wire import check_error
 from tests.running import RunningServer, run_cli
 
 DOORS = {
-    "qq": ("/api/chat/private", "/api/chat/group", "/api/chat/nothing", "/api/chat"),
+    "qq": ("/api/chat/private", "/api/chat/group", "/api/chat/nothing", "/api/chat", "/api/client/status"),
     "openai": (
         "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/nothing", "/v1",
         "/tokenize", "/detokenize",
@@ -46,7 +46,7 @@ def test_every_route_there_is_needs_a_scope(keyed: RunningServer) -> None:
             for key in (QQ_KEY, OPENAI_KEY, ADMIN_KEY)
             if keyed.http.get(path, headers={"x-api-key": key}).status_code != 403
         ]
-        assert len(opened) == (3 if path == "/health" else 1), path
+        assert len(opened) == (3 if path in ("/health", "/ready") else 1), path
 
 
 def test_what_is_nobodys_path_is_told_to_any_key_and_to_no_stranger(keyed: RunningServer) -> None:

@@ -38,6 +38,7 @@ _SENSIBLE: dict[str, dict[str, Any]] = {
     "/api/chat/private/recall": {"user_id": "7", "message_id": "1"},
     "/api/chat/group/sent": {"group_id": "7", "message_id": "1", "sent_ids": ["2"]},
     "/api/chat/private/sent": {"user_id": "7", "message_id": "1", "sent_ids": ["2"]},
+    "/api/client/status": {"self_id": "7", "link": "up"},
     "/v1/chat/completions": _PLAIN | {"messages": _HELLO, "tools": []},
     "/v1/completions": _PLAIN | {"prompt": "你好"},
     "/v1/responses": {"input": "你好", "tools": [], "tool_choice": None, "text": None},

@@ -72,6 +72,7 @@ def test_sigterm_lets_answers_finish_and_ends_with_zero(tmp_path: Path) -> None:
             while (health := http.get("/health")).status_code == 200:
                 time.sleep(0.01)
             assert health.json()["status"] == "stopping"
+            assert http.get("/ready").status_code == 503
             answer = http.post("/api/chat/private", json=private_body("新来的", user="late"))
             assert check_error(answer, 503)["code"] == "shutting_down"
             refused += 1

@@ -73,6 +73,8 @@ def wait_for(server: RunningServer, word: str) -> None:
         assert time.monotonic() < deadline, answer.text
         time.sleep(0.05)
     assert answer.status_code == (200 if word == "healthy" else 503)
+    ready = server.http.get("/ready")
+    assert (ready.status_code, ready.json()["ready"]) == (answer.status_code, word == "healthy")
 
 
 def test_a_moved_folder_is_told_and_no_second_server_starts_beside_the_first(on_disk: RunningServer) -> None:

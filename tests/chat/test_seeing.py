@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qqvl_server.chat.message import EncodedPicture, Quote, Text
+from qqvl_server.chat.pointing import from_the_end
 from qqvl_server.generation.port import ChatMessage, ImagePart, TextPart
-from tests.chat.test_turns import last_prompt, opened, said
+from tests.chat.test_turns import PRIVATE, last_prompt, opened, said
 from tests.fakes import ScriptedVoice, images_of, text_of
 
 pytestmark = pytest.mark.anyio
 FULL, BUDGET = 256, 4096
+
+
+def name_of(data: str) -> str:
+    return hashlib.sha256(data.encode()).hexdigest()
 
 
 class Seeing(ScriptedVoice):
@@ -85,6 +92,79 @@ async def test_several_pictures_of_one_go_have_numbers(tmp_path: Path) -> None:
         # After an answer it begins anew; in one message their order says enough.
         await service.handle(said("", 5, parts=(EncodedPicture("d"), EncodedPicture("e"))), "群")
         assert text_of(voice.asked[-1].messages[-1]).endswith("] <image><image>")
+        # What is quoted has none, and takes none from what is shown.
+        quoting = (Quote("李四", "图"), EncodedPicture("d", quoted=True), Text("和这张比"), EncodedPicture("f"))
+        await service.handle(said("", 6, parts=quoting), "群")
+        assert text_of(voice.asked[-1].messages[-1]).endswith("> 引用 李四: 图\n<image>和这张比<image>")
+        both = (*quoting, EncodedPicture("g"))
+        # Nobody who alternates with a bot alone is taken for a person.
+        await service.handle(said("嗯", 8, who="5", at_me=False), "群")
+        await service.handle(said("", 7, parts=both), "群")
+        assert text_of(voice.asked[-1].messages[-1]).endswith("图\n<image>和这张比<image><image>")
+
+
+async def test_the_bare_interface_sees_pictures_without_numbers(tmp_path: Path) -> None:
+    voice = ScriptedVoice(lambda _: "好")
+    bare: dict[str, Any] = {"chat": PRIVATE, "message_id": None, "self_id": None, "self_names": (), "at_me": None}
+    async with opened(tmp_path, voice, merge_wait_s=0) as service:
+        for number in (1, 2):
+            await service.handle(said("", number, parts=(Text("看"), EncodedPicture(f"{number}")), **bare), "")
+        await service.handle(
+            said("", 3, parts=(Text("第二张呢"), EncodedPicture("3"), EncodedPicture("4")), **bare), ""
+        )
+    assert [text_of(message) for message in voice.asked[-1].messages if message.role == "user"] == [
+        "看<image>",
+        "看<image>",
+        "第二张呢<image><image>",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("倒数第三张图是什么颜色？", 3),
+        ("倒数第3张呢", 3),
+        ("倒数第 2 幅", 2),
+        ("倒数第十个表情", 10),
+        ("What is the third-last picture?", 3),
+        ("the second to last image", 2),
+        ("the fourth picture from the end", 4),
+        ("最后一张图", 1),
+        ("我考了倒数第三", 0),
+        ("倒数第二个人是谁", 0),
+        ("第三张呢", 0),
+        ("my last word", 0),
+    ],
+)
+def test_which_picture_from_the_end_words_name(text: str, number: int) -> None:
+    assert from_the_end(text) == number
+
+
+async def test_a_picture_named_by_its_place_from_the_end_is_shown_again(tmp_path: Path) -> None:
+    """Whoever showed it, and however it is shown by now: there the model need not count."""
+    voice = ScriptedVoice(lambda _: "好", context_tokens=3000)
+    async with opened(tmp_path, voice, merge_wait_s=0, picture_tokens=20) as service:
+        for number in range(1, 9):
+            pictures = (EncodedPicture(f"{number}"), EncodedPicture(f"{number}b"))[: 1 + (number == 7)]
+            await service.handle(said("", number, who=str(number % 3 + 5), parts=pictures, at_me=False), "群")
+
+        async def shown_for(number: int, text: str) -> tuple[list[str], str]:
+            await service.handle(said("嗯", 100 + number, who="5", at_me=False), "群")
+            await service.handle(said(text, number), "群")
+            return images_of(voice.asked[-1].messages[-1]), text_of(voice.asked[-1].messages[-1])
+
+        shown, text = await shown_for(10, "倒数第三张是什么颜色？")
+        assert shown == [name_of("7")]
+        assert text == "[名10001 QQ:10001] > 引用 名6: [图片]（倒数第 3 张图）\n<image>倒数第三张是什么颜色？"
+        # What was shown again counts no second time.
+        assert (await shown_for(11, "what was on the fourth-last picture?"))[0] == [name_of("6")]
+        assert (await shown_for(12, "最后一张图呢"))[0] == [name_of("8")]
+        assert (await shown_for(13, "倒数第三十张呢"))[0] == []
+        await service.handle(said("", 14, parts=(EncodedPicture("new"),)), "群")
+        await service.handle(said("", 15, parts=(EncodedPicture("newest"),), at_me=False), "群")
+        # It stands right before.
+        await service.handle(said("最后一张图呢", 16), "群")
+        assert images_of(voice.asked[-1].messages[-1]) == []
 
 
 async def test_the_speakers_own_picture_comes_with_words_that_point_at_one(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ async def opened(folder: Path, voice: ScriptedVoice, **chat: Any) -> AsyncIterat
         settings = ChatSettings(**{"merge_wait_s": 0.1, "system_prompt": ""} | chat)
         metrics = Metrics()
         service = ChatService(store, lambda: voice, PictureShelf(), settings, GenerationSettings(), 4, metrics)
+        service.metrics = metrics  # type: ignore[attr-defined]
         service.ended = lambda reason: metrics.registry.get_sample_value(  # type: ignore[attr-defined]
             "qqvl_chat_interruptions_total", {"reason": reason}
         )

@@ -99,8 +99,8 @@ def test_a_wrong_product_is_refused_for_what_it_gives_and_torch_goes_on() -> Non
 
     model = torch.nn.ModuleList([drawn("4 bits", 128, 64), drawn("fp8", 128, 128)])
     refused_here = use(model, torch.float32, Wrong(CPU))
-    assert list(refused_here) == ["4 bits, 128 a scale"]
-    assert "off by" in refused_here["4 bits, 128 a scale"]
+    assert list(refused_here) == ["4 bits, 128 a scale, cpu"]
+    assert "off by" in refused_here["4 bits, 128 a scale, cpu"]
     four, eight = model
     assert four.product is by_columns
     assert eight.product is not by_outputs

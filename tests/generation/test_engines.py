@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from qqvl_server.chat.gate.question import CANDIDATES
+from qqvl_server.chat.gate.scenes import Line, rendered
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.generation.backend import GrammarCompiler
@@ -30,6 +32,7 @@ from qqvl_server.generation.port import (
     TextPart,
     TokenLogprob,
     Tool,
+    Urgency,
 )
 from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
 from qqvl_server.media.library import ImageLibrary
@@ -260,3 +263,24 @@ async def test_how_long_replies_wait_is_in_the_metrics(
     assert queued is not None
     assert first is not None
     assert 0 < queued < first
+
+
+async def test_whether_to_join_a_talk_is_read_and_not_generated(
+    machine: tuple[str, LoadedModel], preprocessor: Preprocessor
+) -> None:
+    """Only the new line and the question are computed; the question is no part of what stays cached."""
+    assert [len(preprocessor.encode(candidate)) for candidate in CANDIDATES] == [1, 1]
+    metrics = Metrics()
+    voice = voice_of(*machine, preprocessor, OneText(machine[1], preprocessor), metrics)
+    lines = [Line(scene="s", text=text, at=0, speaker="张三", user_id="1").stored for text in ("早" * 40, "谁会修")]
+    for count in (1, 2):
+        asked = replace(request(), messages=rendered(lines[:count]), owner="group:1", urgency=Urgency.ACTIVE_SPEECH)
+        speak, silent = await voice.score(asked, CANDIDATES)
+        assert speak < 0
+        assert silent < 0
+    value = metrics.registry.get_sample_value
+    assert value("qqvl_generation_tokens_total") == 0
+    if machine[0] == "paged":
+        talk = sum(await voice.count(rendered(lines[:1])[:-1]))
+        assert talk - 16 <= (value("qqvl_prefix_cached_tokens_total") or 0) < talk + 16
+    await voice.aclose()

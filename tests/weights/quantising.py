@@ -130,9 +130,11 @@ def checkpoint(source: Path, into: Path, settings: dict[str, Any], by: Callable[
     folders = into / "quantised", into / "plain"
     for folder in folders:
         shutil.copytree(source, folder)
-    packed, plain = {}, {}
+    packed: dict[str, torch.Tensor] = {}
+    plain: dict[str, torch.Tensor] = {}
     for name, tensor in load_file(source / "model.safetensors").items():
-        if ".language_model.layers." in name and name.endswith("_proj.weight"):
+        whole = tensor.shape[-1] % GROUP == 0
+        if ".layers." in name and "visual" not in name and name.endswith("_proj.weight") and whole:
             parts, plain[name] = by(tensor.float())
             stem = name.removesuffix("weight")
             packed |= {stem + part: value for part, value in parts.items()}

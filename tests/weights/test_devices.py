@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from qqvl_server.doctor.finding import Case, Finding
+from qqvl_server.doctor.machine import seen
 from qqvl_server.errors import ConfigError, WeightsError
-from qqvl_server.settings import WeightsSettings
+from qqvl_server.settings import Settings, WeightsSettings
 from qqvl_server.weights.devices import Card, Machine, outside
 from qqvl_server.weights.load import place
 from qqvl_server.weights.locate import Checkpoint
 from qqvl_server.weights.nvidia import driver_version
+from tests.running import ROOT
 
 GB = 1024**3
 # As PyPI's 2.13.0 has them.
@@ -132,7 +135,7 @@ def test_no_build_is_named_that_the_pinned_pytorch_does_not_have() -> None:
     """PyTorch's 2.13 for CUDA is made for 12.6, 13.0 and 13.2; whoever raises the pin looks that up anew."""
     root = Path(__file__).resolve().parents[2]
     assert "torch==2.13.0" in (root / "constraints.txt").read_text("utf-8")
-    texts = [root / "scripts/venv.sh", root / "run_server.sh", *root.glob("*.md"), *root.glob("docs/*.md")]
+    texts = [root / "scripts/venv.sh", root / "run_server.sh", *root.glob("README*.md"), *root.glob("docs/*.md")]
     texts += (root / "server").rglob("*.py")
     named = {build for path in texts for build in re.findall(r"\bcu1\d\d\b", path.read_text("utf-8"))}
     assert named <= {"cu126", "cu130", "cu132"}
@@ -152,10 +155,17 @@ def test_two_cards_share_what_one_does_not_hold_and_nothing_goes_elsewhere() -> 
         found = place(MODEL, WeightsSettings(device=device), two)
         assert found.device_map == "auto"
         assert found.max_memory == {0: int(12 * GB * 0.9), 1: int(12 * GB * 0.9), "cpu": 0}
-    with pytest.raises(WeightsError, match=r"17\.\d GB.*cuda:0、cuda:1 的显存只剩 16\.0 GB"):
+    with pytest.raises(WeightsError, match=r"17\.\d GB.*cuda:0、cuda:1 的显存只剩 16\.0 GB，差 1\.\d GB"):
         place(MODEL, WeightsSettings(device="cuda:0,cuda:1"), machine(card(8, 6, gb=8), card(8, 6, gb=8)))
-    assert outside([0, 1, "disk", "cpu", "cpu"]) == ["cpu", "disk"]
-    assert outside([0, "cuda:1"]) == []
+
+
+def test_what_would_be_left_on_disk_or_in_memory_is_told_in_bytes() -> None:
+    places = {"visual": 0, "text.layers.1": 1, "text.layers.10": "disk", "text.layers.11": "cpu", "head": "disk"}
+    sizes = {"visual.a": 1, "text.layers.1.w": 2, "text.layers.10.w": 4, "text.layers.11.w": 8, "head": 16}
+    assert outside(places, sizes) == (["cpu", "disk"], 4 + 8 + 16)
+    assert outside({"": "cuda:0"}, sizes) == ([], 0)
+    # A layer's name is no other's beginning.
+    assert outside({"text.layers.1": "disk", "text.layers.10": 0}, sizes) == (["disk"], 2)
 
 
 def test_the_driver_is_read_from_the_system_or_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,3 +184,28 @@ def test_the_driver_is_read_from_the_system_or_its_program(tmp_path: Path, monke
     program.write_text("#!/bin/sh\necho '572.16'\n")
     program.chmod(0o755)
     assert driver_version(tmp_path / "wsl") == "572.16"
+
+
+def diagnosed(found: Machine, folder: Path, **weights: str) -> Finding:
+    settings = Settings(weights=WeightsSettings(model_path="qqvl-demo", **weights))
+    return seen(Case(settings, {}, ROOT, folder, None), found)
+
+
+@pytest.mark.parametrize(
+    ("found", "weights", "field", "said"),
+    [
+        (machine(cuda=None), {}, "weights.device", "CPU 版 PyTorch"),
+        (machine(driver="470.82"), {}, "weights.device", "请升级驱动"),
+        (machine(card(6, 1)), {}, "weights.device", "算力 6.1"),
+        (machine(card(8, 6)), {"device": "cuda:1"}, "weights.device", "只有 1 块"),
+        (machine(replace(card(8, 6), free=1_000_000)), {}, "weights.quantization", "显存只剩 0.0 GB"),
+        (machine(card(8, 6)), {}, "", "空闲 24.0 GB"),
+    ],
+)
+def test_the_doctor_names_what_keeps_a_card_from_being_used(
+    found: Machine, weights: dict[str, str], field: str, said: str, tmp_path: Path
+) -> None:
+    finding = diagnosed(found, tmp_path, **weights)
+    assert (finding.state, finding.field) == ("failed" if field else "ok", field), finding
+    assert said in finding.message
+    assert bool(finding.value) == bool(field)

@@ -176,6 +176,13 @@ class NapCatLine:
         async with self._up:
             await self._up.wait_for(lambda: self._connection is not None and self._self_id in ("", self_id))
 
+    def is_up(self, self_id: str) -> bool:
+        return self._connection is not None and (not self_id or self._self_id in ("", self_id))
+
+    async def renew(self, self_id: str) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+
     async def _set_up(self, connection: ClientConnection) -> None:
         async with self._up:
             self._connection = connection

@@ -78,6 +78,15 @@ class BotLink:
         async with self._up:
             await self._up.wait_for(lambda: self_id in nonebot.get_bots())
 
+    def is_up(self, self_id: str) -> bool:
+        return self_id in nonebot.get_bots() if self_id else bool(nonebot.get_bots())
+
+    async def renew(self, self_id: str) -> None:
+        """Whoever dials, the one side or the other, dials again."""
+        line = nonebot.get_adapter(Adapter).connections.get(self_id)
+        if line is not None:
+            await line.close()
+
     async def connected(self, bot: Bot) -> None:
         LOG.info("机器人 %s 已连上", bot.self_id)
         async with self._up:

@@ -1,4 +1,4 @@
-"""What is kept of chats besides what was said: their own settings, why we spoke, who used how much. Knows SQL."""
+"""What is kept of chats besides what was said: own settings, captions, why we spoke, who used how much. Knows SQL."""
 
 from __future__ import annotations
 
@@ -125,6 +125,15 @@ class Books:
             shown = await _count(connection, mine, MESSAGES.c.seq >= row.window_start)
             said = await _count(connection, mine, MESSAGES.c.role == "user", MESSAGES.c.speaker_id == asker)
             return Kept(lines, since, shown, said)
+
+    async def caption(self, chat: ChatKey, sha256: str, text: str) -> bool:
+        """Keep a picture's caption with every line of the chat that shows it; false where none does any more."""
+
+        async def write(connection: AsyncConnection) -> bool:
+            chat_id = await _known(connection, chat)
+            return chat_id is not None and await chats.caption(connection, chat_id, sha256, text) > 0
+
+        return await self._database.write(write)
 
     async def begin_anew(self, chat: ChatKey) -> None:
         """From now on the model is shown what comes; nothing is deleted."""

@@ -21,22 +21,18 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import alembic.command
-import alembic.config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from qqvl_server.chat import causes
+from qqvl_server.chat import causes, inspection
 from qqvl_server.errors import StorageFailed
 from qqvl_server.observe.logs import Seldom, logger
 
 # All in a group wait for each other's statements: never for more than these.
 _MOST_IN_GROUP: Final = 64
 _LOOK_S: Final = 1.0
-# How long another program may keep it locked.
-_BUSY_S: Final = 5
 # Alembic keeps what it migrates in module globals: two at once, of any threads or tasks, write into each other's.
 _MIGRATING: Final = threading.Lock()
 _MIGRATING_LOOK_S: Final = 0.01
@@ -106,7 +102,7 @@ class Database:
         try:
             try:
                 if file:
-                    await asyncio.to_thread(_look_over, file)
+                    await asyncio.to_thread(inspection.look_over, file)
                 async with _alone(), engine.execution_options(writes=True).begin() as connection:
                     await connection.run_sync(_migrate, name)
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -240,30 +236,13 @@ async def _alone() -> AsyncIterator[None]:
         _MIGRATING.release()
 
 
-def _look_over(file: str) -> None:
-    """Before anything is changed in it. Malformed somewhere, it would only say so when a message comes there.
-
-    Raises:
-        StorageFailed: it is damaged, or another program's.
-        sqlite3.Error: it cannot be read.
-    """
-    if not os.path.exists(file):
-        return
-    with contextlib.closing(sqlite3.connect(file, timeout=_BUSY_S)) as connection:
-        if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise StorageFailed(causes.DAMAGED_AT_START.format(name=Path(file).name))
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and "alembic_version" not in tables:
-            raise StorageFailed(causes.FOREIGN_AT_START.format(name=Path(file).name))
-
-
 def _durable_sqlite(connection: Any, _record: Any) -> None:
     # Without this the driver begins transactions when it thinks fit, and savepoints outside of any.
     connection.isolation_level = None
     cursor = connection.cursor()
     # ``secure_delete``: what /reset deletes is overwritten, not left in free pages.
     pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
-    for pragma in (f"busy_timeout={_BUSY_S * 1000}", *pragmas):
+    for pragma in (f"busy_timeout={inspection.BUSY_S * 1000}", *pragmas):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -276,11 +255,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _migrate(connection: Connection, name: str) -> None:
     """Raises StorageFailed: a later version of this program wrote it."""
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    inspection.refuse_later(name, MigrationContext.configure(connection).get_current_revision())
+    config = inspection.scripts()[0]
     config.attributes["connection"] = connection
-    ours = ScriptDirectory.from_config(config)
-    written = MigrationContext.configure(connection).get_current_revision()
-    if written is not None and written not in {script.revision for script in ours.walk_revisions()}:
-        raise causes.from_later(name, written, ours.get_current_head())
     alembic.command.upgrade(config, "head")

@@ -40,7 +40,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
+    """``quoted`` when it belongs to the quoted message, or to an earlier one that the words point at. ``caption`` is
+    the model's own line about it, once it has written one."""
+
     image: ImageRef
+    quoted: bool = False
+    caption: str = ""
 
 
 @dataclass(frozen=True, slots=True)

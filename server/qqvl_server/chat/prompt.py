@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 from qqvl_server.chat.message import ChatKind, LostPicture, Picture, Quote, StoredMessage, Text
+from qqvl_server.chat.pointing import shown_in
 from qqvl_server.generation.port import ChatMessage, ImagePart, Part, TextPart
 from qqvl_server.media.image import ImageRef
 
@@ -22,6 +23,7 @@ MAX_QUOTE: Final = 300
 LOST: Final = "[图片无法打开]"
 EXPIRED: Final = "[图片已过期]"
 LEFT_OUT: Final = "[图片]"
+CAPTIONED: Final = "[图片：{}]"
 # Pictures that follow one another so soon are numbered together.
 _IN_ONE_GO_S: Final = 600
 # The end of what ``header`` writes; the same end in user text is bent, whatever stands before it.
@@ -29,10 +31,15 @@ _HEADER_END = re.compile(r"(QQ\s*[:：]\s*\d+\s*)\]", re.IGNORECASE)
 _BRACKETS = str.maketrans("[]", "［］")
 
 
+def unbracketed(text: str) -> str:
+    """Text on one line in which nothing passes for one of the bracketed words written here."""
+    flat = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co") else c for c in text)
+    return " ".join(flat.translate(_BRACKETS).split())
+
+
 def safe_name(name: str) -> str:
     """A name on one line that cannot close or open a header: controls, line breaks and brackets are replaced."""
-    flat = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co") else c for c in name)
-    return " ".join(flat.translate(_BRACKETS).split())[:MAX_NAME] or "无名"
+    return unbracketed(name)[:MAX_NAME] or "无名"
 
 
 def header(name: str, user_id: str) -> str:
@@ -51,26 +58,24 @@ def system_message(text: str) -> tuple[ChatMessage, ...]:
 
 def numbering(history: Sequence[StoredMessage]) -> list[tuple[int, ...]]:
     """For each line, the numbers of its pictures among those its speaker showed in one go: since the bot last spoke,
-    never long apart, the same picture once. None where they are the first of it: in one line their order says enough,
-    and the bare interface, which answers every line, sees none. It depends on no later line."""
+    never long apart, the same picture once, without what it quotes. None where they are the first of it: in one line
+    their order says enough, and the bare interface, which answers every line, sees none. No later line matters."""
     shown: dict[str, tuple[list[str], float]] = {}
     numbers: list[tuple[int, ...]] = []
     for message in history:
         if message.role == "assistant":
             shown.clear()
-        pictures = [part.image.sha256 for part in message.parts if isinstance(part, Picture)]
-        album, last = shown.get(message.speaker.id, ([], 0.0))
-        if not pictures:
+        own = [picture.image.sha256 for picture in shown_in(message)]
+        if not own:
             numbers.append(())
             continue
+        album, last = shown.get(message.speaker.id, ([], 0.0))
         if message.created_at - last > _IN_ONE_GO_S:
             album = []
         is_first = not album
-        album += [picture for picture in dict.fromkeys(pictures) if picture not in album]
+        album += [picture for picture in dict.fromkeys(own) if picture not in album]
         shown[message.speaker.id] = album, message.created_at
-        numbers.append(
-            tuple(album.index(picture) + 1 for picture in pictures) if len(album) > 1 and not is_first else ()
-        )
+        numbers.append(tuple(album.index(picture) + 1 for picture in own) if len(album) > 1 and not is_first else ())
     return numbers
 
 
@@ -82,7 +87,7 @@ def render(
 ) -> ChatMessage:
     """One stored line as one chat message: header and text first, then its pictures, as the spec orders them.
 
-    ``shown`` gives a picture as it is shown, or the words for one that is not; ``numbers`` are its pictures'.
+    ``shown`` gives a picture as it is shown, or the words for one that is not; ``numbers`` those of its own pictures.
     """
     if message.role == "assistant":
         return ChatMessage("assistant", (TextPart("".join(p.text for p in message.parts if isinstance(p, Text))),))
@@ -93,7 +98,7 @@ def render(
     for part in message.parts:
         if isinstance(part, Picture):
             image = shown(part.image)
-            text += f"（第 {next(number)} 张图）" if numbers else ""
+            text += f"（第 {next(number)} 张图）" if numbers and not part.quoted else ""
             if isinstance(image, str):
                 text += image
                 continue

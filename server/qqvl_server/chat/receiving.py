@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from qqvl_server.chat.identity import Identity, has_pictures, identify
-from qqvl_server.chat.message import (
-    EncodedPicture,
-    Incoming,
-    LostPicture,
-    MessagePart,
-    Picture,
-    Quote,
-    StoredMessage,
-    Text,
-)
+from qqvl_server.chat.message import EncodedPicture, Incoming, LostPicture, MessagePart, Picture
 from qqvl_server.errors import ImageRejected, InvalidRequest
 from qqvl_server.media.image import ImageRef
 
@@ -31,51 +20,6 @@ class PictureBook(Protocol):
 
     def add_base64(self, text: str) -> ImageRef: ...
     def holds(self, ref: ImageRef) -> bool: ...
-
-
-# Words that mean a picture shown before.
-_POINTERS: Final = (
-    *(
-        "这张图",
-        "这幅图",
-        "这图",
-        "这个图",
-        "这张照片",
-        "这个表情",
-        "那张图",
-        "那张照片",
-        "上面的图",
-        "上面那张",
-        "上图",
-    ),
-    *("前面的图", "刚才的图", "刚发的图", "刚才那张", "我发的图", "图里", "图上", "图中", "照片里", "this picture"),
-    *("this image", "this photo", "the picture", "the image", "the photo", "picture above", "image above"),
-)
-# How far back that is.
-POINTED_LINES: Final = 40
-_POINTED_S: Final = 3600
-
-
-def speaks_of_picture(incoming: Incoming) -> bool:
-    """Whether a text without one means a picture shown before."""
-    text = (incoming.text if incoming.typed is None else incoming.typed).lower()
-    has_none = not any(isinstance(part, EncodedPicture) for part in incoming.parts)
-    return has_none and any(word in text for word in _POINTERS)
-
-
-def pointed_at(incoming: Incoming, before: Sequence[StoredMessage]) -> tuple[MessagePart, ...]:
-    """The picture that it means, as if its line were quoted: its speaker's latest; nothing where it stands right
-    before, or long ago.
-
-    ``before`` are the lines before it, oldest first.
-    """
-    now = time.time()
-    for place, line in enumerate(reversed(before)):
-        pictures = [part for part in line.parts if isinstance(part, Picture)]
-        if pictures and line.speaker.id == incoming.speaker.id and now - line.created_at <= _POINTED_S:
-            said = "".join(part.text for part in line.parts if isinstance(part, Text)).strip()
-            return (Quote(line.speaker.name, said or "[图片]", line.message_id or ""), pictures[-1]) if place else ()
-    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +72,7 @@ class Receiver:
                 continue
             try:
                 image = self._pictures.add_base64(part.data)
-                parts.append(Picture(image))
+                parts.append(Picture(image, part.quoted))
                 if image.share < 1:
                     warnings.append(f"第 {seen} 张图的文件不完整，只看到约 {min(image.share, 0.99):.0%}")
             except ImageRejected as error:

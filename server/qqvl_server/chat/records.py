@@ -15,8 +15,9 @@ def part_to_json(part: MessagePart) -> dict[str, Any]:
     match part:
         case Text(text):
             return {"type": "text", "text": text}
-        case Picture(image):
-            return {"type": "image", **asdict(image)}
+        case Picture(image, quoted, caption):
+            more = {"quoted": quoted, "caption": caption}
+            return {"type": "image", **asdict(image), **{name: value for name, value in more.items() if value}}
         case LostPicture():
             return {"type": "lost_image"}
         case Quote(speaker, text, quoted_id):
@@ -29,7 +30,8 @@ def part_from_json(part: dict[str, Any]) -> MessagePart:
         case "text":
             return Text(**fields)
         case "image":
-            return Picture(ImageRef(**{**fields, "frames": tuple(fields["frames"])}))
+            quoted, caption = fields.pop("quoted", False), fields.pop("caption", "")
+            return Picture(ImageRef(**{**fields, "frames": tuple(fields["frames"])}), quoted, caption)
         case "quote":
             return Quote(**fields)
         case _:

@@ -151,7 +151,7 @@ class ChatService:
             self._lanes.leave(arrival)
             if lane is not None and lane.turn is not None and arrival in lane.turn.members:
                 self._endings.end(lane.turn, Interruption.RECALL)
-        self._turns.warmer.forget(chat)
+        self._turns.idle.make_way(chat)
         try:
             coming = await self._receiver.identified(arrival.incoming) if arrival is not None else None
             recalled = await self._store.recall(chat, message_id, coming)
@@ -268,7 +268,7 @@ class ChatService:
     async def drain(self, grace_s: float) -> None:
         """Take nothing new, give running turns ``grace_s`` seconds, then end them with an error."""
         self._draining = True
-        await self._turns.warmer.aclose()
+        await self._turns.idle.aclose()
         workers = [lane.worker for lane in self._lanes if lane.worker is not None]
         for lane in self._lanes:
             # Nobody's next can come any more.

@@ -17,18 +17,19 @@ from qqvl_server.chat.commanding import Commander
 from qqvl_server.chat.commands import Given
 from qqvl_server.chat.decision import Charge, Decision, Reason
 from qqvl_server.chat.gate.weights import Gate
+from qqvl_server.chat.idling import IdleWork
 from qqvl_server.chat.joining import Asker, Joining
 from qqvl_server.chat.judging import Judge
 from qqvl_server.chat.ledger import Ledger
 from qqvl_server.chat.loops import Exchanges
 from qqvl_server.chat.message import Answer, ChatKey, Speaker, StoredMessage
 from qqvl_server.chat.notices import Notices
+from qqvl_server.chat.pointing import looks_back, pointed_at
 from qqvl_server.chat.preferences import Preferences
-from qqvl_server.chat.receiving import POINTED_LINES, Receiver, pointed_at, speaks_of_picture
+from qqvl_server.chat.receiving import Receiver
 from qqvl_server.chat.session import Arrival, Turn
 from qqvl_server.chat.speaking import Speaking, cut_short
 from qqvl_server.chat.store import Draft, Outcome, Store
-from qqvl_server.chat.warming import Warmer
 from qqvl_server.chat.window import Window
 from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import QqvlError
@@ -67,7 +68,7 @@ class Turns:
         self._commander = commander
         self._exchanges = exchanges
         self._metrics = metrics
-        self.warmer = Warmer(voice, window.messages)
+        self.idle = IdleWork(store, voice, window, preferences, metrics)
         self._notices = Notices(store.books, Reason.QUOTA)
 
     async def run(self, turn: Turn) -> None:
@@ -75,7 +76,7 @@ class Turns:
 
         Raises whatever went wrong for all of them alike.
         """
-        self.warmer.forget(turn.chat)
+        self.idle.make_way(turn.chat)
         await self._preferences.personas.refresh()
         for arrival in tuple(turn.members):
             if arrival.stored is None and not arrival.is_settled and not arrival.is_recalled:
@@ -95,8 +96,8 @@ class Turns:
             await self._answer(turn, covered)
         elif may_join:
             await self._join(turn, talk[-1])
-        elif talk and await self._judge.is_worth_reading(talk[-1].incoming):
-            self.warmer.heard(turn.chat, _stored(talk[-1]))
+        reads = talk and not covered and not may_join and await self._judge.is_worth_reading(talk[-1].incoming)
+        self.idle.rests(turn.chat, _stored(talk[-1]) if reads else None)
 
     async def _take(self, arrival: Arrival, turn: Turn) -> None:
         """Keep a message, unless it was answered before, is a command, or was recalled."""
@@ -132,10 +133,9 @@ class Turns:
         blocked = await self._blocking.kept_back(incoming)
         shown = blocked or incoming
         received = await self._receiver.received(shown)
-        arrival.warnings = received.warnings
-        parts = received.parts
-        if decision.speak and blocked is None and speaks_of_picture(incoming):
-            before = await self._store.messages(incoming.chat, before=None, limit=POINTED_LINES)
+        arrival.warnings, parts = received.warnings, received.parts
+        if decision.speak and blocked is None and (lines := looks_back(incoming)):
+            before = await self._store.messages(incoming.chat, before=None, limit=lines)
             parts = (*pointed_at(incoming, before or ()), *parts)
         arrival.stored = await self._store.add_message(
             Draft(shown.chat, arrival.chat_name, shown.speaker, parts, identity)

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from qqvl_server.chat import prompt
 from qqvl_server.chat.albums import Levels, levelled
-from qqvl_server.chat.message import ChatKey, ChatKind, StoredMessage
+from qqvl_server.chat.message import ChatKey, ChatKind, Picture, StoredMessage
 from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.store import Store
 from qqvl_server.generation.port import ChatMessage, ImagePart, Sampling, TextPart, Voice
@@ -23,6 +23,8 @@ _HEADER_TOKENS: Final = 8
 # Lines before one that the window has moved past.
 _LOOK_BACK: Final = 64
 _RENDERING_THREADS: Final = 2
+# Above every line's number.
+_EVER: Final = 2**62
 # Whose pictures' levels are remembered.
 _CHATS: Final = 10_000
 
@@ -98,12 +100,22 @@ class Window:
         tokens = await self._picture_tokens(voice, whole)
         pictures = [sum(isinstance(part, ImagePart) for part in line.parts) for line in whole]
         costs = [(m.seq, n, t) for m, n, t in zip(history, pictures, tokens, strict=True) if n]
-        levels = levelled(costs, budget)
+        levels = replace(levelled(costs, budget), captions=_captions(history))
         if keeps_levels:
             self._levels[chat] = levels
             if len(self._levels) > _CHATS:
                 self._levels.pop(next(iter(self._levels)))
         return await self._rendered(chat, history, levels)
+
+    async def faded(self, chat: ChatKey) -> tuple[ImageRef, ...]:
+        """The pictures that are no longer shown as they are and have no caption yet, each once, newest first."""
+        levels = self._levels.get(chat)
+        if levels is None:
+            return ()
+        history = await self._store.window(chat, _EVER)
+        captions = _captions(history)
+        older = (p.image for m in reversed(history) if m.seq < levels.full for p in m.parts if isinstance(p, Picture))
+        return tuple({image.sha256: image for image in older if image.sha256 not in captions}.values())
 
     async def _picture_tokens(self, voice: Voice, lines: Sequence[ChatMessage]) -> list[int]:
         """Of each line, what its pictures take: what is left of its tokens without those of its words."""
@@ -135,3 +147,8 @@ class Window:
             shorter = prompt.shorten(line, keep)
             (count,) = await voice.count((shorter,))
         return shorter
+
+
+def _captions(history: Sequence[StoredMessage]) -> dict[str, str]:
+    pictures = (part for message in history for part in message.parts if isinstance(part, Picture))
+    return {picture.image.sha256: picture.caption for picture in pictures if picture.caption}

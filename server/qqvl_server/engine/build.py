@@ -32,6 +32,7 @@ from qqvl_server.engine.forward.patches import by_products
 from qqvl_server.engine.forward.runner import ModelRunner
 from qqvl_server.engine.forward.sampler import Sampler
 from qqvl_server.engine.forward.sdpa import SdpaBackend
+from qqvl_server.engine.forward.split import layer_devices
 from qqvl_server.engine.forward.warm_up import warm_up
 from qqvl_server.engine.steps.block_pool import BlockPool
 from qqvl_server.engine.steps.core import EngineCore
@@ -71,7 +72,8 @@ def build(
         ConfigError: the fault cannot be read.
     """
     backend = backend_for(model, settings, context_tokens)
-    free, is_card, dtype = _free_bytes(model.device), model.device.type == "cuda", kv_dtype(model)
+    is_card, dtype, devices = model.device.type == "cuda", kv_dtype(model), layer_devices(model) or [model.device]
+    free = free_for_cache(devices, _free_bytes)
     per_block = kv_shape(model.config).bytes_per_token(dtype) * backend.block_size
     blocks = blocks_for(free, per_block, settings, context_tokens, backend.block_size, is_card=is_card)
     ahead = is_card and settings.step_ahead == "auto"
@@ -91,7 +93,8 @@ def build(
         warm_up(core, model, settings.step_tokens)
     tokens = blocks * backend.block_size
     logger().info(
-        "引擎已备好", device=str(model.device), dtype=str(dtype).removeprefix("torch."), **backend.facts,
+        "引擎已备好", device="、".join(map(str, dict.fromkeys([model.device, *devices]))),
+        dtype=str(dtype).removeprefix("torch."), **backend.facts,
         block_size=backend.block_size, ahead=ahead, kv_tokens=tokens, kv_gb=round(blocks * per_block / 1e9, 2),
         chats_of_8k=round(tokens / 8192, 1), free_gb=round(_free_bytes(model.device) / 1e9, 1),
     )  # fmt: skip
@@ -103,6 +106,16 @@ def stall_s(settings: EngineSettings, device: str) -> float:
     if settings.step_timeout_s:
         return settings.step_timeout_s
     return _SLOW_STALL_S if settings.torch_compile == "on" else _STALL_S.get(device.partition(":")[0], _SLOW_STALL_S)
+
+
+def cut_between_layers(model: Any) -> bool:
+    """Whether a ``model`` on several devices can be paged."""
+    return layer_devices(model) is not None
+
+
+def free_for_cache(devices: Sequence[torch.device], free: Callable[[torch.device], float]) -> float:
+    """Bytes for a cache of layers on ``devices``, of which each has the same share: as the fullest device allows."""
+    return min(free(device) * len(devices) / devices.count(device) for device in set(devices))
 
 
 def backend_for(model: Any, settings: EngineSettings, context_tokens: int) -> Backend:
@@ -121,13 +134,17 @@ def backend_for(model: Any, settings: EngineSettings, context_tokens: int) -> Ba
     own, why_not = own_kernels(device, dtype, shape, kv)
     adapt = partial(_adapted, compiled=settings.torch_compile == "on", own=own)
     running = most_running(settings, device)
-    trial = Trial(device, dtype, kv, shape.heads, running, context_tokens)
+    others = set(layer_devices(model) or ()) - {device}
+    trial, *elsewhere = (
+        Trial(one, dtype, kv, shape.heads, running, context_tokens) for one in (device, *sorted(others, key=str))
+    )
     kernels = LIBRARIES if own is None else (NamedKernel("own Triton", own.attend, (BLOCK_SIZE,)), *LIBRARIES)
     found = attention_kernel(trial, kernels, why_not)
-    if found is None:
+    if found is None or any(one.refuses(found.attend, found.block_size) for one in elsewhere):
         return SdpaBackend(adapt=adapt)
     recording = None
-    if settings.cuda_graphs == "auto":
+    # A graph is of one device.
+    if settings.cuda_graphs == "auto" and not others:
         recording = Recording(CudaCapture(device), running, context_tokens)
     return CudaBackend(found.attend, found.block_size, name=found.name, recording=recording, adapt=adapt)
 

@@ -84,6 +84,7 @@ class Metrics:
         self.blocked = Counter(
             "qqvl_chat_blocked", "碰到屏蔽词的消息（in）和回答（out）", labelnames=("side",), registry=self.registry
         )
+        self.captions = Counter("qqvl_chat_captions", "空闲时给旧图写的说明", registry=self.registry)
 
     def count_model_time(self, clock: ModelTime) -> None:
         """Show what a clock tells that goes on for as long as the process lives."""

@@ -120,7 +120,8 @@ def unpacked(packed: torch.Tensor, bits: int) -> torch.Tensor:
     """(R, N) int32 → (R · 32 / bits, N) uint8, lowest bits first."""
     count, width = packed.shape
     # The bytes of a number, the lowest first, as all machines that PyTorch is built for have them.
-    parts = packed.contiguous().view(torch.uint8).view(count, width, 4)
+    # Flat first: a dimension of one may have any stride, and still count as contiguous.
+    parts = packed.contiguous().flatten().view(torch.uint8).view(count, width, 4)
     if bits == 4:
         parts = torch.stack((parts & 15, parts >> 4), -1).view(count, width, 8)
     return parts.transpose(1, 2).reshape(-1, width)

@@ -8,7 +8,7 @@ nothing between: pytorch/pytorch RELEASE.md, and its issue 178665, which took 12
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -127,6 +127,15 @@ def _best(machine: Machine, needed: float) -> list[str]:
     return ["cpu"]
 
 
+def unusable(machine: Machine) -> str | None:
+    """Why the card that is in this machine would not be used, with what helps; None where one is, or none is there."""
+    if any(_unfit(card, machine) is None for card in machine.cards):
+        return None
+    if machine.cards:
+        return _unfit(machine.cards[0], machine)
+    return _why_unseen(machine) if machine.beside else None
+
+
 def _check(name: str, machine: Machine) -> None:
     """Raises ConfigError, with what helps."""
     if name == "cpu":
@@ -224,6 +233,13 @@ def _other_build(build: str) -> str:
     )
 
 
-def outside(places: Iterable[object]) -> list[str]:
-    """Those of accelerate's ``places`` that are no GPU: layers left on disk or in the host's memory."""
-    return sorted({str(place) for place in places} & {"cpu", "disk"})
+def outside(places: Mapping[str, object], sizes: Mapping[str, int]) -> tuple[list[str], int]:
+    """Which of accelerate's ``places`` of modules are no GPU (``cpu``, ``disk``), and the bytes of what is left there.
+
+    Args:
+        sizes: bytes of each parameter.
+    """
+    left = [module for module, place in places.items() if str(place) in ("cpu", "disk")]
+    inside = tuple(f"{module}." for module in left)
+    size = sum(count for name, count in sizes.items() if name in left or name.startswith(inside))
+    return sorted({str(places[module]) for module in left}), size

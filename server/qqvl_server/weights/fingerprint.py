@@ -31,6 +31,6 @@ def fingerprint(folder: Path) -> str:
         digest.update(f"{shard.name} {size}\n".encode())
         with shard.open("rb") as file:
             for piece in range(_PIECES):
-                file.seek(size * piece // _PIECES)
+                file.seek(max(size - _PIECE_BYTES, 0) * piece // (_PIECES - 1))
                 digest.update(file.read(_PIECE_BYTES))
     return digest.hexdigest()

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -20,16 +20,13 @@ from qqvl_server.weights import devices, packed_loading, quantised
 from qqvl_server.weights.devices import Machine
 from qqvl_server.weights.extras import check_extras
 from qqvl_server.weights.locate import Checkpoint
+from qqvl_server.weights.needs import GIB, SMALL_BYTES, needed
 from qqvl_server.weights.processor import load_processor
 from qqvl_server.weights.quantised import Foreign, Quantised
 from qqvl_server.weights.threads import set_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
-
-GIB: Final = 1024**3
-# Below this a checkpoint gains nothing from half precision on a CPU and loses digits.
-SMALL_BYTES: Final = 1 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +99,12 @@ def load(checkpoint: Checkpoint, settings: WeightsSettings) -> LoadedModel:
         raise WeightsError("显存不够，模型没装下。请换小一点的模型，或加 --quantization bnb-4bit") from error
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
         raise WeightsError(_explain(checkpoint, error)) from error
-    left_out = devices.outside((getattr(model, "hf_device_map", None) or {}).values())
+    sizes = {name: parameter.nbytes for name, parameter in model.named_parameters()}
+    left_out, missing = devices.outside(getattr(model, "hf_device_map", None) or {}, sizes)
     if len(placement.max_memory or ()) and left_out:
         raise WeightsError(
-            f"{checkpoint.name} 这几块显卡装不下，有些层会放到{'、'.join(left_out)}上，一个 token 要算几分钟："
-            "请换小一点的模型，或加 --quantization bnb-4bit"
+            f"{checkpoint.name} 这几块显卡装不下，差 {missing / GIB:.1f} GB，有些层会放到{'、'.join(left_out)}上，"
+            "一个 token 要算几分钟：请换小一点的模型，或加 --quantization bnb-4bit"
         )
     if report["missing_keys"]:
         # Transformers fills them with random numbers and only warns.
@@ -147,8 +145,8 @@ def place(
     device = names[0]
     dtype = _dtype(checkpoint, settings, device, machine)
     indices = [int(name.removeprefix("cuda:")) for name in names if name.startswith("cuda:")]
-    needed = _needed(checkpoint, settings, dtype, packed_bytes)
-    _check_memory(checkpoint, names, needed, sum(machine.cards[index].free for index in indices))
+    wanted = _needed(checkpoint, settings, dtype, packed_bytes)
+    _check_memory(checkpoint, names, wanted, sum(machine.cards[index].free for index in indices))
     if len(names) == 1:
         return Placement(device, {"": device}, None, dtype)
     free: dict[int | str, int] = {index: int(machine.cards[index].free * 0.9) for index in indices}
@@ -172,24 +170,23 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def _check_memory(checkpoint: Checkpoint, names: Sequence[str], needed: float, on_cards: int) -> None:
+def _check_memory(checkpoint: Checkpoint, names: Sequence[str], wanted: float, on_cards: int) -> None:
     """``on_cards`` is what is free on all of those among ``names``."""
     if checkpoint.weight_bytes == 0:
         return
     shared = names[0] in ("cpu", "mps")
     free = psutil.virtual_memory().available if shared else on_cards
-    if needed > free:
+    if wanted > free:
         where = "内存" if shared else f"{'、'.join(names)} 的显存"
         raise WeightsError(
-            f"{checkpoint.name} 大约要 {needed / GIB:.1f} GB，{where}只剩 {free / GIB:.1f} GB："
-            "请关掉别的程序、换小一点的模型，或在显卡上加 --quantization bnb-4bit"
+            f"{checkpoint.name} 大约要 {wanted / GIB:.1f} GB，{where}只剩 {free / GIB:.1f} GB，"
+            f"差 {(wanted - free) / GIB:.1f} GB：请关掉别的程序、换小一点的模型，或在显卡上加 --quantization bnb-4bit"
         )
 
 
 def _needed(checkpoint: Checkpoint, settings: WeightsSettings, dtype: torch.dtype, packed_bytes: int) -> float:
-    """Bytes of memory; published checkpoints are bf16, and room for one conversation is the least that works."""
-    share = {"bnb-4bit": 0.35, "bnb-8bit": 0.6}.get(settings.quantization, 2.0 if dtype is torch.float32 else 1.0)
-    return (packed_bytes + (checkpoint.weight_bytes - packed_bytes) * share) * 1.05
+    is_float32 = dtype is torch.float32
+    return needed(checkpoint.weight_bytes, settings.quantization, is_float32=is_float32, packed_bytes=packed_bytes)
 
 
 def _quantization(settings: WeightsSettings, dtype: torch.dtype) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -38,16 +39,19 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         planned = read(Path(quantization_config.source))
         assert isinstance(planned, Quantised)
         self._planned = planned
+        # Of each layer that was planned, what it is called in the model.
+        self._places: list[str] = []
 
     def _process_model_before_weight_loading(self, model: Any, **_others: Any) -> None:
+        self._places = [_place(model, name) for name in self._planned.layers]
         with torch.device("meta"):
-            for name, parts in self._planned.layers.items():
-                linear = _linear(model, name)
+            for name, parts in zip(self._places, self._planned.layers.values(), strict=True):
+                linear = model.get_submodule(name)
                 stored = {part: torch.empty(tensor.shape, dtype=_TYPES[tensor.dtype]) for part, tensor in parts.items()}
                 model.set_submodule(name, StoredLinear(stored, linear.in_features, linear.out_features))
 
     def _process_model_after_weight_loading(self, model: Any, **_others: Any) -> Any:
-        for name in self._planned.layers:
+        for name in self._places:
             stored = model.get_submodule(name)
             try:
                 model.set_submodule(name, stored.settled(self._planned.format))
@@ -63,14 +67,18 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         return False
 
 
-def _linear(model: Any, name: str) -> nn.Linear:
-    try:
-        found = model.get_submodule(name)
-    except AttributeError:
-        found = None
-    if type(found) is not nn.Linear:
-        raise WeightsError(f"不知道 {name} 的量化张量属于模型的哪一层：这个模型不能这样加载")
-    return found
+def _place(model: Any, name: str) -> str:
+    """Where the layer that a checkpoint calls ``name`` stands: older families have other names in files."""
+    renamed = f"{name}."
+    for rename in get_model_conversion_mapping(model):
+        renamed, _ = rename.rename_source_key(renamed)
+    for place in (name, renamed.removesuffix(".")):
+        try:
+            if type(model.get_submodule(place)) is nn.Linear:
+                return place
+        except AttributeError:
+            continue
+    raise WeightsError(f"不知道 {name} 的量化张量属于模型的哪一层：这个模型不能这样加载")
 
 
 def prepare(config: Any, source: str) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from qqvl_server.weights.locate import shards
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
@@ -22,9 +24,9 @@ class Tensor:
 
 
 def tensors(folder: Path) -> Mapping[str, Tensor]:
-    """Of all ``.safetensors`` files of a whole checkpoint, by name."""
+    """Of a whole checkpoint, by name."""
     found = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in shards(folder):
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             header = json.loads(opened.read(length))

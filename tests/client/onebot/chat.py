@@ -28,6 +28,9 @@ class ChatServer(WebServer):
         self.reports: list[tuple[str, Answer]] = []
         """Recalls and ids of sent messages, by the last word of their path."""
         self.report_script: Script = lambda _: {"status": "success"}
+        self.statuses: list[Answer] = []
+        """How the client finds its line."""
+        self.is_ready = True
         self.requests: list[Request] = []
         self.script: Script = answer_for
         self.scripts: dict[str, Script] = {}
@@ -42,6 +45,10 @@ class ChatServer(WebServer):
         if request.method == "GET":
             return Response(b'{"status": "healthy"}')
         body = json.loads(request.body)
+        if request.path == "/api/client/status":
+            self.statuses.append(body)
+            self.changed()
+            return Response(json.dumps({"status": "success", "ready": self.is_ready}).encode())
         if (kind := request.path.rpartition("/")[2]) in ("sent", "recall"):
             self.reports.append((kind, body))
             self.changed()

@@ -66,6 +66,8 @@ class OneBotServer(Watched):
         self.connected = 0
         self.refused_tokens = 0
         self.paths: list[str] = []
+        self.clock_off = 0.0
+        """Seconds by which its clock is fast."""
         self.history: list[Event] = []
         self.withdrawn: list[str] = []
         self.decided: dict[str, dict[str, Any]] = {}
@@ -74,6 +76,7 @@ class OneBotServer(Watched):
         self.mute_actions: set[str] = set()
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {
             "get_login_info": lambda _: {"user_id": SELF_ID, "nickname": "小助手"},
+            "get_status": lambda _: {"online": True, "good": True},
             "get_group_info": lambda p: {"group_id": p["group_id"], "group_name": "接口里的群名", "extra_key": 1},
             "get_group_member_info": lambda p: {"card": "", "nickname": f"成员{p['user_id']}"},
             "get_stranger_info": lambda p: {"user_id": p["user_id"], "nickname": f"路人{p['user_id']}"},
@@ -212,8 +215,8 @@ class OneBotServer(Watched):
         self.connections.append(connection)
         self.connected += 1
         try:
-            await connection.send(json.dumps(lifecycle()))
-            await connection.send(json.dumps(heartbeat()))
+            for event in (lifecycle(), heartbeat()):
+                await connection.send(json.dumps(event | {"time": event["time"] + int(self.clock_off)}))
             self.changed()
             async for frame in connection:
                 await self._action(connection, json.loads(frame))

@@ -1,4 +1,4 @@
-"""GET /health, /metrics and /admin/…: what an operator or a supervisor asks."""
+"""GET /health, /ready, /metrics and /admin/…: what an operator or a supervisor asks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from qqvl_server.chat.service import ChatService
 from qqvl_server.errors import NotFound
 from qqvl_server.generation.port import VoiceStatus
 from qqvl_server.keys import Scope
+from qqvl_server.observe.links import Links
 from qqvl_server.observe.metrics import Metrics
 
 _MAX_ID: Final = 64
@@ -34,11 +35,11 @@ _OWN_SETTINGS: Final = {
 Status = Callable[[], tuple[str, VoiceStatus]]
 
 
-def build(service: ChatService, status: Status, metrics: Metrics) -> tuple[Door, ...]:
-    return _health(status), _inside(metrics), _chats(service)
+def build(service: ChatService, status: Status, metrics: Metrics, links: Links) -> tuple[Door, ...]:
+    return _health(status, links), _inside(metrics), _owners(service, links)
 
 
-def _health(status: Status) -> Door:
+def _health(status: Status, links: Links) -> Door:
     router = APIRouter(tags=["admin"])
 
     @router.get("/health")
@@ -47,9 +48,20 @@ def _health(status: Status) -> Door:
         word, now = status()
         return JSONResponse(health_body(word, now), 200 if word == "healthy" else 503)
 
+    @router.get("/ready")
+    async def ready() -> Response:
+        """503 exactly while new work is not taken: a lost QQ link is told, and takes no server from a balancer."""
+        is_ready, link = is_healthy(status), links.link()
+        body = {"ready": is_ready, "link": {"state": link.state, "since": link.since}}
+        return JSONResponse(body, 200 if is_ready else 503)
+
     # Counted apart: supervisors ask for ever, and are told 503 while the model loads.
-    open_to_all = frozenset({"/health"})
-    return Door("other", ("/health",), Scope.ADMIN, router, error_bodies.openai, in_the_open=open_to_all)
+    open_to_all = frozenset({"/health", "/ready"})
+    return Door("other", ("/health", "/ready"), Scope.ADMIN, router, error_bodies.openai, in_the_open=open_to_all)
+
+
+def is_healthy(status: Status) -> bool:
+    return status()[0] == "healthy"
 
 
 def _inside(metrics: Metrics) -> Door:
@@ -63,8 +75,15 @@ def _inside(metrics: Metrics) -> Door:
     return Door("admin", ("/metrics", "/openapi.json"), Scope.ADMIN, router, error_bodies.openai)
 
 
-def _chats(service: ChatService) -> Door:
+def _owners(service: ChatService, links: Links) -> Door:
     router = APIRouter(tags=["admin"])
+
+    @router.get("/admin/link")
+    async def link() -> dict[str, Any]:
+        """How the line to QQ stands, and when it last came and went, the oldest first."""
+        now = links.link()
+        told = [{"self_id": c.account, "state": c.state, "at": c.at, "reason": c.reason} for c in links.changes()]
+        return {"state": now.state, "since": now.since, "reason": now.reason, "changes": told}
 
     @router.get("/admin/chats")
     async def chats() -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeGuard
 
 from sqlalchemy import Text as SqlText
 from sqlalchemy import delete, or_, select, update
@@ -97,8 +98,23 @@ def _without(part: MessagePart, ids: Collection[str]) -> MessagePart:
     return Quote("", RECALLED, part.id) if isinstance(part, Quote) and part.id in ids else part
 
 
-def _shows(part: MessagePart, pictures: Collection[str]) -> bool:
+def _shows(part: MessagePart, pictures: Collection[str]) -> TypeGuard[Picture]:
     return isinstance(part, Picture) and part.image.sha256 in pictures
+
+
+async def caption(connection: AsyncConnection, chat_id: int, sha256: str, text: str) -> int:
+    """Write a caption to a picture wherever the chat shows it; gives to how many lines."""
+    named = MESSAGES.c.parts.cast(SqlText).contains(sha256, autoescape=True)
+    rows = await connection.execute(select(MESSAGES.c.id, MESSAGES.c.parts).where(MESSAGES.c.chat_id == chat_id, named))
+    lines = 0
+    for row in rows.all():
+        parts = [part_from_json(part) for part in row.parts]
+        told = [replace(part, caption=text) if _shows(part, (sha256,)) else part for part in parts]
+        if told != parts:
+            written = [part_to_json(part) for part in told]
+            await connection.execute(update(MESSAGES).where(MESSAGES.c.id == row.id).values(parts=written))
+            lines += 1
+    return lines
 
 
 async def page(

@@ -94,50 +94,55 @@ class Gathered:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def lay_out(chunks: Sequence[ScheduledChunk], cache: KVCache) -> Gathered:
-    """``chunks`` in the order of their packed rows: those of one token first, the longest before the shorter."""
+def lay_out(chunks: Sequence[ScheduledChunk], cache: KVCache, device: torch.device | None = None) -> Gathered:
+    """``chunks`` in the order of their packed rows: those of one token first, the longest before the shorter.
+
+    For the layers on ``device``: the cache's first, if none is given.
+    """
+    device = cache.device if device is None else device
     singles = [chunk for chunk in chunks if chunk.count == 1]
     prefills, row = [], len(singles)
     for chunk in chunks[row:]:
-        mask = _causal(chunk.start, chunk.count, cache) if chunk.start else None
-        held = cache.held([chunk.request.blocks], chunk.end)
+        mask = _causal(chunk.start, chunk.count, cache.dtype, device) if chunk.start else None
+        held = cache.held([chunk.request.blocks], chunk.end, device)
         prefills.append(PrefillSpan(row, chunk.start, chunk.count, held, mask))
         row += chunk.count
-    return Gathered(_decodes(singles, cache), prefills)
+    return Gathered(_decodes(singles, cache, device), prefills)
 
 
-def _decodes(chunks: Sequence[ScheduledChunk], cache: KVCache) -> list[DecodeRows]:
+def _decodes(chunks: Sequence[ScheduledChunk], cache: KVCache, device: torch.device) -> list[DecodeRows]:
     """Cut ``chunks``, longest first, so that padding never more than doubles what is read."""
     cuts = [0]
     for n, chunk in enumerate(chunks):
         if chunk.end * 2 < chunks[cuts[-1]].end:
             cuts.append(n)
     return [
-        _decode_rows(start, chunks[start:end], cache)
+        _decode_rows(start, chunks[start:end], cache, device)
         for start, end in zip(cuts, [*cuts[1:], len(chunks)], strict=True)
         if start < end
     ]
 
 
-def _decode_rows(row: int, chunks: Sequence[ScheduledChunk], cache: KVCache) -> DecodeRows:
+def _decode_rows(row: int, chunks: Sequence[ScheduledChunk], cache: KVCache, device: torch.device) -> DecodeRows:
     longest = chunks[0].end
-    held = cache.held([chunk.request.blocks for chunk in chunks], longest)
+    held = cache.held([chunk.request.blocks for chunk in chunks], longest, device)
     mask = None
     if chunks[-1].end < longest:
-        lengths = send([chunk.end for chunk in chunks], cache.device)
-        mask = _forbidding(torch.arange(longest, device=cache.device) >= lengths.unsqueeze(1), cache)[:, None, None]
+        lengths = send([chunk.end for chunk in chunks], device)
+        places = torch.arange(longest, device=device) >= lengths.unsqueeze(1)
+        mask = _forbidding(places, cache.dtype)[:, None, None]
     return DecodeRows(row, len(chunks), held, longest, mask)
 
 
-def _causal(start: int, count: int, cache: KVCache) -> torch.Tensor:
+def _causal(start: int, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """(count, start + count): row i sees positions up to start + i."""
-    every = torch.ones(count, start + count, dtype=torch.bool, device=cache.device)
-    return _forbidding(every.triu(start + 1), cache)
+    every = torch.ones(count, start + count, dtype=torch.bool, device=device)
+    return _forbidding(every.triu(start + 1), dtype)
 
 
-def _forbidding(places: torch.Tensor, cache: KVCache) -> torch.Tensor:
+def _forbidding(places: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """-inf at ``places``, in the queries' own type: SDPA turns a mask of truths into this in every layer anew."""
-    return torch.zeros(places.shape, dtype=cache.dtype, device=cache.device).masked_fill_(places, -torch.inf)
+    return torch.zeros(places.shape, dtype=dtype, device=places.device).masked_fill_(places, -torch.inf)
 
 
 def by_sdpa(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:

@@ -57,19 +57,29 @@ class KVCache:
     """Per layer the keys and the values of all blocks: (blocks + 1, block_size, kv_heads, head_dim).
 
     A token's slot is ``block · block_size + offset``. The last block, ``scratch``, is nobody's: what must be written
-    but never read goes there.
+    but never read goes there. Each layer's are where ``layers`` says, else on ``device``; blocks are the same of all.
     """
 
     def __init__(
-        self, shape: KVShape, blocks: int, block_size: int, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        shape: KVShape,
+        blocks: int,
+        block_size: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        layers: Sequence[torch.device] | None = None,
     ) -> None:
         self.block_size = block_size
         self.dtype = dtype
         self.device = torch.device(device)
+        self.layer_devices = [self.device] * shape.layers if layers is None else list(layers)
+        # The first is where words and pictures come in; of the others in their order.
+        self.devices = list(dict.fromkeys((self.device, *self.layer_devices)))
         self.scratch = blocks
         size = (blocks + 1, block_size, shape.kv_heads, shape.head_dim)
-        self.keys = [_zeros(size, dtype, self.device) for _ in range(shape.layers)]
-        self.values = [_zeros(size, dtype, self.device) for _ in range(shape.layers)]
+        self.keys = [_zeros(size, dtype, of_layer) for of_layer in self.layer_devices]
+        self.values = [_zeros(size, dtype, of_layer) for of_layer in self.layer_devices]
         self._slots = [
             (keys.flatten(0, 1), values.flatten(0, 1)) for keys, values in zip(self.keys, self.values, strict=True)
         ]
@@ -80,8 +90,8 @@ class KVCache:
         all_keys.index_copy_(0, slots, keys)
         all_values.index_copy_(0, slots, values)
 
-    def held(self, requests: Sequence[Sequence[int]], tokens: int) -> Held:
-        """Describe the blocks of the first ``tokens`` tokens of each request, once for all layers."""
+    def held(self, requests: Sequence[Sequence[int]], tokens: int, device: torch.device) -> Held:
+        """Describe the blocks of the first ``tokens`` tokens of each request, once for all layers on ``device``."""
         width = -(-tokens // self.block_size)
         numbers = array("q")
         for blocks in requests:
@@ -91,7 +101,7 @@ class KVCache:
         first = None
         if len(requests) == 1 and list(numbers) == list(range(numbers[0], numbers[0] + width)):
             first = numbers[0] * self.block_size
-        return Held(len(requests), moved(torch.frombuffer(numbers, dtype=torch.int64), self.device), first)
+        return Held(len(requests), moved(torch.frombuffer(numbers, dtype=torch.int64), device), first)
 
     def read(self, layer: int, held: Held, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The first ``tokens`` keys and values of each request: (requests, tokens, kv_heads, head_dim).

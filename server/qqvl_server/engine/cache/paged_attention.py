@@ -6,7 +6,8 @@ is ``varlen.py``'s matter where CUDA has a kernel for it, ``gathered.py``'s else
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import torch
@@ -35,11 +36,19 @@ class AttentionMetadata(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PagedBatch:
-    """``new_slots`` (N,) is where each packed row's key and value go."""
+    """``new_slots`` (N,) is where each packed row's key and value go.
+
+    Of a cache on several devices both are told on each: ``elsewhere`` on those but the first.
+    """
 
     cache: KVCache
     new_slots: torch.Tensor
     rows: AttentionMetadata
+    elsewhere: Mapping[torch.device, PagedBatch] = field(default_factory=dict)
+
+    def at(self, layer: int) -> PagedBatch:
+        """As it is told where ``layer`` lies."""
+        return self.elsewhere.get(self.cache.layer_devices[layer], self) if self.elsewhere else self
 
 
 def register(*, compiled: bool = False) -> None:
@@ -75,5 +84,6 @@ def paged_attention(
         (1, N, heads, head_dim), as Transformers' attention functions do.
     """
     layer = module.layer_idx
+    paged = paged.at(layer)
     paged.cache.write(layer, paged.new_slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
     return paged.rows.attend(query, key, value, paged.cache, layer, scaling).unsqueeze(0), None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from qqvl_server.engine.cache.kv_cache import BLOCK_SIZE, KVCache, kv_shape
 from qqvl_server.engine.cpu import packing
 from qqvl_server.engine.cpu.kernels import Kernels, NativeRows, Workspace, lay_out, text_shape
@@ -35,7 +37,7 @@ class CpuBackend:
         fuse(model, self._kernels)
         packing.pack(model)
 
-    def lay_out(self, chunks: Sequence[ScheduledChunk]) -> NativeRows:
+    def lay_out(self, chunks: Sequence[ScheduledChunk], device: torch.device | None = None) -> NativeRows:
         spans = [(chunk.request.blocks, chunk.start, chunk.count) for chunk in chunks]
         workspace = None
         if self.workspace is not None:

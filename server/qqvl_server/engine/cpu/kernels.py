@@ -239,7 +239,9 @@ def lay_out(
     lengths = array("q", (length for _, length in decodes))
     # Where each one's parts begin in the scratch: so many tokens of it are one.
     starts = array("q", (0, *accumulate(-(-length // kernels.span) for length in lengths)))
-    table = cache.held([blocks for blocks, _ in decodes], max(lengths)).table if decodes else torch.empty(0)
+    table = (
+        cache.held([blocks for blocks, _ in decodes], max(lengths), cache.device).table if decodes else torch.empty(0)
+    )
     # Each prefill as ``NativeChunk`` has it.
     chunks, blocks = array("q"), array("q")
     row = len(decodes)

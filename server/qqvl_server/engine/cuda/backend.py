@@ -53,7 +53,7 @@ class CudaBackend:
         self._trusted = True
 
     def adopt(self, model: Any, cache: KVCache) -> None:
-        plug_in(model, self._adapt)
+        plug_in(model, self._adapt, cache.layer_devices)
         self._model, self._cache = model, cache
         wanted = self._recording
         if wanted is not None:
@@ -65,10 +65,10 @@ class CudaBackend:
                 logger().warning("注意力算子在这个模型里算得不对，改为拷出缓存再算，会慢几倍", kernel=self._name)
                 self._trusted, self._name = False, "SDPA over gathered blocks"
 
-    def lay_out(self, chunks: Sequence[ScheduledChunk]) -> AttentionMetadata:
+    def lay_out(self, chunks: Sequence[ScheduledChunk], device: torch.device) -> AttentionMetadata:
         if not self._trusted:
-            return gathered.lay_out(chunks, self._cache)
-        return varlen.lay_out(chunks, self._cache, self._kernel)
+            return gathered.lay_out(chunks, self._cache, device)
+        return varlen.lay_out(chunks, self._cache, self._kernel, device)
 
     def prepare(self, step: Step) -> Prepared:
         chunks = step.batch.chunks

@@ -83,6 +83,7 @@ class FusedLayer(nn.Module):
         position_embeddings: cosines and sines, (1, N, head_dim) each.
         """
         kernels, cache, layer = self._kernels, paged.cache, self._layer
+        paged = paged.at(layer)
         rows = hidden_states[0]
         turns = position_embeddings[0][0], position_embeddings[1][0]
         joined = self.heads(kernels.norm(rows, self._norms[0]))

@@ -143,7 +143,7 @@ def use(model: nn.Module, dtype: torch.dtype, products: OwnProducts) -> Mapping[
     for layer in model.modules():
         if not isinstance(layer, IntLinear | ByteLinear):
             continue
-        name = _kind(layer)
+        name = f"{_kind(layer)}, {layer.scales.device}"
         if name not in tried:
             tried[name] = reason = wrong(products, layer, dtype)
             if reason is not None:

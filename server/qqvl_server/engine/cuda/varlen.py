@@ -54,10 +54,12 @@ class VarlenRows:
         return self.kernel(rows, cache.keys[layer], cache.values[layer], self.rows, scaling)
 
 
-def lay_out(chunks: Sequence[ScheduledChunk], cache: KVCache, kernel: VarlenKernel) -> VarlenRows:
-    """``chunks`` in the order of their packed rows."""
+def lay_out(
+    chunks: Sequence[ScheduledChunk], cache: KVCache, kernel: VarlenKernel, device: torch.device | None = None
+) -> VarlenRows:
+    """``chunks`` in the order of their packed rows; for the layers on ``device``, else on the cache's first."""
     spans = [(chunk.request.blocks, chunk.start, chunk.count) for chunk in chunks]
-    return VarlenRows(varlen_metadata(spans, cache.block_size, cache.device), kernel)
+    return VarlenRows(varlen_metadata(spans, cache.block_size, device or cache.device), kernel)
 
 
 def varlen_metadata(

@@ -49,8 +49,11 @@ class Backend(Protocol):
         """Take ``model`` over, before the first step and before anybody owns a block: its layers may be swapped."""
         ...
 
-    def lay_out(self, chunks: Sequence[ScheduledChunk]) -> AttentionMetadata:
-        """``chunks`` in the order of their packed rows: those of one token first, the longest before the shorter."""
+    def lay_out(self, chunks: Sequence[ScheduledChunk], device: torch.device) -> AttentionMetadata:
+        """``chunks`` in the order of their packed rows: those of one token first, the longest before the shorter.
+
+        For the layers on ``device``.
+        """
         ...
 
     def prepare(self, step: Step) -> Prepared:

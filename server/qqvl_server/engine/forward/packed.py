@@ -11,11 +11,12 @@ import numpy
 import torch
 
 from qqvl_server.engine.cache import paged_attention
-from qqvl_server.engine.cache.device import moved_together, send
+from qqvl_server.engine.cache.device import moved, moved_together, send
 from qqvl_server.engine.cache.kv_cache import KVCache
 from qqvl_server.engine.cache.paged_attention import AttentionMetadata, PagedBatch
 from qqvl_server.engine.forward import positions
 from qqvl_server.engine.forward.backend import Step
+from qqvl_server.engine.forward.split import relay
 from qqvl_server.engine.forward.vision import EncoderOutput, RequestPictures, Shown
 from qqvl_server.engine.steps.batch import ScheduledBatch, ScheduledChunk
 from qqvl_server.engine.steps.request import ImageSpan
@@ -39,7 +40,9 @@ class Packed:
     pictured: torch.Tensor
 
 
-def pack(step: Step, cache: KVCache, lay_out: Callable[[Sequence[ScheduledChunk]], AttentionMetadata]) -> Packed:
+def pack(
+    step: Step, cache: KVCache, lay_out: Callable[[Sequence[ScheduledChunk], torch.device], AttentionMetadata]
+) -> Packed:
     """``lay_out`` is the backend's."""
     batch = step.batch
     # Decodes stand first, the longest before the shorter, so that rows of about one length are one slice.
@@ -59,7 +62,10 @@ def pack(step: Step, cache: KVCache, lay_out: Callable[[Sequence[ScheduledChunk]
     )  # fmt: skip
     ids, where, new_slots, kept, of_pictures = moved_together(arrays, cache.device)
     known = carried(batch, chunks, cache.device)
-    paged = PagedBatch(cache, new_slots, lay_out(chunks))
+    elsewhere = {}
+    for device in cache.devices[1:]:
+        elsewhere[device] = PagedBatch(cache, moved(torch.from_numpy(slots), device), lay_out(chunks, device))
+    paged = PagedBatch(cache, new_slots, lay_out(chunks, cache.device), elsewhere)
     return Packed(ids if known is None else known, where, kept, len(keep), paged, shown, of_pictures)
 
 
@@ -77,11 +83,16 @@ def carried(batch: ScheduledBatch, chunks: Sequence[ScheduledChunk], device: tor
     return tokens if places == list(range(len(tokens))) else tokens[send(places, device)]
 
 
-def plug_in(model: Any, adapt: Callable[[Any], object] | None = None) -> None:
-    """Have ``model`` attend over the paged cache; ``adapt`` is given it before that, to swap or compile its layers."""
+def plug_in(model: Any, adapt: Callable[[Any], object] | None = None, devices: Sequence[torch.device] = ()) -> None:
+    """Have ``model`` attend over the paged cache; ``adapt`` is given it before that, to swap or compile its layers.
+
+    ``devices`` are those of its layers.
+    """
     paged_attention.register()
     if adapt is not None:
         adapt(model)
+    if set(devices) - {model.device}:
+        relay(model, devices)
     text = model.model.language_model
     text._deepstack_process = partial(_deepstack, partial(type(text)._deepstack_process, text))
     model.set_attn_implementation({"text_config": paged_attention.NAME, "vision_config": "sdpa"})
@@ -93,7 +104,7 @@ def _deepstack(
     """In the place of Transformers', which is given a mask and asks the device how many rows it has."""
     if rows.dtype is torch.bool:
         return by_mask(hidden, rows, features)
-    return hidden.index_add(1, rows, features.to(hidden.dtype).unsqueeze(0))
+    return hidden.index_add(1, rows.to(hidden.device), features.to(hidden.device, hidden.dtype).unsqueeze(0))
 
 
 def logits(
@@ -108,24 +119,29 @@ def logits(
     """(N, vocabulary) of the rows ``keep`` (0: of all), from ``ids`` (1, N) and ``positions`` (3, 1, N).
 
     ``encoded`` stands in the rows ``pictured`` (P,). They are known, so that the model's own way, which looks for them
-    on the device and waits for the answer, is not taken.
+    on the device and waits for the answer, is not taken. Nor is it where layers lie elsewhere: the rows are then known
+    on the first device alone.
     """
-    if encoded is not None:
-        assert pictured is not None
+    if encoded is not None or paged.elsewhere:
         words = model.get_input_embeddings()(ids)
-        shown = torch.cat(encoded.pooler_output).to(words.dtype).unsqueeze(0)
+        levels = None
+        if encoded is not None:
+            assert pictured is not None
+            shown = torch.cat(encoded.pooler_output).to(words.dtype).unsqueeze(0)
+            words = words.index_copy(1, pictured, shown)
+            levels = [torch.cat(level) for level in encoded.deepstack_features]
         out = model.model.language_model(
-            inputs_embeds=words.index_copy(1, pictured, shown),
+            inputs_embeds=words,
             position_ids=positions,
-            visual_pos_masks=pictured,
-            deepstack_visual_embeds=[torch.cat(level) for level in encoded.deepstack_features],
+            visual_pos_masks=None if levels is None else pictured,
+            deepstack_visual_embeds=levels,
             use_cache=False,
             paged=paged,
         )
         hidden = out.last_hidden_state
-        kept = hidden if isinstance(keep, int) else hidden[:, keep]
-        pictures: torch.Tensor = model.lm_head(kept)[0]
-        return pictures
+        kept = hidden if isinstance(keep, int) else hidden[:, keep.to(hidden.device)]
+        by_text: torch.Tensor = model.lm_head(kept)[0].to(ids.device)
+        return by_text
     out = model(input_ids=ids, position_ids=positions, logits_to_keep=keep, use_cache=False, paged=paged)
     found: torch.Tensor = out.logits[0]
     return found

@@ -14,6 +14,7 @@ from qqvl_server.engine.cache.kv_cache import KVCache, kv_dtype, kv_shape
 from qqvl_server.engine.forward import positions
 from qqvl_server.engine.forward.backend import Backend, Prepared, Step
 from qqvl_server.engine.forward.positions import Positions
+from qqvl_server.engine.forward.split import layer_devices
 from qqvl_server.engine.forward.vision import FeatureCache, Patches, RequestPictures
 from qqvl_server.engine.steps.batch import ScheduledBatch
 from qqvl_server.engine.steps.request import Request
@@ -33,8 +34,11 @@ class ModelRunner:
     ) -> None:
         self._model = model
         self._backend = backend
-        shape = kv_shape(model.config)
-        backend.adopt(model, KVCache(shape, blocks, backend.block_size, dtype=kv_dtype(model), device=model.device))
+        shape, device = kv_shape(model.config), model.device
+        cache = KVCache(
+            shape, blocks, backend.block_size, dtype=kv_dtype(model), device=device, layers=layer_devices(model)
+        )
+        backend.adopt(model, cache)
         self.features = FeatureCache(feature_bytes, on_picture)
         self.pictures = RequestPictures(model, self.features)
         self._positions: dict[str, Positions] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from qqvl_server.engine.cache import gathered
 from qqvl_server.engine.cache.kv_cache import BLOCK_SIZE, KVCache
 from qqvl_server.engine.forward.backend import Prepared, Step
@@ -20,11 +22,11 @@ class SdpaBackend:
         self._adapt = adapt
 
     def adopt(self, model: Any, cache: KVCache) -> None:
-        plug_in(model, self._adapt)
+        plug_in(model, self._adapt, cache.layer_devices)
         self._model, self._cache = model, cache
 
-    def lay_out(self, chunks: Sequence[ScheduledChunk]) -> gathered.Gathered:
-        return gathered.lay_out(chunks, self._cache)
+    def lay_out(self, chunks: Sequence[ScheduledChunk], device: torch.device) -> gathered.Gathered:
+        return gathered.lay_out(chunks, self._cache, device)
 
     def prepare(self, step: Step) -> Prepared:
         return ModelForward(self._model, pack(step, self._cache, self.lay_out), step.pictures)

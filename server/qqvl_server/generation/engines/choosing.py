@@ -29,7 +29,7 @@ def build(
     if settings.engine == "generate":
         return SerialEngine(ReferenceEngine(loaded), metrics)
     if not _can_be_paged(loaded):
-        logger().warning("paged 引擎只支持放在一个设备上的 Qwen3-VL，这个模型改用 generate：一次回答一条")
+        logger().warning("paged 引擎只支持 Qwen3-VL，分到几块显卡上时每层要整个在一块上；改用 generate：一次回答一条")
         return SerialEngine(ReferenceEngine(loaded), metrics)
     config = loaded.model.config
     core = paged_core.build(
@@ -57,5 +57,7 @@ def longest(engine: Engine[Prompt], context_tokens: int) -> int:
 
 
 def _can_be_paged(loaded: LoadedModel) -> bool:
+    if loaded.model.config.model_type not in ("qwen3_vl", "qwen3_vl_moe"):
+        return False
     spread = set((getattr(loaded.model, "hf_device_map", None) or {}).values())
-    return loaded.model.config.model_type in ("qwen3_vl", "qwen3_vl_moe") and len(spread) <= 1
+    return len(spread) <= 1 or paged_core.cut_between_layers(loaded.model)
