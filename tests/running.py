@@ -99,6 +99,16 @@ class RunningServer:
             time.sleep(0.1)
         raise AssertionError(f"server did not become healthy:\n{self.log()}")
 
+    @property
+    def owner(self) -> dict[str, str]:
+        """Headers of a program that may read the data folder."""
+        return {"Authorization": f"Bearer {(self.data_dir / 'page.key').read_text().strip()}"}
+
+    def link(self) -> str:
+        """The address that the start printed for the owner's browser, without its host."""
+        line = next(line for line in self.log().splitlines() if line.startswith("网页："))
+        return line.removeprefix("网页：").partition("（")[0].removeprefix(self.base)
+
     def log(self) -> str:
         """What this start has written so far."""
         return self.log_path.read_bytes()[self._log_start :].decode()

@@ -131,3 +131,12 @@ def test_the_cards_script_runs_through_without_a_card(tmp_path: Path) -> None:
         "the poisoned one": "ended with an error", "those beside it": "the same", "one after it": "the same",
     }  # fmt: skip
     assert report["speed, torch.compile"]["tokens/s, 4 at once"] > 0
+
+
+def test_the_charts_are_those_of_the_figures(module: Any) -> None:
+    charts = module("charts").drawn((FOLDER / "results.jsonl").read_text("utf-8").splitlines())
+    assert len(charts) == 4
+    page = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    for name, text in charts.items():
+        assert (ROOT / "docs" / "images" / name).read_text("utf-8") == text, "python benchmarks/charts.py draws them"
+        assert f"images/{name}" in page

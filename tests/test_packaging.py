@@ -13,6 +13,8 @@ import pytest
 
 from tests.running import ROOT, RunningServer
 
+STATIC = ROOT / "server" / "qqvl_server" / "api" / "web" / "static"
+BUILT = ["/", *(f"/assets/{file.name}" for file in STATIC.glob("assets/*"))] if (STATIC / "index.html").exists() else []
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"
 
 
@@ -57,6 +59,8 @@ def test_the_wheel_starts_on_the_demo_in_any_folder(
     with RunningServer(tmp_path / "d", command=command, env={"PYTHONPATH": str(installed)}) as server:
         assert server.http.get("/v1/models").json()["data"][0]["id"] == "qqvl-demo"
         assert "小明" in server.private("我叫小明")
+        for path in ("/docs", "/docs/docs.js", *BUILT):
+            assert server.http.get(path).status_code == 200, path
 
 
 @pytest.mark.long

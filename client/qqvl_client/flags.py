@@ -36,25 +36,23 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The flags, each as typed or None.
+    """The flags, each as typed or None; `command` is `doctor` where that comes first, else `run`.
 
     Raises:
         SettingsError: one line that says what is wrong.
         SystemExit: help or version was asked for and printed.
     """
+    # By hand: as one of argparse's, the value of a flag that is none would be taken for the command.
+    command, rest = ("doctor", arguments[1:]) if arguments and arguments[0] == "doctor" else ("run", arguments)
     parser = Parser(
         prog=invocation.command(),
-        description="QQ 与对话服务器之间的中继",
+        description="QQ 与对话服务器之间的中继；doctor 是体检：NapCat、服务器、图片逐项试一次，不行的说出要改哪个设置",
         usage="%(prog)s [doctor] [参数…]",
         epilog="其余设置写在 qqvl.yaml 的 client: 下面或 QQVL_CLIENT_… 环境变量里，见 docs/client.md。",
         formatter_class=_Formatter,
         allow_abbrev=False,
         add_help=False,
     )
-    parser.add_argument_group("命令").add_argument(
-        "command", nargs="?", choices=("run", "doctor"), default="run", metavar="doctor",
-        help="体检：NapCat、服务器、图片逐项试一次，不行的说出要改哪个设置；不写就启动",
-    )  # fmt: skip
     group = parser.add_argument_group("体检的参数")
     group.add_argument("--json", action="store_true", help="写成 JSON；有不行的退出码是 1，没有是 0")
     group.add_argument("--no-send", dest="send", action="store_false", help="不用机器人的号给它自己发一条消息")
@@ -65,4 +63,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument("--server-url", metavar="地址", help="对话服务器地址，默认 http://127.0.0.1:9999")
     group.add_argument("-h", "--help", action="help", help="显示这段说明")
     group.add_argument("--version", action="version", version=f"qqvl client {VERSION}", help="显示版本")
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(rest)
+    parsed.command = command
+    return parsed

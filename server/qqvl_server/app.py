@@ -8,14 +8,16 @@ import gc
 import socket
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
-from qqvl_server import keys, welcome
+from qqvl_server import front, hosts, invocation, keys, signin, welcome
 from qqvl_server.api import server
 from qqvl_server.api.admin import routes as admin
 from qqvl_server.api.anthropic import routes as anthropic
 from qqvl_server.api.client import routes as client
+from qqvl_server.api.guard import Guard
 from qqvl_server.api.model_access import ModelAccess
 from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
@@ -26,8 +28,10 @@ from qqvl_server.chat.gate.weights import load as load_gate
 from qqvl_server.chat.personas import Personas
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
+from qqvl_server.config import Resolved
 from qqvl_server.connections import quieted, raise_limit, web_config
 from qqvl_server.errors import ConfigError, WeightsError
+from qqvl_server.front import Front, Rooms
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice
 from qqvl_server.hosts import is_loopback
@@ -40,31 +44,35 @@ from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.process import EXIT_CONFIG, EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, leave, locked
 from qqvl_server.settings import Settings
+from qqvl_server.signin import SignIn
 from qqvl_server.weights.fingerprint import fingerprint
 from qqvl_server.weights.locate import Checkpoint
 
 _EXITS = {WeightsError: EXIT_WEIGHTS, ConfigError: EXIT_CONFIG}
 
 
-def serve(settings: Settings, checkpoint: Checkpoint, data_dir: Path) -> int:
+def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path) -> int:
     """Run until stopped; returns the process's exit status.
 
     Raises:
         ConfigError: the port is taken or the data folder is in use.
         StorageFailed: the database cannot be opened.
     """
-    with locked(data_dir) as is_ours, bound(settings.server.host, settings.server.port) as listener:
-        return asyncio.run(_serve(settings, checkpoint, data_dir, is_ours, listener))
+    place = resolved.settings.server
+    with locked(data_dir) as is_ours, bound(place.host, place.port) as listener:
+        return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener))
 
 
 async def _serve(
-    settings: Settings, checkpoint: Checkpoint, data_dir: Path, is_ours: Callable[[], bool], listener: socket.socket
+    resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, is_ours: Callable[[], bool], listener: socket.socket
 ) -> int:
+    settings = resolved.settings
     raise_limit()
     quieted(asyncio.get_running_loop())
     metrics = Metrics()
     library = image_library(settings, data_dir)
     life = Lifecycle(settings.weights.device)
+    sign_in = SignIn.at(data_dir)
     async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
         service = ChatService(
             store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics,
@@ -72,25 +80,30 @@ async def _serve(
             await asyncio.to_thread(_gate, checkpoint, data_dir),
         )  # fmt: skip
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
-        status, links = lambda: life.status(service, store.trouble), Links()
-        doors = (
-            qq.build(service),
-            client.build(links, lambda: admin.is_healthy(status)),
-            openai.build(access),
-            responses.build(access),
-            anthropic.build(access),
-            *admin.build(service, status, metrics, links),
-        )
-        guard = server.build(doors, settings.server, metrics)
-        web = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))
-        url = _url(settings.server.host, listener)
-        load = functools.partial(load_voice, settings, checkpoint, library, metrics)
-        _announce_address(settings, url)
-        # A decode may take longer than anybody waits for us to stop.
-        stopping = life.stopping(web, service, guard.idle, library.close, settings.server.shutdown_grace_s)
-        ready = functools.partial(_announce_ready, settings, checkpoint, data_dir, url)
-        async with life.supervised(web, load, ready), stopping:
-            await web.serve(sockets=[listener])
+        links = Links()
+        rooms = Rooms(
+            resolved, data_dir, checkpoint.is_demo, store, service, access, life.get,
+            lambda: life.status(service, store.trouble), library, metrics, links, sign_in,
+        )  # fmt: skip
+        async with front.opened(rooms) as page:
+            doors = (
+                qq.build(service), client.build(links, lambda: admin.is_healthy(rooms.status)), openai.build(access),
+                responses.build(access), anthropic.build(access), *admin.build(rooms.status, metrics, links),
+                *page.doors,
+            )  # fmt: skip
+            guard = server.build(doors, settings.server, metrics, sign_in)
+            http = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))
+            url = hosts.url(settings.server.host, listener.getsockname()[1])
+            load = functools.partial(load_voice, settings, checkpoint, library, metrics)
+            _announce_address(settings, url)
+            _announce_page(sign_in, data_dir, hosts.near_url(settings.server.host, listener.getsockname()[1]))
+            # A decode may take longer than anybody waits for us to stop.
+            ready = functools.partial(_announce_ready, settings, checkpoint, data_dir, url)
+            idle = functools.partial(_idle, guard, page)
+            stopping = life.stopping(http, service, idle, library.close, settings.server.shutdown_grace_s)
+            async with life.supervised(http, load, ready), stopping:
+                await http.serve(sockets=[listener])
+            signin.withdraw(data_dir)
         if life.voice is not None:
             await life.voice.aclose()
     if life.failure is not None:
@@ -101,6 +114,11 @@ async def _serve(
         # Stopped while a thread still loads.
         leave(EXIT_OK)
     return EXIT_OK
+
+
+async def _idle(guard: Guard, page: Front) -> None:
+    """Until nobody waits for an answer, in the browser or elsewhere."""
+    await asyncio.gather(guard.idle(), page.idle())
 
 
 def _gate(checkpoint: Checkpoint, data_dir: Path) -> Gate | None:
@@ -189,11 +207,6 @@ def _announce_ready(settings: Settings, checkpoint: Checkpoint, data_dir: Path, 
         print(welcome.box(told), file=sys.stderr, flush=True)
 
 
-def _url(host: str, listener: socket.socket) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listener.getsockname()[1]}"
-
-
 def _announce_address(settings: Settings, url: str) -> None:
     host = settings.server.host
     logger().info("正在监听，模型加载中", url=url)
@@ -205,3 +218,13 @@ def _announce_address(settings: Settings, url: str) -> None:
     file = settings.server.api_keys_file
     if file and keys.others_can_read(Path(file)):
         logger().warning("这台机器上的其他用户也能读密钥文件，请执行 chmod 600", file=file)
+
+
+def _announce_page(sign_in: SignIn, data_dir: Path, url: str) -> None:
+    """A line for whoever started us. Not in the log, which more people may read and which keeps it for longer."""
+    sign_in.announce(data_dir, url)
+    if not is_loopback(urllib.parse.urlsplit(url).hostname or ""):
+        print(f"网页：{url}/（用有 admin 权限的密钥登录）", file=sys.stderr, flush=True)
+        return
+    again = invocation.command("page")
+    print(f"网页：{url}/?token={sign_in.link_token()}（只能用一次；再要一个：{again}）", file=sys.stderr, flush=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qqvl_server import config, flags, invocation, setting_up
+from qqvl_server import config, flags, invocation, overrides, setting_up, signin
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
+from qqvl_server.hosts import is_loopback
 from qqvl_server.observe import logs
 from qqvl_server.openmp import bound_spinning
 from qqvl_server.process import (
@@ -20,6 +23,7 @@ from qqvl_server.process import (
     EXIT_WEIGHTS,
     end,
     end_when_asked,
+    is_answering,
     leave,
 )
 from qqvl_server.weights.extras import check_extras
@@ -55,6 +59,8 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
     parsed = flags.parse(arguments)
     if parsed.command == "download":
         return _download(parsed.model, parsed.source, parsed.into)
+    if parsed.command == "try":
+        return _try(parsed, env)
     if parsed.command == "setup":
         named = parsed.config or env.get("QQVL_CONFIG")
         return setting_up.run(Path(named) if named else None, is_asked=not parsed.yes, force=parsed.force)
@@ -74,7 +80,9 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
     if resolved.advice:
         _tell(f"注意：{resolved.advice}")
     if parsed.command == "show-config":
-        return _show(resolved)
+        return _show(_with_page(resolved))
+    if parsed.command == "page":
+        return _page(_data_dir(resolved))
     if parsed.command == "label-lines":
         return _label(resolved, parsed.file, parsed.group, parsed.count)
     if parsed.command == "calibrate-gate":
@@ -90,6 +98,17 @@ def _settings_file(given: str | None, env: Mapping[str, str]) -> Path | None:
         if (folder / "qqvl.yaml").is_file():
             return folder / "qqvl.yaml"
     return None
+
+
+def _with_page(resolved: config.Resolved) -> config.Resolved:
+    """And what was changed in the browser, where there is a database to ask."""
+    # Imported late: the database's library takes its time.
+    from qqvl_server.chat.page_settings import kept_at
+    from qqvl_server.chat.store import sqlite_url
+
+    settings = resolved.settings
+    url = settings.storage.database_url or sqlite_url(_data_dir(resolved))
+    return overrides.over(resolved, kept_at(url))
 
 
 def _show(resolved: config.Resolved) -> int:
@@ -116,12 +135,32 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
     # Imported late: reading settings must not wait for the web framework.
     from qqvl_server import app
 
-    return end(app.serve(settings, checkpoint, _data_dir(resolved)))
+    return end(app.serve(resolved, checkpoint, _data_dir(resolved)))
 
 
 def _data_dir(resolved: config.Resolved) -> Path:
     named = resolved.settings.storage.data_dir
     return Path(named) if named else config.project_root() / "data"
+
+
+def _page(data_dir: Path) -> int:
+    found = signin.running(data_dir)
+    if found is None or not is_answering(found.url):
+        raise QqvlError(f"没有服务器在用数据目录 {data_dir}：先启动它，或用 --data-dir 指明它的数据目录")
+    if not is_loopback(urllib.parse.urlsplit(found.url).hostname or ""):
+        _tell("这台服务器不听本机地址：打开下面的网址，用有 admin 权限的密钥登录。")
+        print(f"{found.url}/")
+        return EXIT_OK
+    print(f"{found.url}/?token={found.sign_in.link_token()}")
+    return EXIT_OK
+
+
+def _try(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
+    # Imported late: an HTTP client takes its time.
+    from qqvl_server.trying import command
+
+    data_dir = Path(parsed.data_dir) if parsed.data_dir else config.project_root() / "data"
+    return command.run(Path(parsed.script), parsed.url, parsed.key or env.get("QQVL_API_KEY"), data_dir, parsed.rest)
 
 
 def _label(resolved: config.Resolved, file: Path, group: str | None, count: int) -> int:

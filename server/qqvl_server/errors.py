@@ -10,6 +10,7 @@
     │   ├── NotFound
     │   │   └── ModelNotFound        a model name that is not served
     │   ├── MethodNotAllowed
+    │   ├── Conflict                 something else is going on there
     │   ├── PayloadTooLarge
     │   ├── UnsupportedMedia         content type or encoding of the body
     │   ├── ImageRejected            a picture cannot be used
@@ -85,6 +86,10 @@ class ModelNotFound(NotFound):
 
 class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
+
+
+class Conflict(RequestError):
+    code = "conflict"
 
 
 class PayloadTooLarge(RequestError):

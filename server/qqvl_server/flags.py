@@ -17,6 +17,8 @@ from qqvl_server.weights.locate import PREFERRED
 COMMANDS: Final = {
     "serve": "启动服务器（不写命令时就是它）",
     "download": "下载模型到 models/，可断点续传，最后校验",
+    "page": "给出打开网页用的网址（只能用一次），服务器要在运行",
+    "try": "照脚本演一个群，看机器人说的和预期一不一样",
     "show-config": "列出每个设置的值和它从哪里来",
     "setup": "问四个问题，写成 qqvl.yaml",
     "doctor": "体检：从显卡到 QQ 逐项检查，不行的说出要改哪个设置、改成什么",
@@ -105,8 +107,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if rest and rest[0] in ("-h", "--help"):
             overview().print_help()
             raise SystemExit(0)
-    parser = {"download": _download, "setup": _setup}.get(name, lambda: _settings(name))()
-    parsed = parser.parse_args(rest)
+    if name == "try":
+        # What it does not know is for the server that it starts.
+        parsed, rest = _try().parse_known_args(rest)
+        parsed.rest = rest
+    else:
+        parser = {"download": _download, "setup": _setup}.get(name, lambda: _settings(name))()
+        parsed = parser.parse_args(rest)
     parsed.command = name
     return parsed
 
@@ -174,6 +181,20 @@ def _download() -> Parser:
         help="从哪里下载：modelscope（默认）或 hf（Hugging Face）",
     )  # fmt: skip
     group.add_argument("--into", metavar="文件夹", help="放到哪里，默认 models/<模型名>")
+    parser.add_others()
+    return parser
+
+
+def _try() -> Parser:
+    parser = Parser(invocation.command("try"), COMMANDS["try"], "%(prog)s 脚本.json [参数…]")
+    group = parser.add_argument_group("参数")
+    group.add_argument("script", metavar="脚本.json", help="在网页的“试一个群”里存下来的，写法见 docs/page.md")
+    group.add_argument(
+        "--url", metavar="地址", help="在哪个服务器上演，如 http://127.0.0.1:9999；不写就自己起一个，数据用完就删，"
+        "别的参数（如 --model-path）都交给它",
+    )  # fmt: skip
+    group.add_argument("--key", metavar="密钥", help="那个服务器的密钥，也可以写在 QQVL_API_KEY 里；在本机不用写")
+    group.add_argument("--data-dir", dest="data_dir", metavar="文件夹", help="那个服务器的数据目录，默认 data/")
     parser.add_others()
     return parser
 

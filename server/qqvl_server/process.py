@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn
@@ -112,6 +113,16 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
                 f"无法监听 {host}:{port}：{error.strerror}。请关掉占用该端口的程序，或用 --port 换一个端口"
             ) from error
         yield listener
+
+
+def is_answering(url: str) -> bool:
+    """Whether somebody listens at an address of this machine, ``http://127.0.0.1:9999``."""
+    place = urllib.parse.urlsplit(url)
+    try:
+        with socket.create_connection((place.hostname or "", place.port or 80), timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

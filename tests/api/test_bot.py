@@ -57,14 +57,16 @@ def test_settings_of_one_chat_through_the_admins_door(server: RunningServer) -> 
     path = "/admin/chats/group/own-settings/settings"
     silent = told("大家好", 1, "own-settings", at_me=False)
     assert not said(server, silent)["should_reply"]
-    changed = server.http.post(path, json={"group_reply": "all", "wake_words": ["喂"]}).json()
+    owner = server.owner
+    changed = server.http.post(path, json={"group_reply": "all", "wake_words": ["喂"]}, headers=owner).json()
     wanted = {"group_reply": "all", "wake_words": ["喂"]}
-    assert changed == {"kind": "group", "id": "own-settings", "settings": wanted}
+    assert (changed["kind"], changed["id"], changed["settings"]) == ("group", "own-settings", wanted)
+    assert changed["effective"]["group_reply"] == "all"
     assert said(server, silent | {"message_id": "2"})["reason"] == "always"
     wrong: list[Any] = [{"owners": ["1"]}, {"group_reply": "loud"}, {"persona": "没有这个"}, {"x": 1}, []]
     for bad in wrong:
-        check_error(server.http.post(path, json=bad), 400)
-    check_error(server.http.post("/admin/chats/room/1/settings", json={}), 404)
+        check_error(server.http.post(path, json=bad, headers=owner), 400)
+    check_error(server.http.post("/admin/chats/room/1/settings", json={}, headers=owner), 404)
     assert server.http.get(path).json()["settings"] == wanted
     # Blank words stand in every text, and in none.
     blank = {
@@ -74,10 +76,10 @@ def test_settings_of_one_chat_through_the_admins_door(server: RunningServer) -> 
         "bot_names": [" "],
         "known_bots": [""],
     }
-    assert server.http.post(path, json=blank).status_code == 200
+    assert server.http.post(path, json=blank, headers=owner).status_code == 200
     for number, words in enumerate(("大家好", " ", "a")):
         assert not said(server, silent | {"message_id": f"blank{number}", "content": words})["should_reply"]
-    server.http.post(path, json=dict.fromkeys(blank))
+    server.http.post(path, json=dict.fromkeys(blank), headers=owner)
     assert server.http.get(path).json()["settings"] == {}
     assert not said(server, silent | {"message_id": "3"})["should_reply"]
 

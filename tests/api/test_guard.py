@@ -15,10 +15,11 @@ from tests.api.wire import HEALTH_S, check_error, connect, exchange, head, watch
 from tests.running import RunningServer, private_body
 
 GUARDED = (
-    ("GET", "/metrics"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/admin/chats"), ("GET", "/nothing"),
-    ("GET", "/admin/chats/group/1/messages"), ("POST", "/api/chat/group"), ("POST", "/api/chat/private"), ("GET", "/"),
-    ("GET", "/health/"), ("GET", "/health/../metrics"), ("GET", "/metrics?x=/health"), ("GET", "//health"),
-    ("GET", "/Health"), ("OPTIONS", "/api/chat/private"), ("HEAD", "/metrics"), ("DELETE", "/admin/chats"),
+    ("GET", "/metrics"), ("GET", "/api/page/nothing"), ("GET", "/openapi.json"), ("GET", "/admin/chats"),
+    ("GET", "/nothing"), ("GET", "/admin/chats/group/1/messages"), ("POST", "/api/chat/group"),
+    ("POST", "/api/chat/private"), ("POST", "/admin/x"), ("GET", "/health/"), ("GET", "/health/../metrics"),
+    ("GET", "/metrics?x=/health"), ("GET", "//health"), ("GET", "/Health"), ("OPTIONS", "/api/chat/private"),
+    ("HEAD", "/metrics"), ("DELETE", "/admin/chats"),
 )  # fmt: skip
 WRONG_KEYS: tuple[dict[str, bytes], ...] = (
     {}, {"Authorization": b""}, {"Authorization": b"Bearer"},
@@ -209,7 +210,7 @@ def test_wrong_methods_are_told_the_right_ones(server: RunningServer) -> None:
         ("PUT", "/health", "GET"),
         ("POST", "/metrics", "GET"),
     ):
-        answer = server.http.request(method, path, headers={"Content-Type": "application/json"})
+        answer = server.http.request(method, path, headers={"Content-Type": "application/json"} | server.owner)
         check_error(answer, 405)
         assert answer.headers["Allow"] == allowed
 

@@ -41,16 +41,16 @@ def test_every_route_there_is_needs_a_scope(keyed: RunningServer) -> None:
     paths = keyed.http.get("/openapi.json", headers={"x-api-key": KEY}).json()["paths"]
     assert len(paths) > 4
     for path in paths:
-        opened = [
-            key
-            for key in (QQ_KEY, OPENAI_KEY, ADMIN_KEY)
-            if keyed.http.get(path, headers={"x-api-key": key}).status_code != 403
-        ]
-        assert len(opened) == (3 if path in ("/health", "/ready") else 1), path
+        opened = []
+        for key in (QQ_KEY, OPENAI_KEY, ADMIN_KEY):
+            # One of them never ends.
+            with keyed.http.stream("GET", path, headers={"x-api-key": key}) as answer:
+                opened += [key] if answer.status_code != 403 else []
+        assert len(opened) == (3 if path in ("/health", "/ready", "/api/page/session") else 1), path
 
 
 def test_what_is_nobodys_path_is_told_to_any_key_and_to_no_stranger(keyed: RunningServer) -> None:
-    for path in ("/nothing", "/v1x", "/adminx", "/metrics/", "//admin/chats", "/docs", "/V1/models"):
+    for path in ("/nothing", "/v1x", "/adminx", "/metrics/", "//admin/chats", "/docsx", "/V1/models"):
         assert keyed.http.get(path).status_code == 401
         for key in (QQ_KEY, OPENAI_KEY):
             assert keyed.http.get(path, headers={"x-api-key": key}).status_code in (403, 404)

@@ -84,7 +84,7 @@ def _error_of(body: dict[str, Any], path: str, request_id: str) -> dict[str, Any
     """What is inside the shape that the door at ``path`` gives its errors."""
     error = body["error"]
     assert isinstance(error, dict)
-    if f"{path}/".startswith(("/api/chat/", "/api/client/", "/admin/")):
+    if f"{path}/".startswith(("/api/chat/", "/api/client/", "/admin/", "/api/page/")):
         assert set(body) == {"status", "error"}
         assert body["status"] == "error"
         assert set(error) == {"code", "message", "request_id"}

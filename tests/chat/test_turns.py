@@ -42,7 +42,7 @@ def shown(number: int, **more: Any) -> Incoming:
 @asynccontextmanager
 async def opened(folder: Path, voice: ScriptedVoice, **chat: Any) -> AsyncIterator[ChatService]:
     async with Store.open(sqlite_url(folder)) as store:
-        settings = ChatSettings(**{"merge_wait_s": 0.1, "system_prompt": ""} | chat)
+        settings = ChatSettings(**{"merge_wait_s": 0.1, "system_prompt": "", "caption_after_s": 0} | chat)
         metrics = Metrics()
         service = ChatService(store, lambda: voice, PictureShelf(), settings, GenerationSettings(), 4, metrics)
         service.metrics = metrics  # type: ignore[attr-defined]

@@ -82,7 +82,7 @@ async def test_a_wrong_setting_is_one_line_and_exit_2(tmp_path: Path) -> None:
     ("flags", "said"),
     [
         (("--adaptr", "x"), "是不是想写 --adapter？"),
-        (("--nonsense",), "--help"),
+        (("--frobnicate",), "--help"),
         (("--adapter", "x"), "只能是 ncatbot、nonebot"),
         (("--server-url",), "后面要跟一个值"),
         (("--server-url", "ftp://x"), "http://主机:端口"),

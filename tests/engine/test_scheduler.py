@@ -193,6 +193,31 @@ def test_the_less_urgent_gives_way() -> None:
     assert [r.id for r in run(machine)] == ["urgent", "slow"]
 
 
+@pytest.mark.parametrize("urgent", [Priority.ADDRESSED, Priority.PRIVATE, Priority.API])
+def test_a_talk_that_nobody_called_us_into_waits_for_whoever_asks(urgent: Priority) -> None:
+    """Whether it is read to ask if we join it, or to be answered."""
+    machine = scheduler(blocks=64, tokens=16)
+    gate = Request("gate", "1", list(range(60)), SamplingParams(0), priority=Priority.ACTIVE_SPEECH, targets=(7,))
+    machine.add(gate)
+    step(machine)
+    call = request("call", [9] * 12, new=2, priority=urgent)
+    machine.add(call)
+    step(machine)
+    assert len(call.output) == 1, "its first token comes with the next step"
+    computed = [chunk.count for _ in range(9) for chunk in _chunks_of(machine, gate)]
+    assert call.status is gate.status is Status.FINISHED
+    assert sum(computed) <= 60 - 16, "what was read before is not read again"
+
+
+def _chunks_of(machine: Scheduler, wanted: Request) -> list[ScheduledChunk]:
+    """Those of one step, which is done."""
+    batch = machine.schedule()
+    wanted.scores[0] = -1.0
+    machine.update(batch, [Chosen(7)] * sum(chunk.samples for chunk in batch.chunks))
+    machine.check_integrity()
+    return [chunk for chunk in batch.chunks if chunk.request is wanted]
+
+
 def test_a_flood_delays_a_quiet_chat_by_a_bounded_amount() -> None:
     machine = scheduler(blocks=64, requests=2)
     for n in range(40):

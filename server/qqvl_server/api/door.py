@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from fastapi import APIRouter
@@ -22,13 +23,21 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 ErrorBody = Callable[[QqvlError, str], dict[str, Any]]
 
 
+class Lock(StrEnum):
+    """What of a door wants a key, a cookie or the owner's token even where no key is set."""
+
+    NOTHING = "nothing"
+    WRITES = "writes"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """``name`` labels it in figures. It owns its ``prefixes`` and what is below, but for a longer one of another door.
 
     ``scope`` is what a key must be good for; Scope.ADMIN is for this machine only where no key is set. The paths
-    ``in_the_open`` are answered without a key. A door that ``counts_by_itself`` tells whose its requests are, by
-    ``scope["qqvl.count"]``; else each is its caller's.
+    ``in_the_open`` are answered without a key, as are all of a door that ``is_public``. A door that
+    ``counts_by_itself`` tells whose its requests are, by ``scope["qqvl.count"]``; else each is its caller's.
 
     Raises ValueError: a route of ``router`` is not below a prefix, so that nobody has said who may come in by it, or
     its paths cannot be seen (a router inside of it, a mounted application).
@@ -41,6 +50,8 @@ class Door:
     error_body: ErrorBody
     in_the_open: frozenset[str] = frozenset()
     counts_by_itself: bool = False
+    lock: Lock = Lock.NOTHING
+    is_public: bool = False
 
     def __post_init__(self) -> None:
         hidden = [route for route in self.router.routes if not isinstance(route, Route)]
@@ -68,7 +79,14 @@ class Door:
 
     def reach(self, path: str) -> int:
         """How long its prefix of ``path`` is; 0 where it has none."""
-        return max((len(one) for one in self.prefixes if path == one or path.startswith(one + "/")), default=0)
+        below = (one for one in self.prefixes if path == one or (one != "/" and path.startswith(one + "/")))
+        return max(map(len, below), default=0)
+
+    def is_open(self, path: str) -> bool:
+        return self.is_public or path in self.in_the_open
+
+    def is_locked(self, method: str) -> bool:
+        return self.lock is Lock.ALL or (self.lock is Lock.WRITES and method not in ("GET", "HEAD"))
 
     def _routes(self) -> list[Route]:
         return [route for route in self.router.routes if isinstance(route, Route)]

@@ -23,6 +23,7 @@ STATUS: Final[dict[type[errors.QqvlError], int]] = {
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.BodyTimeout: 408,
+    errors.Conflict: 409,
     errors.PayloadTooLarge: 413,
     errors.UnsupportedMedia: 415,
     errors.RateLimited: 429,

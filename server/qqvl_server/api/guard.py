@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,22 +23,22 @@ from qqvl_server.api.faults import Faults
 from qqvl_server.api.intake import Intake
 from qqvl_server.api.model_access import Caller
 from qqvl_server.api.rate import RateLimit
+from qqvl_server.api.visitors import Visitors, address, is_forwarded, is_near
 from qqvl_server.hosts import is_loopback
 from qqvl_server.keys import Scope
 from qqvl_server.observe.logs import Seldom, logger
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ServerSettings
+from qqvl_server.signin import SignIn
 
-# What reverse proxies and CDNs add to a request that they hand on; any of it says that the caller is not whom the
-# connection comes from.
-_PROXY_HEADERS: Final = re.compile(
-    rb"forwarded|via|cdn-loop|.*-(client|connecting)-ip|(cf|proxy|x-proxy|x-varnish|akamai|x-akamai|x-appengine|x-cloud)-.*"
-    rb"|(x-)?(original|rewrite|forwarded|real|client|cluster|proxyuser|envoy|azure|arr|amzn?|scheme|varnish)(-.*)?"
-)
 # So many chats may use up their allowance at once. Ids are a caller's to invent, and each would have its own.
 _CHATS: Final = 50
 # The label of paths without a door.
 _NOBODYS: Final = "other"
+LOG_IN: Final = (
+    "要先登录：在运行服务器的那台机器上执行 qqvl page（从源码运行是 ./run_server.sh page），打开它给的网址；"
+    "程序请带 Authorization: Bearer <data_dir 里 page.key 的内容>"
+)
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -47,16 +46,22 @@ class Guard:
     """Whose a path is and who may come in there, ``doors`` say."""
 
     def __init__(
-        self, app: ASGIApp, doors: Sequence[Door], faults: Faults, settings: ServerSettings, metrics: Metrics
+        self,
+        app: ASGIApp,
+        doors: Sequence[Door],
+        faults: Faults,
+        settings: ServerSettings,
+        metrics: Metrics,
+        sign_in: SignIn | None = None,
     ) -> None:
         self._app = app
         self._doors = doors
         self._posts = frozenset(path for door in doors for path in door.posts())
-        self._open = frozenset(path for door in doors for path in door.in_the_open)
         self._faults = faults
         self._settings = settings
         self._metrics = metrics
         self._keys = keys.parse(settings.api_keys)
+        self._visitors = Visitors(self._keys, sign_in)
         self._warning = Seldom(3600)
         self._rate = RateLimit(settings.rate_limit)
         self._rate_of_chats = RateLimit(settings.rate_limit, _CHATS, "一个调用者的所有会话合起来")
@@ -85,7 +90,7 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
-                headers["Cache-Control"] = "no-store"
+                headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         try:
@@ -112,7 +117,7 @@ class Guard:
             door = at(self._doors, scope["path"])
             self._metrics.http_requests.labels(door.name if door is not None else _NOBODYS, str(status)).inc()
             # Supervisors ask /health every few seconds for ever.
-            log = logger().debug if scope["path"] in self._open else logger().info
+            log = logger().debug if door is not None and door.is_open(scope["path"]) else logger().info
             log(
                 "请求", method=scope["method"], path=scope["path"], status=status,
                 ms=round((time.monotonic() - started) * 1000), request_id=request_id,
@@ -198,22 +203,23 @@ class Guard:
         # Any key may learn that a path is nobody's.
         door = at(self._doors, scope["path"])
         needed = door.scope if door is not None else None
-        if scope["path"] in self._open:
-            return Caller("open")
-        if self._keys:
-            key = keys.find(self._keys, _brought(headers))
-            if key is None:
-                raise errors.Unauthorized("需要正确的密钥：请在请求头里带 Authorization: Bearer <密钥>")
-            if needed is not None and needed not in key.scopes:
+        known = self._visitors.find(scope, headers)
+        if door is not None and door.is_open(scope["path"]):
+            return known or Caller("open")
+        if known is not None:
+            if needed is not None and needed not in known.scopes:
                 raise errors.Forbidden("这把密钥不能用于这个接口")
-            return Caller(key.name)
-        forwarded = _is_forwarded(scope)
-        if forwarded and self._warning.due():
+            return known
+        if self._keys:
+            raise errors.Unauthorized("需要正确的密钥：请在请求头里带 Authorization: Bearer <密钥>")
+        if is_forwarded(scope) and self._warning.due():
             logger().warning("有请求经反向代理转来，而没有设置密钥：能访问那个代理的人都能用模型。请设置 QQVL_API_KEYS")
-        if needed is Scope.ADMIN and (forwarded or not is_loopback(_address(scope))):
+        if needed is Scope.ADMIN and not is_near(scope):
             raise errors.Forbidden(
                 "没有设置密钥时，这个接口只对本机的直接访问开放；从别处或经反向代理访问，请设置 api_keys"
             )
+        if door is not None and door.is_locked(scope["method"]):
+            raise errors.Unauthorized(LOG_IN)
         return Caller("open")
 
     def _check_content(self, headers: Headers) -> None:
@@ -242,34 +248,16 @@ class Guard:
             return
 
 
-def _address(scope: AsgiScope) -> str:
-    return str((scope.get("client") or ("",))[0])
-
-
-def _is_forwarded(scope: AsgiScope) -> bool:
-    """Whether a reverse proxy stands between. Of its own accord nginx adds no header, but speaks HTTP/1.0."""
-    return scope.get("http_version") == "1.0" or any(_PROXY_HEADERS.fullmatch(name) for name, _ in scope["headers"])
-
-
 def bucket(scope: AsgiScope) -> str:
     """To whom limits count a request: the key, or the address; of IPv6 the /64, which one caller has all of."""
-    caller, address = scope["qqvl.caller"], _address(scope)
+    caller, where = scope["qqvl.caller"], address(scope)
     if caller.name != "open":
         return str(caller.name)
-    if ":" not in address:
-        return address
-    network = ipaddress.ip_address(address.partition("%")[0])
+    if ":" not in where:
+        return where
+    network = ipaddress.ip_address(where.partition("%")[0])
     mapped = network.ipv4_mapped if isinstance(network, ipaddress.IPv6Address) else None
     return str(mapped or ipaddress.ip_network((int(network), 64), strict=False))
-
-
-def _brought(headers: Headers) -> Iterator[bytes]:
-    """What may be a key. As bytes (the framework reads headers as Latin-1): keys need not be ASCII."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        yield token.strip(" \t").encode("latin-1")
-    if "x-api-key" in headers:
-        yield headers["x-api-key"].encode("latin-1")
 
 
 def _is_ambiguous(headers: Headers) -> bool:

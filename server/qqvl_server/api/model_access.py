@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from qqvl_server.errors import ModelNotFound
 from qqvl_server.generation.port import Voice
+from qqvl_server.keys import Scope
 from qqvl_server.media.image import ImageRef
 
 _NAMES_TOLD: Final = 10
@@ -28,9 +29,13 @@ class PictureIntake(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: ``name`` tells keys apart without being one; ``open`` where no key is set."""
+    """Who asks: ``name`` tells keys apart without being one; ``open`` where no key is set and none was brought.
+
+    ``scopes`` are what a key, a cookie or the owner's token is good for; nothing without.
+    """
 
     name: str
+    scopes: frozenset[Scope] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,14 @@ from qqvl_server.api.faults import Faults
 from qqvl_server.api.guard import Guard
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ServerSettings
+from qqvl_server.signin import SignIn
 
 
-def build(doors: Sequence[Door], settings: ServerSettings, metrics: Metrics) -> Guard:
-    """Raises ValueError: a route lies where another of the doors says who may come in."""
+def build(doors: Sequence[Door], settings: ServerSettings, metrics: Metrics, sign_in: SignIn | None = None) -> Guard:
+    """``sign_in`` lets browsers in by a cookie.
+
+    Raises ValueError: a route lies where another of the doors says who may come in.
+    """
     for door in doors:
         for path in door.paths:
             if at(doors, path) is not door:
@@ -36,7 +40,7 @@ def build(doors: Sequence[Door], settings: ServerSettings, metrics: Metrics) -> 
     app.add_exception_handler(RequestValidationError, faults.on_bad_query)
     app.add_exception_handler(Exception, faults.on_bug)
     posts = {path: endpoint for door in doors for path, endpoint in door.posts().items()}
-    return Guard(Direct(posts, app, faults), doors, faults, settings, metrics)
+    return Guard(Direct(posts, app, faults), doors, faults, settings, metrics, sign_in)
 
 
 class Direct:

@@ -88,7 +88,7 @@ class EventStream(StreamingResponse):
         *,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        all_headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})}
+        all_headers = {"X-Accel-Buffering": "no", **(headers or {})}
         super().__init__(begun.chunks, media_type="text/event-stream", headers=all_headers)
         self._begun = begun
         self._failure = failure

@@ -13,11 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.clock import Clock
 from qqvl_server.chat.database import Database
-from qqvl_server.chat.decision import Activity, Charge, Decision, Reason, Told, Usage
+from qqvl_server.chat.decision import Activity, Charge, Decision, Noted, Reason, Told, Usage
 from qqvl_server.chat.identity import Identity
-from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Picture
+from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Picture, StoredMessage
 from qqvl_server.chat.records import to_message
-from qqvl_server.chat.rows import answers, chats, ledger
+from qqvl_server.chat.rows import answers, chats, decisions, ledger, lines
 from qqvl_server.chat.tables import ANSWERS, CHAT_SETTINGS, CHATS, MESSAGES
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -72,6 +72,18 @@ class Books:
         own = {name: value for name, value in {**self.chosen(chat), **values}.items() if value is not None}
         self._chosen[chat] = own
 
+    async def forget(self, chat: ChatKey) -> None:
+        """Delete a chat with all that is kept of it."""
+
+        async def delete_it(connection: AsyncConnection) -> None:
+            chat_id = await _known(connection, chat)
+            if chat_id is not None:
+                await chats.delete_chat(connection, chat_id)
+
+        await self._database.write(delete_it)
+        await self._database.empty_log()
+        self._chosen.pop(chat, None)
+
     async def charge(self, charges: Sequence[Charge]) -> None:
         """What was computed though nothing came of it."""
         if charges:
@@ -87,6 +99,40 @@ class Books:
         async with self._database.read() as connection:
             chat_id = await _known(connection, chat)
             return Activity() if chat_id is None else await answers.activity(connection, chat_id, now)
+
+    async def decisions(
+        self, chat: ChatKey, *, before: int | None = None, limit: int = 50, seqs: Sequence[int] | None = None
+    ) -> tuple[Noted, ...]:
+        """Why we spoke in a chat or did not, the newest first; of the lines ``seqs`` alone, where they are given."""
+        async with self._database.read() as connection:
+            chat_id = await _known(connection, chat)
+            return () if chat_id is None else await decisions.page(connection, chat_id, before, limit, seqs)
+
+    async def spoken(self, chat: ChatKey, seq: int) -> Noted | None:
+        """Of the line ``seq``, or of the one that it answers, why the model was asked, and what that took."""
+        async with self._database.read() as connection:
+            chat_id = await _known(connection, chat)
+            return None if chat_id is None else await decisions.spoken(connection, chat_id, seq)
+
+    async def last_lines(self) -> dict[ChatKey, StoredMessage]:
+        async with self._database.read() as connection:
+            return await lines.last_of_each(connection)
+
+    async def day(self, day: str) -> list[dict[str, Any]]:
+        """The ledger of a day, ``2026-11-29``."""
+        async with self._database.read() as connection:
+            return await lines.day(connection, day)
+
+    async def forget_line(self, chat: ChatKey, seq: int) -> tuple[int, ...]:
+        """Delete a line and what answered it; which are gone."""
+
+        async def work(connection: AsyncConnection) -> tuple[int, ...]:
+            chat_id = await _known(connection, chat)
+            return () if chat_id is None else await lines.forget(connection, chat_id, seq)
+
+        gone = await self._database.write(work)
+        await self._database.empty_log()
+        return gone
 
     def now(self) -> float:
         """In seconds since the epoch, as answers are dated."""
@@ -119,12 +165,12 @@ class Books:
             if row is None:
                 return Kept()
             mine = MESSAGES.c.chat_id == row.id
-            lines, since = (
+            count, since = (
                 await connection.execute(select(func.count(), func.min(MESSAGES.c.created_at)).where(mine))
             ).one()
             shown = await _count(connection, mine, MESSAGES.c.seq >= row.window_start)
             said = await _count(connection, mine, MESSAGES.c.role == "user", MESSAGES.c.speaker_id == asker)
-            return Kept(lines, since, shown, said)
+            return Kept(count, since, shown, said)
 
     async def caption(self, chat: ChatKey, sha256: str, text: str) -> bool:
         """Keep a picture's caption with every line of the chat that shows it; false where none does any more."""
@@ -193,8 +239,10 @@ async def _undo(connection: AsyncConnection, chat_id: int) -> bool:
         )
         seqs = [seq for seq in (await connection.execute(before)).scalars() if seq is not None]
     gone = [*seqs, reply_seq]
-    lines = await connection.execute(select(MESSAGES).where(MESSAGES.c.chat_id == chat_id, MESSAGES.c.seq.in_(gone)))
-    pictures = [p.image.sha256 for row in lines for p in to_message(row).parts if isinstance(p, Picture)]
+    rows_gone = await connection.execute(
+        select(MESSAGES).where(MESSAGES.c.chat_id == chat_id, MESSAGES.c.seq.in_(gone))
+    )
+    pictures = [p.image.sha256 for row in rows_gone for p in to_message(row).parts if isinstance(p, Picture)]
     ids = [row.message_id for row in rows] + list(await answers.sent_ids(connection, chat_id, reply_seq))
     await answers.blank(connection, chat_id, reply_seq)
     await chats.delete_lines(connection, chat_id, gone)

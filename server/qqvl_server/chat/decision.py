@@ -78,6 +78,18 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """A decision as it was kept, to speak or not, on the line ``seq``; ``reply_seq`` is the line that answers it."""
+
+    id: int
+    seq: int
+    message_id: str | None
+    speak: bool
+    told: Told
+    reply_seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What somebody had of the bot in a day: messages answered, and seconds of the model."""
 

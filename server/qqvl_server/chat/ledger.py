@@ -30,13 +30,13 @@ class Ledger:
     def listening_ends(self, chat: ChatKey) -> None:
         """What was computed for a chat until now nobody had asked for."""
         seconds = self._voice().take_seconds(str(chat))
-        if seconds:
+        if seconds and not chat.is_trial:
             self._listened[chat] = self._listened.get(chat, 0.0) + seconds
 
     def listened(self, chat: ChatKey) -> tuple[Charge, ...]:
         """All of that which is in no charge yet."""
         self.listening_ends(chat)
-        seconds = self._listened.pop(chat, 0.0)
+        seconds = 0.0 if chat.is_trial else self._listened.pop(chat, 0.0)
         return _of_chat(chat, Usage(0, seconds)) if seconds else ()
 
     def answered(self, chat: ChatKey, speakers: Sequence[str], *, said: bool) -> tuple[Charge, ...]:
@@ -45,6 +45,8 @@ class Ledger:
         """
         before = self._listened.pop(chat, 0.0)
         seconds = self._voice().take_seconds(str(chat))
+        if chat.is_trial:
+            return ()
         shares = Counter(speakers)
         charges = [
             Charge(USER, who, Usage(count * said, seconds * count / len(speakers))) for who, count in shares.items()
@@ -70,7 +72,7 @@ class Ledger:
 
         ``asking`` are those who are answered before him and not in the books yet.
         """
-        if incoming.speaker.id in settings.owners:
+        if incoming.speaker.id in settings.owners or incoming.chat.is_trial:
             return None
         for kind, one, most in _quotas(incoming, settings):
             if not any(most):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from qqvl_server.media.image import ImageRef
+
+# QQ's ids are numbers.
+TRIAL: Final = "try-"
 
 
 class ChatKind(StrEnum):
@@ -23,6 +26,11 @@ class ChatKey:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.id}"
+
+    @property
+    def is_trial(self) -> bool:
+        """Played in the browser, no chat of QQ's: it costs nobody's day, keeps a clock of its own, and is soon gone."""
+        return self.id.startswith(TRIAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,9 +92,9 @@ class Personas:
                 if known is not None and known.stamp == stamp:
                     found[path.stem] = known
                     continue
-                persona = _read(path)
+                persona = read(path)
             except (OSError, ValueError) as error:
-                logger().warning("人设文件读不了，照旧用上一次的", file=path.name, reason=_reason(error))
+                logger().warning("人设文件读不了，照旧用上一次的", file=path.name, reason=reason(error))
                 found[path.stem] = _File(stamp, known.persona if known is not None else None)
                 continue
             found[path.stem] = _File(stamp, persona)
@@ -103,7 +103,7 @@ class Personas:
             self.version += 1
 
 
-def _read(path: Path) -> Persona:
+def read(path: Path) -> Persona:
     """Raises:
     ValueError: it is no persona; what is wrong.
     OSError
@@ -127,7 +127,7 @@ def _read(path: Path) -> Persona:
     return Persona.model_validate({"name": path.stem, **fields, **body})
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         return f"{'.'.join(str(step) for step in first['loc'])} 的名字或值不对"

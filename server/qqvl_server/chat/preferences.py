@@ -55,6 +55,11 @@ class Preferences:
         if defaults.persona and personas.named(defaults.persona) is None:
             logger().warning("没有 persona 里写的人设，先用 system_prompt；文件放在 data_dir 下的 personas/ 里")
 
+    def heed(self, defaults: ChatSettings) -> None:
+        """Other settings for every chat, from now on."""
+        self._defaults = defaults
+        self._known.clear()
+
     @property
     def defaults(self) -> ChatSettings:
         """What holds where a chat has nothing of its own."""
@@ -86,6 +91,9 @@ class Preferences:
         """What is known of a message without looking anything up."""
         now = time.time()
         muted = now < self.muted_until(incoming.chat)
+        if incoming.chat.is_trial and incoming.sent_at is not None:
+            # A played group's time may run fast.
+            now = incoming.sent_at
         return Case(incoming, self.of(incoming.chat), now, muted=muted, has_gate=self.has_gate)
 
     def own(self, chat: ChatKey) -> dict[str, Any]:
@@ -110,6 +118,11 @@ class Preferences:
                 "没有这个人设；人设放在 data_dir 下的 personas/ 里，每个一个 .md 文件", param="persona"
             )
         await self._keep(chat, values)
+
+    async def forget(self, chat: ChatKey) -> None:
+        """All that is kept of a chat is deleted."""
+        await self._books.forget(chat)
+        self._known.pop(chat, None)
 
     async def mute(self, chat: ChatKey, until: float | None) -> None:
         await self._keep(chat, {MUTED: until})

@@ -60,6 +60,7 @@ class ChatService:
         """``model`` is the name that is told of what answers; ``gate`` is what was calibrated for it."""
         self._store = store
         self._voice = voice
+        self.books = store.books
         preferences = self.preferences = Preferences(
             store.books, personas or Personas(), settings, has_gate=gate is not None
         )
@@ -70,16 +71,23 @@ class ChatService:
         window = Window(store, pictures, preferences, generation)
         ledger = Ledger(store.books, voice)
         commander = Commander(store, voice, preferences, ledger, model)
-        blocking = Blocking(settings, self._metrics)
+        blocking = self._blocking = Blocking(settings, self._metrics)
         exchanges, receiver, meters = self._exchanges, self._receiver, self._metrics
         self._turns = Turns(
             store, voice, receiver, window, preferences, ledger, commander, blocking, exchanges, meters, gate
         )
+        self.make_way = self._turns.idle.make_way
         self._lanes = Lanes(generation.max_pending)
+        self.running_turns = self._lanes.turns
         self._unanswered = Unanswered()
         self._stops = Stops(commander.refusals, exchanges)
         self._endings = Endings(preferences, self._metrics)
         self._draining = False
+
+    def heed(self, settings: ChatSettings) -> None:
+        """Other settings than before, from now on. Raises ConfigError: a word list cannot be read; all stay."""
+        self._blocking.heed(settings)
+        self.preferences.heed(settings)
 
     async def handle(self, incoming: Incoming, chat_name: str) -> Answer:
         """Answer one message. The turn goes on when the caller hangs up, so that a retry finds its answer.
@@ -241,7 +249,8 @@ class ChatService:
         told = await self._stops.told(self.preferences.case(incoming), self._stopped(incoming))
         answer = Answer(told, should_reply=bool(told), reason=Reason.COMMAND)
         self._stops.keep(incoming, answer)
-        self._metrics.decisions.labels(Reason.COMMAND).inc()
+        if not incoming.chat.is_trial:
+            self._metrics.decisions.labels(Reason.COMMAND).inc()
         await self._store.add_command(incoming.chat, chat_name, await self._receiver.identified(incoming), answer)
         await self._store.books.note(incoming.chat, incoming.message_id, Decision(True, Reason.COMMAND))
         return answer

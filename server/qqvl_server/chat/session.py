@@ -254,6 +254,10 @@ class Lanes:
     def of(self, chat: ChatKey) -> Lane | None:
         return self._lanes.get(chat)
 
+    def turns(self) -> tuple[Turn, ...]:
+        """Those that run now."""
+        return tuple(lane.turn for lane in self._lanes.values() if lane.turn is not None)
+
     def enter(self, arrival: Arrival) -> Lane:
         """Take the next place of a chat's lane; blocks nothing.
 

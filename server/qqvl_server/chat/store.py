@@ -14,10 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.books import Books
 from qqvl_server.chat.clock import Clock
+from qqvl_server.chat.conversations.store import ConversationStore
 from qqvl_server.chat.database import Database
 from qqvl_server.chat.decision import Charge, Decision, Effort
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import (
+    TRIAL,
     Answer,
     ChatKey,
     ChatKind,
@@ -81,9 +83,10 @@ class Store:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._write = database.write
         self._read = database.read
-        self._database = database
+        self.database = database
         self._clock = clock
         self.books = Books(database, clock)
+        self.conversations = ConversationStore(database)
 
     @classmethod
     @asynccontextmanager
@@ -102,6 +105,7 @@ class Store:
                 last = (await connection.execute(select(func.max(ANSWERS.c.created_at)))).scalar()
             store = cls(database, Clock(last))
             await store.books.load()
+            await store.conversations.begin()
             await store._forget_old()
             sweeping = asyncio.create_task(store._sweep(sweep_s))
             try:
@@ -114,7 +118,7 @@ class Store:
     @property
     def trouble(self) -> str | None:
         """A word for what keeps anything from being stored until somebody mends it; None while all is well."""
-        return self._database.trouble
+        return self.database.trouble
 
     async def add_message(self, draft: Draft) -> StoredMessage | None:
         """Make a message durable. A resend returns the stored line instead; None for one that was recalled."""
@@ -159,7 +163,9 @@ class Store:
                 await answers.remember(connection, chat_id, outcome.identity, kept)
                 if outcome.seq is not None and outcome.decision is not None:
                     message_id = outcome.identity.message_id if outcome.identity else None
-                    await answers.note(connection, chat_id, outcome.seq, message_id, outcome.decision, outcome.effort)
+                    at = outcome.identity.sent_at if outcome.identity and chat.is_trial else None
+                    decision, effort = outcome.decision, outcome.effort
+                    await answers.note(connection, chat_id, outcome.seq, message_id, decision, effort, at)
             await ledger.add(connection, charges)
 
         await self._write(add)
@@ -197,7 +203,7 @@ class Store:
 
         recalled = await self._write(forget)
         if recalled.lines:
-            await self._database.empty_log()
+            await self.database.empty_log()
         return recalled
 
     async def sent(self, chat: ChatKey, message_id: str, ids: Sequence[str]) -> tuple[str, ...]:
@@ -253,14 +259,15 @@ class Store:
             await answers.remember(connection, chat_id, identity, answers.Kept(answer, self._clock.now()))
 
         await self._write(empty)
-        await self._database.empty_log()
+        await self.database.empty_log()
 
     async def chats(self) -> tuple[ChatSummary, ...]:
-        """Every chat, the one heard last first."""
+        """Every chat but those that are played, the one heard last first."""
         async with self._read() as connection:
             rows = await connection.execute(
                 select(CHATS, func.count(MESSAGES.c.id).label("messages"))
                 .join(MESSAGES, MESSAGES.c.chat_id == CHATS.c.id, isouter=True)
+                .where(CHATS.c.external_id.not_like(f"{TRIAL}%"))
                 .group_by(CHATS.c.id)
                 .order_by(CHATS.c.updated_at.desc())
             )
@@ -284,6 +291,7 @@ class Store:
         async def sweep(connection: AsyncConnection) -> None:
             for table, lifetime_s in _LIFETIMES.items():
                 await connection.execute(delete(table).where(table.c.created_at < self._clock.now() - lifetime_s))
+            await chats.delete_old_trials(connection, self._clock.now() - _DAY_S)
 
         await self._write(sweep)
 

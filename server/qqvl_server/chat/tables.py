@@ -159,6 +159,73 @@ LEDGER = Table(
     UniqueConstraint("day", "kind", "external_id", name="uq_ledger_day"),
 )
 
+# Talks with the model in the browser: whose they are, and what holds in them. ``head`` is the message shown last.
+CONVERSATIONS = Table(
+    "conversations",
+    METADATA,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("public_id", String(32), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("titled", Boolean, nullable=False),
+    Column("system_prompt", Text, nullable=False),
+    Column("sampling", JSON, nullable=False),
+    Column("head", String(32)),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    UniqueConstraint("public_id", name="uq_conversations_public_id"),
+    Index("ix_conversations_owner", "owner", "updated_at"),
+)
+
+# A tree: those that share a ``parent`` are versions of one another.
+CONVERSATION_MESSAGES = Table(
+    "conversation_messages",
+    METADATA,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("conversation_id", ForeignKey("conversations.id"), nullable=False),
+    Column("public_id", String(32), nullable=False),
+    Column("parent", String(32)),
+    Column("role", String(16), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("images", JSON, nullable=False),
+    Column("reasoning", Text, nullable=False),
+    Column("tool_calls", JSON, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("finish_reason", String(16)),
+    Column("error", Text),
+    Column("model", Text, nullable=False),
+    Column("usage", JSON),
+    Column("first_token_s", Float),
+    Column("seconds", Float),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("public_id", name="uq_conversation_messages_public_id"),
+    Index("ix_conversation_messages_conversation", "conversation_id"),
+)
+
+# What an owner changed by a door: ``before`` and ``after`` as JSON has them.
+AUDIT = Table(
+    "audit",
+    METADATA,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("who", String(64), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("what", Text, nullable=False),
+    Column("before", JSON),
+    Column("after", JSON),
+    Column("created_at", Float, nullable=False, index=True),
+)
+
+# Settings of the whole server that were changed in the browser: ``section.name``, and the value as JSON has it.
+PAGE_SETTINGS = Table(
+    "page_settings",
+    METADATA,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("value", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("name", name="uq_page_settings_name"),
+)
+
 # How far the clocks of QQ and of this machine may be apart.
 _SKEW_S = 120
 

@@ -121,7 +121,7 @@ class Turns:
             answer = await self._commander.carry_out(incoming, arrival.chat_name, command, identity)
             decision = Decision(True, Reason.COMMAND, cost_ms=(time.perf_counter() - began) * 1000)
             await self._store.books.note(incoming.chat, incoming.message_id, decision)
-            self._count(decision)
+            self._count(incoming.chat, decision)
             self._exchanges.spoke(incoming.chat, time.time(), on_command=True)
             arrival.settle(answer)
             return
@@ -157,7 +157,7 @@ class Turns:
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision, aside=True)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
-        self._count(decision)
+        self._count(arrival.incoming.chat, decision)
         arrival.settle(answer)
 
     async def _block(self, arrival: Arrival) -> None:
@@ -167,7 +167,7 @@ class Turns:
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
         await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
-        self._count(decision)
+        self._count(arrival.incoming.chat, decision)
         if told:
             self._exchanges.spoke(arrival.incoming.chat, time.time())
         arrival.settle(answer)
@@ -271,11 +271,13 @@ class Turns:
         await self._store.add_answers(turn.chat, outcomes, BOT, charges)
         for arrival, outcome in zip(members, outcomes, strict=True):
             if outcome.decision is not None:
-                self._count(outcome.decision)
+                self._count(turn.chat, outcome.decision)
             # Recalled while it was committed: its reply has left already.
             arrival.settle(SILENT if arrival.is_recalled else outcome.answer)
 
-    def _count(self, decision: Decision) -> None:
+    def _count(self, chat: ChatKey, decision: Decision) -> None:
+        if chat.is_trial:
+            return
         self._metrics.decisions.labels(decision.reason).inc()
         self._metrics.decision_seconds.labels(decision.reason).observe(decision.cost_ms / 1000)
 

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from qqvl_server.chat import prompt
 from qqvl_server.chat.albums import Levels, levelled
 from qqvl_server.chat.message import ChatKey, ChatKind, Picture, StoredMessage
+from qqvl_server.chat.personas import Persona
 from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.store import Store
 from qqvl_server.generation.port import ChatMessage, ImagePart, Sampling, TextPart, Voice
@@ -35,6 +36,20 @@ class PictureShelf(Protocol):
         ...
 
 
+def sampling(generation: GenerationSettings, persona: Persona | None, context_tokens: int) -> Sampling:
+    """How an answer in a chat is drawn."""
+    own = persona.sampling.model_dump(exclude_none=True) if persona is not None else {}
+    wanted = generation.model_copy(update=own)
+    return Sampling(
+        # A reply may not leave the history less than half of a small model's context.
+        max_new_tokens=min(wanted.max_new_tokens, context_tokens // 2),
+        temperature=wanted.temperature,
+        top_p=wanted.top_p,
+        top_k=wanted.top_k,
+        repetition_penalty=wanted.repetition_penalty,
+    )
+
+
 class Window:
     def __init__(
         self, store: Store, pictures: PictureShelf, preferences: Preferences, generation: GenerationSettings
@@ -50,17 +65,7 @@ class Window:
 
     def sampling(self, voice: Voice, chat: ChatKey) -> Sampling:
         """As the chat's persona wants it, where it does."""
-        persona = self._preferences.persona(chat)
-        own = persona.sampling.model_dump(exclude_none=True) if persona is not None else {}
-        wanted = self._generation.model_copy(update=own)
-        return Sampling(
-            # A reply may not leave the history less than half of a small model's context.
-            max_new_tokens=min(wanted.max_new_tokens, voice.context_tokens // 2),
-            temperature=wanted.temperature,
-            top_p=wanted.top_p,
-            top_k=wanted.top_k,
-            repetition_penalty=wanted.repetition_penalty,
-        )
+        return sampling(self._generation, self._preferences.persona(chat), voice.context_tokens)
 
     async def messages(self, voice: Voice, chat: ChatKey, last: StoredMessage) -> tuple[ChatMessage, ...]:
         """System prompt and as much history as fits; always ends with ``last``."""

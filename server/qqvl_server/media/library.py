@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 import threading
 from collections import OrderedDict
@@ -29,6 +30,7 @@ T = TypeVar("T")
 EXPIRED: Final = "图片已过期"
 DAMAGED: Final = "磁盘上的图片已损坏，重新发一次就能看到"
 _SCRATCH: Final = "tmp"
+_HASH: Final = re.compile("[0-9a-f]{64}")
 # Hashes of pictures that cost too much; a word each.
 _REMEMBERED_SLOW: Final = 10_000
 # A picture that has just come is most often shown at once: some four of the largest.
@@ -93,6 +95,15 @@ class ImageLibrary:
             return self._path(ref.sha256).stat().st_size == ref.size
         except OSError:
             return False
+
+    def read(self, sha256: str) -> bytes | None:
+        """The bytes of a kept picture as they came; None where it has aged out, or for what is no hash."""
+        if not _HASH.fullmatch(sha256):
+            return None
+        try:
+            return self._path(sha256).read_bytes()
+        except OSError:
+            return None
 
     def open(self, ref: ImageRef) -> Frames:
         """Frames of a kept picture as upright RGB.

@@ -1,42 +1,26 @@
-"""GET /health, /ready, /metrics and /admin/…: what an operator or a supervisor asks."""
+"""GET /health, /ready, /metrics and /admin/link: what a supervisor asks, and how the line to QQ stands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Response
 from starlette.responses import JSONResponse
 
 from qqvl_server.api import error_bodies
-from qqvl_server.api.body import read_object
 from qqvl_server.api.door import Door
-from qqvl_server.chat.message import ChatKey, ChatKind, LostPicture, MessagePart, Picture, Quote, StoredMessage, Text
-from qqvl_server.chat.preferences import OWN
-from qqvl_server.chat.service import ChatService
-from qqvl_server.errors import NotFound
 from qqvl_server.generation.port import VoiceStatus
 from qqvl_server.keys import Scope
 from qqvl_server.observe.links import Links
 from qqvl_server.observe.metrics import Metrics
 
-_MAX_ID: Final = 64
-# Each may be null; what else it may be is said by the settings.
-_OWN_SETTINGS: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"type": "object", "properties": {name: {} for name in sorted(OWN)}}}
-        },
-    }
-}
-
 # The word that ``/health`` says, and the voice's state.
 Status = Callable[[], tuple[str, VoiceStatus]]
 
 
-def build(service: ChatService, status: Status, metrics: Metrics, links: Links) -> tuple[Door, ...]:
-    return _health(status, links), _inside(metrics), _owners(service, links)
+def build(status: Status, metrics: Metrics, links: Links) -> tuple[Door, ...]:
+    return _health(status, links), _inside(metrics), _line(links)
 
 
 def _health(status: Status, links: Links) -> Door:
@@ -75,7 +59,7 @@ def _inside(metrics: Metrics) -> Door:
     return Door("admin", ("/metrics", "/openapi.json"), Scope.ADMIN, router, error_bodies.openai)
 
 
-def _owners(service: ChatService, links: Links) -> Door:
+def _line(links: Links) -> Door:
     router = APIRouter(tags=["admin"])
 
     @router.get("/admin/link")
@@ -85,50 +69,7 @@ def _owners(service: ChatService, links: Links) -> Door:
         told = [{"self_id": c.account, "state": c.state, "at": c.at, "reason": c.reason} for c in links.changes()]
         return {"state": now.state, "since": now.since, "reason": now.reason, "changes": told}
 
-    @router.get("/admin/chats")
-    async def chats() -> dict[str, Any]:
-        listed = await service.chats()
-        return {
-            "chats": [
-                {"kind": c.key.kind, "id": c.key.id, "name": c.name, "messages": c.messages, "updated_at": c.updated_at}
-                for c in listed
-            ]
-        }
-
-    @router.get("/admin/chats/{kind}/{chat_id:path}/messages")
-    async def messages(
-        request: Request,
-        kind: str,
-        chat_id: str,
-        before: int | None = Query(None, ge=1, le=2**62),
-        limit: int = Query(100, ge=1, le=1000),
-    ) -> dict[str, Any]:
-        found = await service.messages(_chat(kind, chat_id), before=before, limit=limit)
-        if found is None:
-            raise NotFound("没有这个会话的记录")
-        return {"kind": kind, "id": chat_id, "messages": [describe(message) for message in found]}
-
-    @router.get("/admin/chats/{kind}/{chat_id:path}/settings")
-    async def settings(kind: str, chat_id: str) -> dict[str, Any]:
-        """What this chat has otherwise than the settings file says."""
-        return {"kind": kind, "id": chat_id, "settings": service.preferences.own(_chat(kind, chat_id))}
-
-    @router.post("/admin/chats/{kind}/{chat_id:path}/settings", openapi_extra=_OWN_SETTINGS)
-    async def change(request: Request, kind: str, chat_id: str) -> dict[str, Any]:
-        """Settings by name; null for as everywhere. What is not named stays."""
-        chat = _chat(kind, chat_id)
-        await service.preferences.change(chat, await read_object(request))
-        return {"kind": kind, "id": chat_id, "settings": service.preferences.own(chat)}
-
-    return Door("admin", ("/admin",), Scope.ADMIN, router, error_bodies.own)
-
-
-def _chat(kind: str, chat_id: str) -> ChatKey:
-    if kind not in tuple(ChatKind):
-        raise NotFound("会话种类只有 group 和 private")
-    if not 0 < len(chat_id) <= _MAX_ID:
-        raise NotFound("没有这样的会话号")
-    return ChatKey(ChatKind(kind), chat_id)
+    return Door("admin", ("/admin/link",), Scope.ADMIN, router, error_bodies.own)
 
 
 def health_body(word: str, status: VoiceStatus) -> dict[str, Any]:
@@ -138,27 +79,3 @@ def health_body(word: str, status: VoiceStatus) -> dict[str, Any]:
         "processor_loaded": status.processor_loaded,
         "device": status.device,
     }
-
-
-def describe(message: StoredMessage) -> dict[str, Any]:
-    return {
-        "seq": message.seq,
-        "role": message.role,
-        "speaker": {"id": message.speaker.id, "name": message.speaker.name},
-        "content": "".join(_words(part) for part in message.parts),
-        "images": [part.image.sha256 for part in message.parts if isinstance(part, Picture)],
-        "message_id": message.message_id,
-        "time": message.created_at,
-    }
-
-
-def _words(part: MessagePart) -> str:
-    match part:
-        case Text(text):
-            return text
-        case Quote(speaker, text):
-            return f"> 引用 {speaker}: {text}\n"
-        case LostPicture():
-            return "[图片无法打开]"
-        case Picture():
-            return ""

@@ -64,7 +64,9 @@ async def note(
     message_id: str | None,
     decision: Decision,
     effort: Effort | None,
+    at: float | None = None,
 ) -> None:
+    """``at`` is in seconds since the epoch; now, where it is None."""
     await connection.execute(
         DECISIONS.insert().values(
             chat_id=chat_id,
@@ -74,7 +76,7 @@ async def note(
             reason=decision.reason.value,
             score=decision.score,
             cost_ms=decision.cost_ms,
-            created_at=time.time(),
+            created_at=time.time() if at is None else at,
             **(asdict(effort) if effort is not None else {}),
         )
     )

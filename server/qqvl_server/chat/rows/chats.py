@@ -13,9 +13,9 @@ from sqlalchemy import delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.identity import Identity
-from qqvl_server.chat.message import ChatKey, MessagePart, Picture, Quote, Speaker, StoredMessage
+from qqvl_server.chat.message import TRIAL, ChatKey, MessagePart, Picture, Quote, Speaker, StoredMessage
 from qqvl_server.chat.records import part_from_json, part_to_json, to_message
-from qqvl_server.chat.tables import CHATS, MESSAGES
+from qqvl_server.chat.tables import CHATS, MESSAGES, METADATA
 
 RECALLED = "[已撤回]"
 
@@ -38,6 +38,21 @@ async def chat_id_of(connection: AsyncConnection, chat: ChatKey, name: str = "")
         return int(inserted.inserted_primary_key[0])
     await connection.execute(update(CHATS).where(CHATS.c.id == row.id).values(updated_at=now, name=name or row.name))
     return int(row.id)
+
+
+async def delete_old_trials(connection: AsyncConnection, before: float) -> None:
+    """Played chats that nobody has spoken in since ``before``, in seconds since the epoch."""
+    old = CHATS.c.external_id.like(f"{TRIAL}%"), CHATS.c.updated_at < before
+    for chat_id in (await connection.execute(select(CHATS.c.id).where(*old))).scalars().all():
+        await delete_chat(connection, chat_id)
+
+
+async def delete_chat(connection: AsyncConnection, chat_id: int) -> None:
+    """A chat with all that hangs on it."""
+    for table in reversed(METADATA.sorted_tables):
+        if "chat_id" in table.c:
+            await connection.execute(delete(table).where(table.c.chat_id == chat_id))
+    await connection.execute(delete(CHATS).where(CHATS.c.id == chat_id))
 
 
 async def last_seq(connection: AsyncConnection, chat_id: int) -> int:

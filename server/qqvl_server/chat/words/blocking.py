@@ -24,10 +24,15 @@ class Blocking:
     """
 
     def __init__(self, settings: ChatSettings, metrics: Metrics) -> None:
-        pinyin = settings.block_words_pinyin == "on"
-        self._coming = WordList(settings.block_words_in, pinyin=pinyin)
-        self._going = WordList(settings.block_words_out, pinyin=pinyin)
         self._metrics = metrics
+        self.heed(settings)
+
+    def heed(self, settings: ChatSettings) -> None:
+        """Other lists than before, from now on; where one cannot be read, all stay."""
+        pinyin = settings.block_words_pinyin == "on"
+        coming = WordList(settings.block_words_in, pinyin=pinyin)
+        going = WordList(settings.block_words_out, pinyin=pinyin)
+        self._coming, self._going = coming, going
         self.reply = settings.block_reply.strip()
 
     async def kept_back(self, incoming: Incoming) -> Incoming | None:

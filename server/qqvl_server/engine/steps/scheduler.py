@@ -4,8 +4,9 @@ Decodes first, then prefills in chunks, under one token budget. Waiting requests
 within a class, by deficit round robin over chats weighted by tokens (Shreedhar and Varghese, 1995), so that a chat
 that floods delays a quiet one by no more than a quantum per round. When blocks run out the least urgent, latest
 running request is put back to be computed again; nothing fails and nothing waits for ever. So it is when all places
-are taken and a chat that has none comes: one that has several gives one up, whose work stays in the cache. Idle
-prefill runs in small steps when there is nothing else, and is put back at once when there is.
+are taken and a chat that has none comes: one that has several gives one up, whose work stays in the cache. So does
+active speech that is still read when somebody comes who asks. Idle prefill runs in small steps when there is nothing
+else, and is put back at once when there is.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Scheduler:
         if self.has_urgent:
             for request in [r for r in self.running if r.priority is Priority.IDLE_PREFILL]:
                 self._preempt(request)
+            self._hold_active_speech()
         else:
             budget = min(budget, _IDLE_STEP)
         chunks: list[ScheduledChunk] = []
@@ -113,6 +115,13 @@ class Scheduler:
         """Whether somebody who waits may be among those who run next."""
         full = len(self.running) >= self._budget.requests
         return self.waiting.urgent > 0 and (not full or next(self._claims(), None) is not None)
+
+    def _hold_active_speech(self) -> None:
+        """What nobody asked for is read on once nobody waits who did: chunks of it would leave him no room."""
+        heads = self.waiting.heads() if self.waiting.urgent else []
+        if heads and heads[0].priority < Priority.ACTIVE_SPEECH:
+            for request in [r for r in self.running if r.priority is Priority.ACTIVE_SPEECH and r.pending > 1]:
+                self._preempt(request)
 
     def _share_places(self) -> None:
         for victim, request in self._claims():

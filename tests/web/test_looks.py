@@ -1,0 +1,130 @@
+"""How the pages are for eyes, fingers and screen readers: sizes, themes, languages, and what axe finds."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.environment import must_be_at_hand
+from tests.running import ROOT, RunningServer
+from tests.web.acting import field, talk
+from tests.web.conftest import PHONE, WIDE, Window
+
+AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+PAGES = ("/", "/try", "/bot", "/bot/settings", "/bot/personas")
+# What a model may write; none of it may run, load or be drawn over the page.
+HOSTILE = (
+    "<script>alert(1)</script><img src=x onerror=alert(1)><svg onload=alert(1)>"
+    "\n\n[点我](javascript:alert(1)) ![a](https://example.com/a.png)\n\n"
+    "$\\href{javascript:alert(1)}{x}$\n\n```html\n<script>alert(1)</script>\n```\n\n"
+    "$$\\frac{1}{2}$$\n\n<style>*{display:none}</style>"
+)
+
+
+@pytest.fixture
+def axe() -> str:
+    must_be_at_hand(AXE.is_file(), "没有 axe-core（在 web/ 里 npm ci），不查网页的无障碍")
+    return AXE.read_text("utf-8")
+
+
+def findings(page: Page, axe: str) -> list[str]:
+    page.evaluate(axe)
+    told = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [
+        f"{one['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
+        for one in told["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.long)], ids=["light", "dark"])
+def test_axe_finds_nothing_serious(window: Window, axe: str, dark: bool) -> None:
+    page = window("/", dark=dark)
+    talk(page, "你好")
+    found = findings(page, axe)
+    for path in PAGES[1:]:
+        page.goto(path)
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        page.wait_for_timeout(300)
+        found += [f"{path} {one}" for one in findings(page, axe)]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", [*PAGES[:3], *(pytest.param(path, marks=pytest.mark.long) for path in PAGES[3:])])
+def test_a_phone_shows_each_page_whole(window: Window, path: str) -> None:
+    page = window(path, size=PHONE)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    menu = page.get_by_role("button", name="打开侧栏")
+    expect(page.get_by_role("navigation")).to_be_hidden()
+    menu.click()
+    expect(page.get_by_role("navigation")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("navigation")).to_be_hidden()
+
+
+def paper(page: Page) -> str:
+    return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+
+def test_the_theme_is_the_systems_until_chosen_and_then_stays(window: Window) -> None:
+    page = window("/", dark=True)
+    expect(page.get_by_role("navigation")).to_be_visible()
+    dark = paper(page)
+    page.get_by_role("button", name="外观：跟随系统").click()
+    expect(page.get_by_role("button", name="外观：浅色")).to_be_visible()
+    light = paper(page)
+    assert dark != light
+    page.reload()
+    expect(page.get_by_role("button", name="外观：浅色")).to_be_visible()
+    assert paper(page) == light
+
+
+def test_it_speaks_the_browsers_language_until_told(window: Window) -> None:
+    page = window("/", locale="en-GB")
+    expect(page.get_by_role("heading", level=2, name="What is on your mind?")).to_be_visible()
+    assert page.evaluate("document.documentElement.lang") == "en"
+    page.get_by_role("button", name="中文").click()
+    expect(page.get_by_role("heading", level=2, name="想聊点什么？")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("heading", level=2, name="想聊点什么？")).to_be_visible()
+    other = window("/", locale="de-DE", size=WIDE)
+    expect(other.get_by_role("heading", level=2, name="想聊点什么？")).to_be_visible()
+
+
+def test_what_a_model_says_is_never_markup(window: Window, house: RunningServer) -> None:
+    """The model's words as they are kept are changed to hostile ones; the page then reads them like any."""
+    page = window("/")
+    talk(page, "这句的回答会被换掉")
+    with sqlite3.connect(next(house.data_dir.glob("*.sqlite3"))) as kept:
+        changed = kept.execute(
+            "UPDATE conversation_messages SET text = ?, reasoning = ? WHERE role = 'assistant' AND parent IN "
+            "(SELECT public_id FROM conversation_messages WHERE text = '这句的回答会被换掉')",
+            (HOSTILE, HOSTILE),
+        ).rowcount
+    kept.close()
+    assert changed == 1
+    page.reload()
+    reply = page.locator("article.assistant")
+    expect(reply.locator(".katex").first).to_be_visible()
+    reply.get_by_text("想了些什么").click()
+    expect(reply.locator("details .katex").first).to_be_visible()
+    assert reply.locator("script, img, svg[onload], style, iframe, a[href^='javascript']").count() == 0
+    expect(reply.locator("figure pre").first).to_contain_text("<script>alert(1)</script>")
+    expect(field(page)).to_be_visible()
+
+
+@pytest.mark.long
+def test_a_server_that_was_away_is_found_again(window: Window, house: RunningServer) -> None:
+    page = window("/", quiet=True)
+    talk(page, "你好")
+    port = house.base.rpartition(":")[2]
+    house.kill()
+    expect(page.get_by_text("连不上服务器，正在重试")).to_be_visible(timeout=60_000)
+    house._flags = (*house._flags, "--port", port)
+    house.start()
+    expect(page.get_by_text("连不上服务器，正在重试")).to_be_hidden(timeout=60_000)
+    talk(page, "又回来了吗")
