@@ -14,9 +14,13 @@ from qqvl_server.engine.cuda.checking import refused
 from qqvl_server.engine.cuda.layers import FusedLayer, fuse
 from qqvl_server.engine.cuda.own import Norm
 from qqvl_server.engine.forward.sdpa import SdpaBackend
+from qqvl_server.quantised.integers import IntLinear
+from qqvl_server.quantised.joining import Beside
+from qqvl_server.quantised.stored import Format, StoredLinear
 from tests.engine import wide
 from tests.engine.by_torch import ByTorch
 from tests.engine.test_graphs import Recorder, kernel
+from tests.weights import quantising
 
 CPU = torch.device("cpu")
 
@@ -64,6 +68,26 @@ def test_layers_that_cannot_be_joined_are_called_one_by_one() -> None:
                     setattr(part, name, Packed(child))
     found = wide.paged_logits(made, backend=CudaBackend(kernel, 16, adapt=fused))
     torch.testing.assert_close(found, wide.plain_logits(wide.model()), rtol=1e-3, atol=1e-3)
+
+
+def test_packed_layers_of_the_same_rows_are_one_product_and_stay_packed() -> None:
+    """In order of activations, too: the same rows have the same order. Where an order differs, each is by itself."""
+    plain, made = wide.model(), wide.model()
+    same, odd = quantising.gptq(act_order=True), quantising.gptq()
+    for n, (theirs, ours) in enumerate(
+        zip(plain.model.language_model.layers, made.model.language_model.layers, strict=True)
+    ):
+        for name, child in list(theirs.named_modules()):
+            if isinstance(child, nn.Linear):
+                by = odd if n == 1 and name.endswith("k_proj") else same
+                parts, meant = by(child.weight.detach())
+                child.weight.data.copy_(meant)
+                stored = StoredLinear(parts, child.in_features, child.out_features)
+                ours.set_submodule(name, stored.settled(Format(zeros_less_one=True)))
+    found = wide.paged_logits(made, backend=CudaBackend(kernel, 16, adapt=fused))
+    torch.testing.assert_close(found, wide.plain_logits(plain), rtol=1e-3, atol=1e-3)
+    kinds = [(type(layer.heads), type(layer.gate_up)) for layer in made.model.language_model.layers]
+    assert kinds == [(IntLinear, IntLinear), (Beside, IntLinear), (IntLinear, IntLinear)]
 
 
 def test_weights_do_not_stand_in_memory_twice() -> None:
