@@ -17,7 +17,14 @@ def split(value: object) -> object:
     """A flag or variable holds a list as one comma-separated word; a file holds a real list."""
     if isinstance(value, str):
         return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
+    return written(value)
+
+
+def written(value: object) -> object:
+    """A list without its blank words, each of which would stand in every text."""
+    if not isinstance(value, list | tuple):
+        return value
+    return [item for item in value if not isinstance(item, str) or item.strip()]
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(split)]
@@ -27,7 +34,7 @@ def numbers(value: object) -> object:
     """A file may hold QQ numbers as numbers, and one without its list."""
     items = value if isinstance(value, list | tuple) else [value]
     words = [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in items]
-    return split(words[0]) if len(words) == 1 and isinstance(words[0], str) else words
+    return split(words[0]) if len(words) == 1 and isinstance(words[0], str) else written(words)
 
 
 Ids = Annotated[tuple[str, ...], BeforeValidator(numbers)]
@@ -98,7 +105,7 @@ def _pieces(value: str) -> list[str]:
 
 
 def patterns(value: object) -> object:
-    return tuple(_pieces(value)) if isinstance(value, str) else value
+    return tuple(_pieces(value)) if isinstance(value, str) else written(value)
 
 
 def _compilable(patterns: tuple[str, ...]) -> tuple[str, ...]:

@@ -68,7 +68,18 @@ def test_settings_of_one_chat_through_the_admins_door(server: RunningServer) -> 
         check_error(server.http.post(path, json=bad, headers=owner), 400)
     check_error(server.http.post("/admin/chats/room/1/settings", json={}, headers=owner), 404)
     assert server.http.get(path).json()["settings"] == wanted
-    server.http.post(path, json={"group_reply": None, "wake_words": None}, headers=owner)
+    # Blank words stand in every text, and in none.
+    blank = {
+        "group_reply": None,
+        "wake_words": ["", " "],
+        "wake_patterns": [""],
+        "bot_names": [" "],
+        "known_bots": [""],
+    }
+    assert server.http.post(path, json=blank, headers=owner).status_code == 200
+    for number, words in enumerate(("大家好", "，", "a")):
+        assert not said(server, silent | {"message_id": f"blank{number}", "content": words})["should_reply"]
+    server.http.post(path, json=dict.fromkeys(blank), headers=owner)
     assert server.http.get(path).json()["settings"] == {}
     assert not said(server, silent | {"message_id": "3"})["should_reply"]
 

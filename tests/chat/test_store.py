@@ -92,3 +92,10 @@ async def test_hostile_ids_are_only_words(tmp_path: Path) -> None:
         for chat in odd:
             (only,) = await store.window(chat, until=9)
             assert only.parts == (Text(chat.id),)
+
+
+async def test_a_report_of_what_was_never_said_makes_no_chat(tmp_path: Path) -> None:
+    async with Store.open(sqlite_url(tmp_path)) as store:
+        assert await store.sent(CHAT, "m1", ["s1", "s2"]) == ()
+        assert await store.chats() == ()
+        assert not await store.is_ours(CHAT, "s1")

@@ -23,7 +23,8 @@ from typing import Final
 
 # Nobody calls a bot in the middle of a novel, and the event loop waits for this.
 _MAX_TEXT: Final = 10_000
-_URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
+# Letters of any script where a part of an address may begin; not those that follow it without a space.
+_URL = re.compile(r"https?://[!-~]+(?:(?<=[/=?&#_-])\w+[!-~]*)*", re.IGNORECASE)
 _JOINS: Final = frozenset("._-@")
 # What sets a name off from what is said to its bearer, after ``_plain``.
 _PAUSES: Final = " \t\r\n,、:;!?~.。-"

@@ -210,11 +210,14 @@ class Store:
         """Note QQ's ids of our own messages; those that are to be withdrawn, because what they answer has left."""
 
         async def add(connection: AsyncConnection) -> tuple[str, ...]:
-            chat_id = await chats.chat_id_of(connection, chat)
-            row = await answers.newest_of(connection, chat_id, message_id)
-            if row is None or row.reply_seq is None:
+            # A report is no reason to know of a chat in which nothing was said.
+            chat_id = (await connection.execute(select(CHATS.c.id).where(*chats.is_chat(chat)))).scalar()
+            row = await answers.newest_of(connection, chat_id, message_id) if chat_id is not None else None
+            if chat_id is None or row is None:
+                return ()
+            if row.reply_seq is None:
                 # Parts of an answer went out before its question was recalled.
-                is_gone = row is not None and await recalls.is_recalled(connection, chat_id, message_id, row.digest)
+                is_gone = await recalls.is_recalled(connection, chat_id, message_id, row.digest)
                 return tuple(ids) if is_gone else ()
             await answers.report(connection, chat_id, row.reply_seq, ids, self._clock.now())
             late = await recalls.reported_late(connection, chat_id, row.reply_seq, list(ids))
