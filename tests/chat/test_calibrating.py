@@ -134,7 +134,7 @@ def test_a_calibrated_gate_is_used_by_the_next_start(tmp_path: Path) -> None:
     # To be seen to speak at all.
     weights.save(gate.model_copy(update={"threshold": -1e9}), path)
     with RunningServer(data, "--group-reply", "smart", "--max-new-tokens", "8") as server:
-        ours = {"self_id": "7", "at_me": False}
+        ours: dict[str, Any] = {"self_id": "7", "at_me": False}
         said = server.post("group", group_body("谁知道几点开会？", group="5", message_id="1", **ours)).json()
         assert (said["should_reply"], said["reason"]) == (True, "smart")
         said = server.post("group", group_body("谢谢", group="5", message_id="2", **ours)).json()
