@@ -106,7 +106,7 @@ def _owners(rooms: Rooms, steering: Steering, care: Care) -> tuple[Door, ...]:
     service, audit = rooms.service, Audit(rooms.store.database)
     generation = rooms.resolved.settings.generation
     retelling = Retelling(rooms.store, rooms.voice, rooms.library, service.preferences, generation)
-    files = PersonaFiles(rooms.data_dir / "personas")
+    files = PersonaFiles(rooms.data_dir / "personas", service.preferences.personas)
     return (
         chats.build(Chats(service, care, retelling, Auditor(audit))),
         house.build(House(steering, service.books, audit, files)),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from qqvl_server.chat import personas
+from qqvl_server.chat.personas import Personas
 from qqvl_server.errors import InvalidRequest, NotFound, StorageFailed
 
 # Letters of any language; nothing that could leave the folder, be hidden, or be another file elsewhere.
@@ -30,8 +31,9 @@ class PersonaFile:
 
 
 class PersonaFiles:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, known: Personas) -> None:
         self._folder = folder
+        self._known = known
 
     def all(self) -> tuple[PersonaFile, ...]:
         return tuple(self._told(path) for path in sorted(self._folder.glob("*.md")))
@@ -61,6 +63,7 @@ class PersonaFiles:
                     os.unlink(draft)
         except OSError as error:
             raise StorageFailed("人设写不进 data_dir 下的 personas/，请检查权限和剩余空间") from error
+        self._known.changed()
         return self._told(path)
 
     def delete(self, file: str) -> None:
@@ -71,6 +74,7 @@ class PersonaFiles:
             raise NotFound("没有这个人设") from None
         except OSError as error:
             raise StorageFailed("人设删不掉，请检查 data_dir 下 personas/ 的权限") from error
+        self._known.changed()
 
     def _path(self, file: str) -> Path:
         if not _STEM.fullmatch(file):

@@ -74,6 +74,10 @@ class Personas:
         by_file = (file.persona for stem, file in self._files.items() if file.persona and _plain(stem) == wanted)
         return next(by_name, None) or next(by_file, None)
 
+    def changed(self) -> None:
+        """A file was written by us: the next look need not wait."""
+        self._looked = -self._look_s
+
     async def refresh(self) -> None:
         """Look for changes, off the event loop."""
         if self._folder is not None and time.monotonic() - self._looked >= self._look_s:

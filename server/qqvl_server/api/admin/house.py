@@ -81,7 +81,7 @@ def _add_personas(router: APIRouter, house: House, auditor: Auditor) -> None:
 
     @router.post("/admin/personas/{file}", openapi_extra=request_body(TextBody))
     async def write(request: Request, file: str) -> dict[str, Any]:
-        """The whole file, front matter and prompt; it holds within a second. One that would not work is refused."""
+        """The whole file, front matter and prompt; it holds at once. One that would not work is refused."""
         body = validated(TextBody, await read_object(request))
         before = await asyncio.to_thread(house.personas.get, file)
         after = await asyncio.to_thread(house.personas.write, file, body.text)
