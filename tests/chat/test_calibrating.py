@@ -118,6 +118,7 @@ def test_too_few_lines_are_refused(tmp_path: Path, speaking: int, silent: int, t
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_a_calibrated_gate_is_used_by_the_next_start(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
