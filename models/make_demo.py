@@ -55,8 +55,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes, one CPU core and 4 GB of memory each")
     parser.add_argument("--pictures", type=int, default=24000, help="drawn pictures to learn from, 150 kB each")
     parser.add_argument("--eye-steps", type=int, default=2400)
-    parser.add_argument("--speech-steps", type=int, default=2600)
-    parser.add_argument("--refine-steps", type=int, default=700)
+    parser.add_argument("--speech-steps", type=int, default=2200)
+    parser.add_argument("--refine-steps", type=int, default=500)
     parser.add_argument("--each", type=int, default=120, help="exam cases per task")
     parser.add_argument(
         "--from", type=Path, dest="heir", help="go on from the language side of the demo in this folder"

@@ -38,10 +38,10 @@ class SpeechPlan:
     rate: float = 2e-3
     decay: float = 0.05
     copying: int = 600
-    thaw: int = 1100
+    thaw: int = 900
     eye_share: float = 0.6
     pictures: int = 40
-    refine: int = 2600
+    refine: int = 2200
     gentle: float = 0.5
     gate: float = 0.07
 
