@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 from tests.environment import must_be_at_hand
 from tests.running import RunningServer
@@ -91,18 +100,7 @@ def window(browser: Browser, house: RunningServer, cookies: Any) -> Iterator[Win
         )
         opened.append(context)
         page = context.new_page()
-        if not quiet:
-            page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("dialog", lambda dialog: problems.append(f"a dialog: {dialog.message}"))
-        page.on(
-            "request",
-            lambda asked: (
-                None
-                if asked.url.startswith((house.base, "data:", "blob:"))
-                else problems.append(f"asked for {asked.url}")
-            ),
-        )
+        watch(page, house.base, problems, quiet=quiet)
         page.goto(path)
         return page
 
@@ -110,6 +108,27 @@ def window(browser: Browser, house: RunningServer, cookies: Any) -> Iterator[Win
     for context in opened:
         context.close()
     assert problems == []
+
+
+def watch(page: Page, base: str, problems: list[str], *, quiet: bool) -> None:
+    """Writes down what goes wrong in the page, and what it asks of others."""
+
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type == "error" and not quiet:
+            problems.append(message.text)
+
+    def on_request(asked: Request) -> None:
+        if not asked.url.startswith((base, "data:", "blob:")):
+            problems.append(f"asked for {asked.url}")
+
+    def on_dialog(dialog: Dialog) -> None:
+        problems.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+    page.on("console", on_console)
+    page.on("request", on_request)
+    page.on("dialog", on_dialog)
+    page.on("pageerror", lambda error: problems.append(str(error)))
 
 
 @pytest.fixture
