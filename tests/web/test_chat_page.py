@@ -65,7 +65,7 @@ def test_a_reply_stops_when_told_and_keeps_what_came(page: Page) -> None:
             break
     expect(reply).to_contain_text("已停下")
     assert reply.locator(".words").inner_text().strip()
-    expect(page.get_by_role("button", name="发送")).to_be_visible()
+    expect(page.get_by_role("button", name="发送", exact=True)).to_be_visible()
 
 
 def test_edit_and_resend_makes_a_version_and_regenerating_another(page: Page) -> None:
