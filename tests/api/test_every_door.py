@@ -291,7 +291,8 @@ def test_other_methods_and_paths_below_are_nobodys(tight: RunningServer, door: s
         check_error(answer, 405)
         assert answer.headers["Allow"] == "POST"
     for path in (f"{door}/", f"{door}/{STRAY}", f"{door}%00", f"{door}//", f"/{door}"):
-        check_error(post(tight, path, valid(door)), 404, hidden=(STRAY,))
+        # Of ``//tokenize`` the first word is a host's name, and what is asked of it is the page.
+        check_error(post(tight, path, valid(door)), 404, 405 if path.startswith("//") else 404, hidden=(STRAY,))
 
 
 def test_typed_control_tokens_are_letters(tight: RunningServer, door: str) -> None:
@@ -417,6 +418,6 @@ def test_figures_are_labelled_from_a_fixed_few_words(tight: RunningServer, door:
     post(tight, door, valid(door))
     text = tight.http.get("/metrics").text
     doors = {line.partition('door="')[2].partition('"')[0] for line in text.splitlines() if 'door="' in line}
-    assert doors <= {"qq", "openai", "anthropic", "admin", "other"}
+    assert doors <= {"qq", "openai", "anthropic", "admin", "page", "web", "other"}
     assert ("qq" if door in QQ else "anthropic" if door.startswith("/v1/messages") else "openai") in doors
     assert STRAY not in text

@@ -262,7 +262,7 @@ def test_admin_lists_what_is_stored(server: RunningServer) -> None:
     server.group("看图", group="listed", images=(base64_picture(),), message_id="L1")
     lines = server.messages("group", "listed")
     assert [set(line) for line in lines] == [
-        {"seq", "role", "speaker", "content", "images", "message_id", "time"}
+        {"seq", "role", "speaker", "content", "images", "message_id", "time", "decision", "reply_seq"}
     ] * len(lines)
     assert lines[0]["speaker"] == {"id": "10001", "name": "张三"}
     assert lines[0]["message_id"] == "L1"
