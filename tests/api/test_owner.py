@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,20 @@ def test_the_ledger_of_a_day(owner: Owner, server: RunningServer) -> None:
     assert told["limits"]["user_messages_per_day"] == 0
     assert owner.get("ledger", day="2001-01-01")["rows"] == []
     check_error(server.http.get("/admin/ledger", params={"day": "x"}, headers=server.owner), 400)
+
+
+def test_the_state_goes_on_after_descriptors_ran_out(server: RunningServer) -> None:
+    process = server.process.pid
+    limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
+    with server.http.stream("GET", "/api/page/live", headers=server.owner) as live:
+        lines = live.iter_lines()
+        assert "event: state" in lines
+        # No further one can be opened: those that are go on.
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (3, limits[1]))
+        time.sleep(2.5)
+        resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
+        for _ in range(4):
+            assert "event: state" in lines
 
 
 def test_the_state_comes_by_itself(server: RunningServer) -> None:

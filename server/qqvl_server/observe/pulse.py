@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psutil
 
+from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 
 EVERY_S: Final = 1.0
@@ -59,7 +60,11 @@ class Pulse:
         """For as long as the server runs."""
         while True:
             await asyncio.sleep(EVERY_S)
-            self._take()
+            try:
+                self._take()
+            except (OSError, psutil.Error) as error:
+                # Without descriptors left nothing of ``/proc`` can be read; there will be some again.
+                logger().debug("读不到这一秒的状态", kind=type(error).__name__)
 
     async def follow(self) -> AsyncGenerator[dict[str, Any], None]:
         """Each state that comes; one who reads slowly is told the newest."""
