@@ -123,6 +123,7 @@ def test_a_server_that_was_away_is_found_again(window: Window, house: RunningSer
     talk(page, "你好")
     port = house.base.rpartition(":")[2]
     house.kill()
+    house.http.close()
     expect(page.get_by_text("连不上服务器，正在重试")).to_be_visible(timeout=60_000)
     house._flags = (*house._flags, "--port", port)
     house.start()
