@@ -61,6 +61,7 @@ def test_ctrl_c_while_the_model_loads_is_calm(tmp_path: Path) -> None:
     assert not [word for word in CALM if word in said], said
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_does_not_wait_for_the_answers(tmp_path: Path) -> None:
     with RunningServer(tmp_path / "d", env={"QQVL_PLANT_FAULT": "hang"}) as server:
         with subprocess.Popen(

@@ -19,7 +19,7 @@ def test_steps_that_run_out_of_memory_are_done_again_smaller(tmp_path: Path) -> 
         assert server.http.get("/health").status_code == 200
 
 
-@pytest.mark.parametrize("fault", ["thread:2", "hang:2"])
+@pytest.mark.parametrize("fault", [pytest.param("thread:2", marks=pytest.mark.long), "hang:2"])
 def test_a_dead_engine_is_told_at_every_door_and_ends_the_process(tmp_path: Path, fault: str) -> None:
     with RunningServer(tmp_path / "data", "--step-timeout-s", "3", env={"QQVL_PLANT_FAULT": fault}) as server:
         # A hung step's caller is let go when the process ends; a dead thread's caller is told at once.

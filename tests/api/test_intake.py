@@ -19,7 +19,7 @@ JSON = "Content-Type: application/json"
 LARGE = 1_900_000
 
 
-@pytest.mark.parametrize("framing", ["length", "chunks"])
+@pytest.mark.parametrize("framing", ["length", pytest.param("chunks", marks=pytest.mark.long)])
 def test_large_bodies_that_never_end_keep_no_other_out(tight: RunningServer, framing: str) -> None:
     """Small ones pass at once, middle ones have room of their own, a large one comes in once they are gone."""
     length = f"Content-Length: {LARGE + 1}" if framing == "length" else "Transfer-Encoding: chunked"

@@ -123,6 +123,7 @@ def test_a_forced_format_comes_after_the_thought_and_to_its_end(thinking: Runnin
         assert (thought, json.loads(said)) == ("hmm", {"a": "好"})
 
 
+@pytest.mark.long
 def test_a_forced_call_comes_after_the_thought(thinking: RunningServer) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
     told = thinking.http.post("/v1/chat/completions", json=body_of("", tools=tools, tool_choice="required")).json()

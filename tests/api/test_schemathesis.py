@@ -14,7 +14,6 @@ from schemathesis.generation.modes import GenerationMode
 
 from tests.running import RunningServer
 
-EXAMPLES = 10
 # Events for as long as somebody listens; no body that is drawn lets in.
 ENDLESS, WANTS_A_SECRET = "/api/page/live", "/api/page/session"
 # Drawn strings name no model, and drawn numbers ask for thousands of tokens, which would show nothing more.
@@ -55,7 +54,8 @@ _LONGEST = 1000
 
 
 @pytest.mark.timeout(300)
-def test_no_request_breaks_the_server(bare: RunningServer) -> None:
+@pytest.mark.parametrize("examples", [3, pytest.param(10, marks=pytest.mark.long)])
+def test_no_request_breaks_the_server(bare: RunningServer, examples: int) -> None:
     document = bare.http.get("/openapi.json").json()
     schema = schemathesis.openapi.from_dict(_narrowed(document))
     schema.config.update(base_url=bare.base)
@@ -70,7 +70,7 @@ def test_no_request_breaks_the_server(bare: RunningServer) -> None:
             schema_of_body = operation.definition.raw["requestBody"]["content"]["application/json"]["schema"]
             # Only what a path says enough of has an empty body.
             assert schema_of_body["properties"] or "{" in operation.path
-        statuses = _ask(operation, bare.owner)
+        statuses = _ask(operation, bare.owner, examples)
         print(operation.label, dict(statuses))
         assert not [status for status in statuses if status >= 500], operation.label
         # A path with a name in it is mostly drawn to be nobody's.
@@ -103,8 +103,8 @@ def _sensible(path: str) -> dict[str, Any]:
     return _affordable(path) | _SENSIBLE.get(path, {"messages": _HELLO, "tools": []})
 
 
-def _ask(operation: Any, owner: dict[str, str]) -> Counter[int]:
-    """The statuses of ``EXAMPLES`` requests that fit the description, and of as many that do not."""
+def _ask(operation: Any, owner: dict[str, str], examples: int) -> Counter[int]:
+    """The statuses of ``examples`` requests that fit the description, and of as many that do not."""
     statuses: Counter[int] = Counter()
 
     def ask(case: schemathesis.Case[Any], sensible: bool) -> None:
@@ -115,7 +115,7 @@ def _ask(operation: Any, owner: dict[str, str]) -> Counter[int]:
         assert answer.status_code < 500, (operation.label, case.body, answer.text)
 
     settings = hypothesis.settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         deadline=None,
         derandomize=True,
         database=None,

@@ -40,6 +40,7 @@ def tokens_of(message: ChatMessage) -> int:
     return 5 + picture_tokens(message) + sum(len(part.text) for part in message.parts if isinstance(part, TextPart))
 
 
+@pytest.mark.long
 async def test_two_hundred_memes_stay_within_their_budget_and_most_of_each_prompt_is_known(tmp_path: Path) -> None:
     voice = Seeing(lambda _: "哈哈，这张不错。", context_tokens=32_000)
     async with opened(tmp_path, voice, merge_wait_s=0, picture_tokens=BUDGET) as service:

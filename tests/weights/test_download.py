@@ -173,6 +173,7 @@ def test_one_that_is_broken_off_says_how_to_go_on_and_goes_on(hub: Hub, tmp_path
     assert not (folder / UNFINISHED).exists()
 
 
+@pytest.mark.long
 def test_one_that_never_began_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
     for model in ("Qwen/Nope", "../etc"):
         assert download(hub, tmp_path / "m", model)[0] == 3

@@ -91,6 +91,7 @@ def test_what_a_family_lacks_is_named_in_one_line(kind: str, tmp_path: Path) -> 
     assert "\n" not in refused.value.message
 
 
+@pytest.mark.long
 def test_qwen3_5_serves_every_door_and_says_that_it_answers_one_at_a_time(tmp_path: Path) -> None:
     folder = make("qwen3_5", tmp_path / "m")
     png = base64_of(encoded(picture()))
