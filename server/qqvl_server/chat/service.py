@@ -23,11 +23,12 @@ from qqvl_server.chat.outgoing.telling import Telling
 from qqvl_server.chat.personas import Personas
 from qqvl_server.chat.preferences import Preferences
 from qqvl_server.chat.receiving import PictureBook, Receiver
-from qqvl_server.chat.session import Arrival, Lane, Lanes, Turn, Unanswered
+from qqvl_server.chat.session import Arrival, Lane, Lanes, Turn
 from qqvl_server.chat.speaking import Sent, cut_short, outgoing
 from qqvl_server.chat.stopping import Endings, Stops
 from qqvl_server.chat.store import ChatSummary, Store
 from qqvl_server.chat.turn import SILENT, Turns
+from qqvl_server.chat.unanswered import Unanswered
 from qqvl_server.chat.window import Window
 from qqvl_server.chat.words.blocking import Blocking
 from qqvl_server.errors import DeadlineExceeded, Draining
@@ -61,18 +62,16 @@ class ChatService:
         self._store = store
         self._voice = voice
         self.books = store.books
-        preferences = self.preferences = Preferences(
-            store.books, personas or Personas(), settings, has_gate=gate is not None
-        )
+        known = personas or Personas()
+        preferences = self.preferences = Preferences(store.books, known, settings, has_gate=gate is not None)
         self._timeout_s = generation.request_timeout_s
-        self._metrics = metrics or Metrics()
-        self._receiver = Receiver(pictures, max_images)
-        self._exchanges = Exchanges()
+        meters = self._metrics = metrics or Metrics()
+        receiver = self._receiver = Receiver(pictures, max_images)
+        exchanges = self._exchanges = Exchanges()
         window = Window(store, pictures, preferences, generation)
         ledger = Ledger(store.books, voice)
         commander = Commander(store, voice, preferences, ledger, model)
         blocking = self._blocking = Blocking(settings, self._metrics)
-        exchanges, receiver, meters = self._exchanges, self._receiver, self._metrics
         self._turns = Turns(
             store, voice, receiver, window, preferences, ledger, commander, blocking, exchanges, meters, gate
         )

@@ -18,16 +18,7 @@ from qqvl_server.chat.conversations.store import ConversationStore
 from qqvl_server.chat.database import Database
 from qqvl_server.chat.decision import Charge, Decision, Effort
 from qqvl_server.chat.identity import Identity
-from qqvl_server.chat.message import (
-    TRIAL,
-    Answer,
-    ChatKey,
-    ChatKind,
-    MessagePart,
-    Speaker,
-    StoredMessage,
-    Text,
-)
+from qqvl_server.chat.message import TRIAL, Answer, ChatKey, ChatKind, MessagePart, Speaker, StoredMessage, Text
 from qqvl_server.chat.records import to_message
 from qqvl_server.chat.rows import answers, chats, ledger, recalls
 from qqvl_server.chat.rows.recalls import Recalled
@@ -142,9 +133,7 @@ class Store:
         self, chat: ChatKey, outcomes: Sequence[Outcome], bot: Speaker, charges: Sequence[Charge] = ()
     ) -> None:
         """Commit a reply, what the door will say about each message that shared the turn, and whom it cost what, in
-        one transaction.
-
-        One of them at most has a reply. What was recalled in between keeps its silence.
+        one transaction. One of them at most has a reply; what was recalled in between keeps its silence.
         """
 
         async def add(connection: AsyncConnection) -> None:

@@ -89,8 +89,7 @@ class Turns:
         covered = self._covered(turn.chat, kept)
         talk = [arrival for arrival in kept if arrival not in covered]
         may_join = bool(talk) and talk[-1].may_join and not covered
-        listened = talk[:-1] if may_join else talk
-        if listened:
+        if listened := talk[:-1] if may_join else talk:
             await self._keep_silence(turn, listened)
         if covered:
             await self._answer(turn, covered)
@@ -214,8 +213,7 @@ class Turns:
         outcomes = [self._merged(arrival, last) for arrival in covered[:-1]]
         decision = _decision(last)
         answer = replace(said, warnings=last.warnings + said.warnings, reason=decision.reason)
-        seq = _stored(last).seq
-        outcomes.append(Outcome(last.identity, answer, seq, decision, covered=True, effort=turn.effort))
+        outcomes.append(Outcome(last.identity, answer, _stored(last).seq, decision, covered=True, effort=turn.effort))
         await self._commit(turn, outcomes, covered, charges)
         if answer.should_reply:
             self._exchanges.spoke(turn.chat, time.time())

@@ -11,13 +11,7 @@ from dataclasses import replace
 from typing import Generic, TypeVar
 
 from qqvl_server.engine.steps.request import TokenMask
-from qqvl_server.errors import (
-    EngineDead,
-    GenerationFailed,
-    InvalidRequest,
-    PromptTooLong,
-    QqvlError,
-)
+from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest, PromptTooLong, QqvlError
 from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
 from qqvl_server.generation.constraints.bad_words import BadWords
 from qqvl_server.generation.constraints.grammar import constraint

@@ -234,21 +234,17 @@ class Voice(Protocol):
     @property
     def context_tokens(self) -> int:
         """Prompt and reply together, in tokens."""
-        ...
 
     def status(self) -> VoiceStatus: ...
     @property
     def shares_steps(self) -> bool:
         """Whether ``take_seconds`` tells apart what is computed together; else it is from first work to last token."""
-        ...
 
     def take_seconds(self, owner: str) -> float:
         """Seconds of the model that an owner's requests have taken since this was last asked."""
-        ...
 
     async def count(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
         """Exact prompt tokens of each message, pictures included."""
-        ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
         """What it thinks, says and calls, then one ``Finished`` per choice.
@@ -260,11 +256,9 @@ class Voice(Protocol):
                 something this engine cannot do.
             PromptTooLong, Busy, DeadlineExceeded, GenerationFailed, EngineDead
         """
-        ...
 
     def given_up(self, request: GenerationRequest) -> tuple[str, ...]:
         """Places in its schemas that replies need not keep to; known once one of them has begun."""
-        ...
 
     async def score(self, request: GenerationRequest, candidates: Sequence[str]) -> tuple[float, ...]:
         """Natural log-probability of each candidate as the whole beginning of the reply; the prompt stays cached.
@@ -273,11 +267,9 @@ class Voice(Protocol):
             InvalidRequest: no candidate, or an empty one.
             As ``generate``.
         """
-        ...
 
     async def warm(self, request: GenerationRequest) -> None:
         """Read a prompt into the cache when nothing else is to do, so that a later turn starts sooner. Never raises."""
-        ...
 
     async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         """Token ids of the rendered prompt (each picture as its run of image tokens).
@@ -285,7 +277,6 @@ class Voice(Protocol):
         Raises:
             InvalidRequest: the chat template refuses these messages.
         """
-        ...
 
     async def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included.
@@ -293,6 +284,5 @@ class Voice(Protocol):
         Raises:
             InvalidRequest: an id outside the vocabulary.
         """
-        ...
 
     async def aclose(self) -> None: ...

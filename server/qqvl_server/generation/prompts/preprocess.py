@@ -1,8 +1,7 @@
 """Requests become token ids and patches: the one place that renders the chat template and reads the tokenizer.
 
-Knows the processor (tokenizer, template, picture arithmetic); no chats, no HTTP, no model. Thread-safe: encoding
-user text as plain text flips a switch on the shared tokenizer, so the tokenizer is used under a lock; pictures are
-decoded and cut into patches outside it.
+Knows the processor (tokenizer, template, picture arithmetic); no chats, no HTTP, no model. Thread-safe: user text as
+plain text flips a switch on the shared tokenizer, so that is used under a lock; pictures are cut outside it.
 """
 
 from __future__ import annotations
@@ -134,8 +133,7 @@ class Preprocessor:
     def encode(self, text: str) -> tuple[int, ...]:
         """Plain text: what spells a special token is encoded as letters."""
         with self._lock:
-            ids = self._tokenizer.encode(mended(text), add_special_tokens=False, split_special_tokens=True)
-        return tuple(ids)
+            return tuple(self._tokenizer.encode(mended(text), add_special_tokens=False, split_special_tokens=True))
 
     def decoder(self) -> TokenDecoder:
         return self._vocabulary.decoder()
@@ -170,8 +168,7 @@ class Preprocessor:
         made: dict[ImageRef, T] = {}
         lost: dict[ImageRef, str] = {}
         for number, part in enumerate(_image_parts(request.messages), 1):
-            ref = part.image
-            if ref in made or ref in lost:
+            if (ref := part.image) in made or ref in lost:
                 continue
             try:
                 made[ref] = make(ref)
