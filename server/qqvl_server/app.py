@@ -77,7 +77,7 @@ async def _serve(
         service = ChatService(
             store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics,
             Personas(data_dir / "personas"), (settings.server.served_model_name or (checkpoint.name,))[0],
-            await asyncio.to_thread(_gate, checkpoint, data_dir),
+            await asyncio.to_thread(_gate, checkpoint, data_dir), data_dir / "words",
         )  # fmt: skip
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
         links = Links()

@@ -109,7 +109,7 @@ def _owners(rooms: Rooms, steering: Steering, care: Care) -> tuple[Door, ...]:
     files = PersonaFiles(rooms.data_dir / "personas", service.preferences.personas)
     return (
         chats.build(Chats(service, care, retelling, Auditor(audit))),
-        house.build(House(steering, service.books, audit, files)),
+        house.build(House(steering, service.books, audit, files, rooms.data_dir / "words")),
     )
 
 
