@@ -160,7 +160,14 @@ def _try(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
     from qqvl_server.trying import command
 
     data_dir = Path(parsed.data_dir) if parsed.data_dir else config.project_root() / "data"
-    return command.run(Path(parsed.script), parsed.url, parsed.key or env.get("QQVL_API_KEY"), data_dir, parsed.rest)
+    key = parsed.key or env.get("QQVL_API_KEY")
+    if parsed.saved:
+        if parsed.script or parsed.rest:
+            raise ConfigError(f"--saved 演服务器上存着的，不能和 {(parsed.script or parsed.rest[0])} 一起用")
+        return command.run_saved(parsed.saved, parsed.url, key, data_dir)
+    if not parsed.script:
+        raise ConfigError("要写脚本文件，或用 --saved 写网页里存下的名字（--saved all 是全部）")
+    return command.run(Path(parsed.script), parsed.url, key, data_dir, parsed.rest)
 
 
 def _label(resolved: config.Resolved, file: Path, group: str | None, count: int) -> int:

@@ -11,6 +11,7 @@
     │   │   └── ModelNotFound        a model name that is not served
     │   ├── MethodNotAllowed
     │   ├── Conflict                 something else is going on there
+    │   │   └── AlreadySaid              this very message came before
     │   ├── PayloadTooLarge
     │   ├── UnsupportedMedia         content type or encoding of the body
     │   ├── ImageRejected            a picture cannot be used
@@ -90,6 +91,10 @@ class MethodNotAllowed(RequestError):
 
 class Conflict(RequestError):
     code = "conflict"
+
+
+class AlreadySaid(Conflict):
+    code = "already_said"
 
 
 class PayloadTooLarge(RequestError):
