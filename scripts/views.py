@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +19,14 @@ LANGUAGES: Final = {"zh": "zh-CN", "en": "en-GB"}
 MARKDOWN: Final = (
     "## 快速排序\n\n先选一个**基准**，再分成两半：\n\n1. 小的放左边\n2. 大的放右边\n\n```python\n"
     "def quicksort(items: list[int]) -> list[int]:\n    # 一行注释\n    if len(items) < 2:\n        return items\n"
-    "    return [*quicksort(low), pivot, *quicksort(high)]\n```\n\n| 情形 | 次数 |\n|---|---|\n| 平均 | $n\\log n$ |\n\n"
+    "    return [*quicksort(low), *quicksort(high)]\n```\n\n| 情形 | 次数 |\n|---|---|\n| 平均 | $n\\log n$ |\n\n"
     "$$x = \\frac{-b \\pm \\sqrt{b^2-4ac}}{2a}$$\n\n> 引用一句话，里面有`代码`和[链接](https://example.com)。"
 )
 TOOL: Final = {
     "type": "function",
     "function": {"name": "get_weather", "description": "天气", "parameters": {
-        "type": "object", "properties": {"city": {"enum": ["北京"]}}, "required": ["city"], "additionalProperties": False,
+        "type": "object", "properties": {"city": {"enum": ["北京"]}}, "required": ["city"],
+        "additionalProperties": False,
     }},
 }  # fmt: skip
 LONG: Final = "一个名字特别特别长的群，长到侧栏里怎么也放不下，只能截断 with English in between"
@@ -196,7 +198,8 @@ def show(page: Page, folder: Path, language: str, name: str, act: Act) -> None:
     try:
         act(page)
     except Exception as error:
-        print(f"{name} {language}: {type(error).__name__} {str(error)[:300]}", flush=True)
+        # One view that cannot be reached does not keep the others from being seen.
+        sys.stderr.write(f"{name} {language}: {type(error).__name__} {str(error)[:300]}\n")
     session = page.context.new_cdp_session(page)
     for size in SIZES:
         for theme in ("light", "dark"):

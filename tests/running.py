@@ -52,8 +52,8 @@ class RunningServer:
         self.kill()
         self.http.close()
 
-    def start(self) -> None:
-        """Start, or start again on the same data folder; waits until ``/health`` says healthy."""
+    def start(self, port: int = 0) -> None:
+        """Start, or start again on the same data folder; waits until ``/health`` says healthy. ``port`` 0: any."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("QQVL_")} | self._env
         log = self.log_path.open("ab")
         self._log_start = log.tell()
@@ -61,7 +61,7 @@ class RunningServer:
             [
                 *self._command,
                 "--port",
-                "0",
+                str(port),
                 "--data-dir",
                 str(self.data_dir),
                 "--log-format",

@@ -1,4 +1,4 @@
-"""/api/page/plays: groups that were played in the browser, kept for every browser and for ``qqvl try`` to play again."""
+"""/api/page/plays: groups that were played in the browser, kept for any browser and for ``qqvl try`` to play again."""
 
 from __future__ import annotations
 
