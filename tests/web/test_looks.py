@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -34,13 +35,17 @@ def axe() -> str:
 
 def findings(page: Page, axe: str) -> list[str]:
     """What is serious as the page stands, in the light and in the dark: there only its colours are others."""
-    page.emulate_media(color_scheme="light")
     page.evaluate(axe)
+    in_theme(page, "light")
     found = violations(page, "{ resultTypes: ['violations'] }")
-    page.emulate_media(color_scheme="dark")
-    # What is under way in a transition has neither theme's colours.
-    page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished.catch(() => 0)))")
+    in_theme(page, "dark")
     return found + violations(page, "{ runOnly: ['color-contrast'] }")
+
+
+def in_theme(page: Page, theme: Literal["light", "dark"]) -> None:
+    page.emulate_media(color_scheme=theme)
+    # What is under way from one to the other has neither's colours.
+    page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished.catch(() => 0)))")
 
 
 def violations(page: Page, options: str) -> list[str]:
@@ -140,7 +145,7 @@ def test_it_speaks_the_browsers_language_until_told(window: Window) -> None:
 
 
 def test_names_of_files_lists_scripts_and_talks_are_never_markup(window: Window) -> None:
-    page = window("/")
+    page = window("/", quiet=True)
     paste(page, base64_picture((0, 128, 0)), name=f"{MARKUP}.png")
     talk(page, MARKUP)
     expect(page.get_by_role("heading", level=1)).to_have_text(MARKUP)

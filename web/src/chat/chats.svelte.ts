@@ -42,8 +42,10 @@ class Chats {
   missing = $state(false);
   thread = $derived(path(this.tree, this.head));
   #listening: AbortController | null = null;
+  /** The words of a message that was given back and turned out to be there. */
+  turnedUp = $state<string | null>(null);
   /** What was sent last and never heard of: it may be there all the same, so it goes again under the same key. */
-  #unheard: { words: string; key: string } | null = null;
+  #unheard: { words: string; key: string; conversation: string; parent: string | null; text: string; before: number } | null = null;
 
   get busy(): boolean {
     return this.running !== null || this.pending !== null;
@@ -98,6 +100,11 @@ class Chats {
     this.current = conversation;
     this.tree = Object.fromEntries(messages.map((message) => [message.id, message]));
     this.head = conversation.head;
+    const lost = this.#unheard;
+    if (lost?.conversation === id && this.#alike(lost.parent, lost.text) > lost.before) {
+      this.#unheard = null;
+      this.turnedUp = lost.text;
+    }
     if (conversation.running) void this.#listen(`${ROOT}/${id}/events`);
   }
 
@@ -112,12 +119,17 @@ class Chats {
     const body = { parent, text: said.text, images, tool_results: said.results ?? [] };
     const words = JSON.stringify([id, body]);
     const key = this.#unheard?.words === words ? this.#unheard.key : randomKey();
-    this.#unheard = { words, key };
+    const before = this.#alike(parent, said.text);
+    this.#unheard = id === null ? null : { words, key, conversation: id, parent, text: said.text, before };
     const heard = id !== null && (await this.#listen(`${ROOT}/${id}/reply`, { ...body, key }));
     if (heard) this.#unheard = null;
     this.pending = null;
     if (!heard) this.head = shown;
     return heard;
+  }
+
+  #alike(parent: string | null, text: string): number {
+    return Object.values(this.tree).filter((one) => one.role === "user" && one.parent === parent && one.text === text).length;
   }
 
   /** Another answer to the message that `reply` answers. */

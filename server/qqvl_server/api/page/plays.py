@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
 
 from qqvl_server.api import error_bodies
 from qqvl_server.api.body import read_object
@@ -29,14 +30,14 @@ def build(plays: Plays) -> Door:
         return {"plays": [asdict(one) for one in await plays.all()]}
 
     @router.post("", openapi_extra=request_body(Script))
-    async def keep(request: Request) -> dict[str, Any]:
+    async def keep(request: Request) -> Response:
         """A whole script, as ``qqvl try`` reads it; it takes the place of the one of its name."""
         script = await read_object(request)
         read = parsed(script)
         name = read.name.strip()
         if not name or len(name) > _LONGEST:
             raise bad("name", f"脚本要有名字，最多 {_LONGEST} 字（must be a name）")
-        return asdict(await plays.keep(name, len(read.lines), script | {"name": name}))
+        return JSONResponse(asdict(await plays.keep(name, len(read.lines), script | {"name": name})))
 
     @router.get("/{play_id}")
     async def play(play_id: str) -> dict[str, Any]:
