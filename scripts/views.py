@@ -38,9 +38,7 @@ def prepared(server: RunningServer) -> dict[str, str]:
     about: dict[str, Any] = {"self_id": "10000", "self_nickname": "小Q", "group": "20002", "group_name": LONG}
     for number in range(6):
         server.group(f"第 {number} 句闲聊，" + "说得很长" * 12, message_id=f"v{number}", at_me=False, **about)
-    server.group(
-        "看图", message_id="v7", at_me=True, user_card="老王", images=[{"data": base64_picture((255, 0, 0))}], **about
-    )
+    server.group("看图", message_id="v7", at_me=True, user_card="老王", images=(base64_picture((255, 0, 0)),), **about)
     post("personas/猫娘", server, text="---\nname: 猫娘\nmode: smart\n---\n你是一只猫，说话带“喵”。")
     post("words/广告", server, text="# 广告\n加微信\n卖假药\n", blocks="in")
     post("settings", server, **{"chat.bot_names": ["小Q", "阿Q"], "chat.user_messages_per_day": 50})

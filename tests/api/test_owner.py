@@ -305,6 +305,7 @@ def test_the_state_comes_by_itself(server: RunningServer) -> None:
     assert last["status"] == "healthy"
     assert last["model"] == "qqvl-demo"
     assert last["memory"]["rss_mb"] > 50
+    assert all(0 <= card["used_mb"] <= card["total_mb"] for card in last["cards"])
     assert 0 <= last["cpu"]["own"] <= 1
     assert last["decisions"]["addressed"] >= 1
     assert last["first_token_s"] > 0

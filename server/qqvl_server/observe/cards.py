@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 _MB: Final = 2**20
 
 
-class Cards:
-    """``read`` gives nothing where there is no card, no driver, or a card that does not tell (shared memory)."""
+def _driver() -> Any:
+    return importlib.import_module("pynvml")
 
-    def __init__(self) -> None:
+
+class Cards:
+    """``read`` gives nothing where there is no card, no driver, or a card that does not tell (shared memory).
+    ``driver`` gives NVML's functions by their names."""
+
+    def __init__(self, driver: Callable[[], Any] = _driver) -> None:
+        self._driver = driver
         self._nvml: Any = None
         self._handles: list[Any] = []
         self._is_open = False
@@ -31,7 +38,7 @@ class Cards:
 
     def _open(self) -> None:
         try:
-            nvml = importlib.import_module("pynvml")
+            nvml = self._driver()
             nvml.nvmlInit()
             self._handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
             self._nvml = nvml
