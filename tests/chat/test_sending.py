@@ -191,6 +191,8 @@ def test_long_code_and_tables_are_drawn_where_they_stand() -> None:
     told = messages(reply, Manner(draw_chars=100, at="5", quote="6"))
     assert [type(element).__name__ for element in told] == ["Words", "Drawing", "Words", "Drawing", "Words"]
     code, table = (element for element in told if isinstance(element, Drawing))
+    assert isinstance(code.sheet, Sheet)
+    assert isinstance(table.sheet, Sheet)
     assert (code.sheet.title, code.sheet.rows[0], len(code.sheet.rows)) == ("python", ("print('好的')",), 30)
     assert (table.sheet.is_table, table.sheet.rows[:2]) == (True, (("名字", "颜色"), ("第0个", "红")))
     assert [element.words.at for element in (code, table)] == [None, None]
