@@ -102,7 +102,9 @@ class Database:
         try:
             try:
                 if file:
-                    await asyncio.to_thread(inspection.look_over, file)
+                    aside = await asyncio.to_thread(inspection.set_aside_broken, file)
+                    if aside is not None:
+                        logger().error(causes.set_aside(name, aside.name))
                 async with _alone(), engine.execution_options(writes=True).begin() as connection:
                     await connection.run_sync(_migrate, name)
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
