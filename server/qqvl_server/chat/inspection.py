@@ -33,6 +33,12 @@ def scripts() -> tuple[alembic.config.Config, ScriptDirectory]:
     return config, ScriptDirectory.from_config(config)
 
 
+def file_of(url: str) -> str | None:
+    """SQLite's file; None for another database."""
+    place = make_url(url)
+    return place.database if place.get_backend_name() == "sqlite" else None
+
+
 def refuse_later(name: str, written: str | None) -> None:
     """Raises StorageFailed: ``written``, a revision, is none that this program knows."""
     ours = scripts()[1]
@@ -96,7 +102,7 @@ def examine(url: str) -> bool:
     Raises:
         StorageFailed: it cannot be used; what is wrong and what to do.
     """
-    file = make_url(url).database if make_url(url).get_backend_name() == "sqlite" else None
+    file = file_of(url)
     name = Path(file).name if file else make_url(url).get_backend_name()
     try:
         if file is None:
@@ -117,7 +123,7 @@ def examine(url: str) -> bool:
 
 def newest(url: str) -> float | None:
     """When the last answer was stored, in seconds of the epoch; None where none is or it is not told."""
-    file = make_url(url).database if make_url(url).get_backend_name() == "sqlite" else None
+    file = file_of(url)
     if file is None or not os.path.exists(file):
         return None
     try:
