@@ -217,7 +217,6 @@ PLAYS = Table(
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     UniqueConstraint("public_id", name="uq_plays_public_id"),
-    UniqueConstraint("name", name="uq_plays_name"),
 )
 
 # What an owner changed by a door: ``before`` and ``after`` as JSON has them.

@@ -21,7 +21,6 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("updated_at", sa.Float, nullable=False),
         sa.UniqueConstraint("public_id", name="uq_plays_public_id"),
-        sa.UniqueConstraint("name", name="uq_plays_name"),
     )
 
 
