@@ -39,6 +39,7 @@ from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
+from qqvl_server.observe import logs
 from qqvl_server.observe.links import Links
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
@@ -59,7 +60,8 @@ def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path) -> int:
         StorageFailed: the database cannot be opened.
     """
     place = resolved.settings.server
-    with locked(data_dir) as is_ours, bound(place.host, place.port) as listener:
+    kept = logs.kept_in(data_dir / "logs", resolved.settings.observe)
+    with locked(data_dir) as is_ours, bound(place.host, place.port) as listener, kept:
         return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener))
 
 
@@ -81,6 +83,7 @@ async def _serve(
         )  # fmt: skip
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
         links = Links()
+        metrics.show_link(links)
         rooms = Rooms(
             resolved, data_dir, checkpoint.is_demo, store, service, access, life.get,
             lambda: life.status(service, store.trouble), library, metrics, links, sign_in,

@@ -124,7 +124,7 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
     end_when_asked()
     if env.get("QQVL_API_KEY") and not settings.server.api_keys:
         _tell("注意：QQVL_API_KEY 是客户端的变量，服务器的密钥写在 QQVL_API_KEYS 里；现在服务器没有密钥。")
-    logs.configure(settings.observe.log_level, settings.observe.log_format)
+    logs.configure(settings.observe)
     check_extras(settings.weights)
     root = config.project_root()
     checkpoint = locate(settings.weights.model_path, root)
@@ -170,7 +170,7 @@ def _label(resolved: config.Resolved, file: Path, group: str | None, count: int)
     settings, data_dir = resolved.settings, _data_dir(resolved)
     if not settings.storage.database_url and not (data_dir / "qqvl.sqlite3").is_file():
         raise ConfigError(f"{data_dir} 里还没有聊天记录；让机器人先在群里听一阵，或用 --data-dir 指对文件夹")
-    logs.configure("warning", settings.observe.log_format)
+    logs.configure(settings.observe.model_copy(update={"log_level": "warning"}))
     print(labelling.label(settings.storage.database_url or sqlite_url(data_dir), file, group, count))
     return EXIT_OK
 
@@ -181,7 +181,7 @@ def _calibrate(resolved: config.Resolved, files: Sequence[Path], rate: float, in
     settings = resolved.settings
     if not 0 < rate <= 0.5:
         raise ConfigError("--rate 要在 0 到 0.5 之间，如 0.05：每一百句插五句")
-    logs.configure(settings.observe.log_level, settings.observe.log_format)
+    logs.configure(settings.observe)
     check_extras(settings.weights)
     checkpoint = locate(settings.weights.model_path, config.project_root())
     if checkpoint.instead_of:
