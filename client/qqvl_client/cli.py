@@ -14,8 +14,9 @@ from pathlib import Path
 from qqvl_client import flags, invocation, logs
 from qqvl_client.doctor import command
 from qqvl_client.errors import SettingsError
+from qqvl_client.files import shut_to_others
 from qqvl_client.journal import Journal, open_journal
-from qqvl_client.settings import Settings, load, ncatbot_config, private_data_dir, shut_to_others
+from qqvl_client.settings import Settings, load, ncatbot_config, private_data_dir
 
 LOG = logging.getLogger("qqvl")
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
         # Logs, journal and pictures on their way hold private chats.
         os.umask(0o077)
         folder = private_data_dir(settings)
-        logs.install(settings.log_level, settings.secrets, folder)
+        logs.install(settings)
         journal = open_journal(settings, folder)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")

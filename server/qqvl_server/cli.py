@@ -83,6 +83,8 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
         return _show(_with_page(resolved))
     if parsed.command == "page":
         return _page(_data_dir(resolved))
+    if parsed.command == "trace":
+        return _trace(resolved, parsed)
     if parsed.command == "label-lines":
         return _label(resolved, parsed.file, parsed.group, parsed.count)
     if parsed.command == "calibrate-gate":
@@ -161,6 +163,21 @@ def _try(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
 
     data_dir = Path(parsed.data_dir) if parsed.data_dir else config.project_root() / "data"
     return command.run(Path(parsed.script), parsed.url, parsed.key or env.get("QQVL_API_KEY"), data_dir, parsed.rest)
+
+
+def _trace(resolved: config.Resolved, parsed: argparse.Namespace) -> int:
+    # Imported late: the database's library takes its time.
+    from qqvl_server import tracing
+    from qqvl_server.chat.store import sqlite_url
+
+    data_dir = _data_dir(resolved)
+    folders = [folder for folder in (data_dir, parsed.client_data_dir) if folder is not None]
+    url = resolved.settings.storage.database_url or sqlite_url(data_dir)
+    found = tracing.stories(url, folders, parsed.message_id, parsed.chat)
+    if not found:
+        raise tracing.nothing(folders, parsed.message_id)
+    print(tracing.as_json(found) if parsed.json else tracing.render(found, parsed.message_id))
+    return EXIT_OK
 
 
 def _label(resolved: config.Resolved, file: Path, group: str | None, count: int) -> int:

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "show-config": "列出每个设置的值和它从哪里来",
     "setup": "问四个问题，写成 qqvl.yaml",
     "doctor": "体检：从显卡到 QQ 逐项检查，不行的说出要改哪个设置、改成什么",
+    "trace": "一条消息的来龙去脉：从 QQ 到回答再到发出，日志和数据库里的都列出来",
     "label-lines": "从自己群里的记录挑话来问该不该插话，记进文件，给 calibrate-gate 用",
     "calibrate-gate": "用标好的话给现在的模型校准 smart 的判断",
 }
@@ -215,8 +216,18 @@ def _labelling(parser: Parser) -> None:
     group.add_argument("--count", metavar="值", type=int, default=100, help="这次最多问多少句（默认 100）")
 
 
-_OWN: Final = {"calibrate-gate": _calibrating, "label-lines": _labelling}
-_FILES: Final = {"calibrate-gate": "文件… ", "label-lines": "文件 "}
+def _tracing(parser: Parser) -> None:
+    group = parser.add_argument_group("要看的消息")
+    group.add_argument("message_id", metavar="消息编号", help="QQ 的消息编号，或请求编号（qq-…、req-…）")
+    group.add_argument("--chat", metavar="会话", help="只看这个会话，如 group:群号、private:QQ号；编号会重复")
+    group.add_argument(
+        "--client-data-dir", metavar="文件夹", type=Path, help="客户端的数据目录，不在 data_dir 下面时才要写"
+    )
+    group.add_argument("--json", action="store_true", help="写成 JSON，给程序看")
+
+
+_OWN: Final = {"trace": _tracing, "calibrate-gate": _calibrating, "label-lines": _labelling}
+_FILES: Final = {"trace": "消息编号 ", "calibrate-gate": "文件… ", "label-lines": "文件 "}
 
 
 def _add(group: argparse._ArgumentGroup, knob: config.Knob) -> None:
