@@ -55,6 +55,8 @@ class Figures:
             for value in values:
                 # There from the start: a rate of what appears with its first value misses that value.
                 family.labels(value)
+        self.address: str | None = None
+        """Where they are shown."""
         self._listening: tuple[Any, Any] | None = None
 
     def watch(self, open_messages: Callable[[], int], line_is_up: Callable[[], bool]) -> None:
@@ -84,7 +86,8 @@ class Figures:
             )
             return
         port = self._listening[0].server_port
-        LOG.info("指标在 http://%s:%d/metrics", f"[{host}]" if ":" in host else host, port)
+        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+        LOG.info("指标在 %s", self.address)
         if not is_loopback(host):
             LOG.warning("metrics_address 不是本机地址：能连到这台机器的人都能看指标，里面没有消息和 QQ 号")
 

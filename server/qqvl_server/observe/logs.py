@@ -86,13 +86,13 @@ def configure(observe: ObserveSettings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
         cache_logger_on_first_use=False,
     )
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    handlers[0].setFormatter(_formatter(shared, renderer))
-    if _LOGS.folder is not None and (handler := _in_file(_LOGS.folder, observe, _formatter(shared, to_json, _dated))):
-        handlers.append(handler)
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(_formatter(shared, renderer))
     root = logging.getLogger()
-    root.handlers[:] = handlers
+    root.handlers[:] = [console]
     root.setLevel(level)
+    if _LOGS.folder is not None and (handler := _in_file(_LOGS.folder, observe, _formatter(shared, to_json, _dated))):
+        root.addHandler(handler)
     for noisy in ("uvicorn", "uvicorn.error", "alembic", "aiosqlite", "PIL", "httpx", "httpcore", "asyncio", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Pillow warns of every odd picture, with the path of its own file: what is wrong is told to the sender.
