@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from qqvl_client.language import told
 from qqvl_client.settings import Settings
 
 LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -35,7 +37,7 @@ class RedactingFormatter(logging.Formatter):
         return text
 
     def _text(self, record: logging.LogRecord) -> str:
-        return super().format(record)
+        return super().format(_translated(record))
 
 
 class JsonFormatter(RedactingFormatter):
@@ -46,6 +48,7 @@ class JsonFormatter(RedactingFormatter):
         self._left_out = () if with_texts else TEXTS
 
     def _text(self, record: logging.LogRecord) -> str:
+        record = _translated(record)
         facts: Mapping[str, Any] = getattr(record, "facts", {})
         line = {
             "at": round(record.created, 3),
@@ -70,6 +73,16 @@ class _File(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         return
+
+
+def _translated(record: logging.LogRecord) -> logging.LogRecord:
+    """In the user's language: the line, and the words that fill it."""
+    found = copy.copy(record)
+    if isinstance(record.msg, str):
+        found.msg = told(record.msg)
+    if isinstance(record.args, tuple):
+        found.args = tuple(told(str(each)) if isinstance(each, str | Exception) else each for each in record.args)
+    return found
 
 
 def _forms(secret: str) -> tuple[str, ...]:

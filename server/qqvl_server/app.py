@@ -35,6 +35,7 @@ from qqvl_server.front import Front, Rooms
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice
 from qqvl_server.hosts import is_loopback
+from qqvl_server.language import told
 from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
@@ -110,7 +111,7 @@ async def _serve(
         if life.voice is not None:
             await life.voice.aclose()
     if life.failure is not None:
-        print(f"错误：{life.failure.message}", file=sys.stderr)
+        print(told(f"错误：{life.failure.message}"), file=sys.stderr)
         return _EXITS.get(type(life.failure), EXIT_ENGINE_DEAD)
     logger().info("已停止")
     if life.voice is None:
@@ -206,8 +207,8 @@ def load_voice(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary
 def _announce_ready(settings: Settings, checkpoint: Checkpoint, data_dir: Path, url: str) -> None:
     logger().info("已就绪", url=url)
     if settings.observe.log_format == "console":
-        told = welcome.lines(settings, url, checkpoint.name, data_dir, is_demo=checkpoint.is_demo)
-        print(welcome.box(told), file=sys.stderr, flush=True)
+        lines = welcome.lines(settings, url, checkpoint.name, data_dir, is_demo=checkpoint.is_demo)
+        print(welcome.box(lines), file=sys.stderr, flush=True)
 
 
 def _announce_address(settings: Settings, url: str) -> None:
@@ -227,7 +228,8 @@ def _announce_page(sign_in: SignIn, data_dir: Path, url: str) -> None:
     """A line for whoever started us. Not in the log, which more people may read and which keeps it for longer."""
     sign_in.announce(data_dir, url)
     if not is_loopback(urllib.parse.urlsplit(url).hostname or ""):
-        print(f"网页：{url}/（用有 admin 权限的密钥登录）", file=sys.stderr, flush=True)
+        print(told(f"网页：{url}/（用有 admin 权限的密钥登录）"), file=sys.stderr, flush=True)
         return
     again = invocation.command("page")
-    print(f"网页：{url}/?token={sign_in.link_token()}（只能用一次；再要一个：{again}）", file=sys.stderr, flush=True)
+    line = f"网页：{url}/?token={sign_in.link_token()}（只能用一次；再要一个：{again}）"
+    print(told(line), file=sys.stderr, flush=True)

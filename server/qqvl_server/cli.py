@@ -10,9 +10,10 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qqvl_server import config, flags, invocation, overrides, setting_up, signin
+from qqvl_server import config, flags, invocation, language, overrides, setting_up, signin
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.hosts import is_loopback
+from qqvl_server.language import told
 from qqvl_server.observe import logs
 from qqvl_server.openmp import bound_spinning
 from qqvl_server.process import (
@@ -32,7 +33,11 @@ from qqvl_server.weights.locate import DEMO, PREFERRED, Checkpoint, locate, resu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit status: 0 fine, 2 settings, 3 weights, else 1."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with language.spoken(sys.argv[1:] if argv is None else argv, os.environ) as arguments:
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     bound_spinning()
     try:
         try:
@@ -42,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = int(asked.code or 0)
         sys.stdout.flush()
     except QqvlError as error:
-        print(f"错误：{error.message}", file=sys.stderr)
+        print(told(f"错误：{error.message}"), file=sys.stderr)
         if isinstance(error, WeightsError):
             return EXIT_WEIGHTS
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
@@ -117,7 +122,7 @@ def _show(resolved: config.Resolved) -> int:
     for knob in config.knobs():
         value = getattr(getattr(resolved.settings, knob.section), knob.name)
         shown = "******" if knob.key in config.SECRET and value else repr(value)
-        print(f"{knob.key} = {shown}    # {resolved.sources[knob.key]}")
+        print(f"{knob.key} = {shown}    # {told(resolved.sources[knob.key])}")
     return EXIT_OK
 
 
@@ -208,7 +213,7 @@ def _calibrate(resolved: config.Resolved, files: Sequence[Path], rate: float, in
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(told(text), file=sys.stderr, flush=True)
 
 
 def _announce_demo(checkpoint: Checkpoint) -> None:
@@ -234,7 +239,7 @@ def _download(model: str, source: str, into: str | None) -> int:
 
     signal.signal(signal.SIGINT, interrupted)
     download.fetch(model, "hf" if source == "hf" else "modelscope", folder)
-    print(f"下载完成，已校验：{folder}")
+    print(told(f"下载完成，已校验：{folder}"))
     if folder.name != PREFERRED:
-        print(f"用它启动：{invocation.command('--model-path', str(folder))}")
+        print(told(f"用它启动：{invocation.command('--model-path', str(folder))}"))
     return EXIT_OK

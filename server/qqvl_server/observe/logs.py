@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from qqvl_server.language import told
 from qqvl_server.observe.log_file import LogFile
 from qqvl_server.settings import ObserveSettings
 
@@ -38,6 +39,13 @@ def _bounded(_logger: Any, _name: str, event: structlog.typing.EventDict) -> str
         if isinstance(value, str) and key not in ("event", "exception"):
             safe = value.encode("unicode_escape").decode() if not value.isprintable() else value
             event[key] = safe if len(safe) <= MAX_CHARACTERS else safe[:MAX_CHARACTERS] + "…"
+    return event
+
+
+def _translated(_logger: Any, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    for key, value in event.items():
+        if isinstance(value, str) and key not in TEXTS:
+            event[key] = told(value)
     return event
 
 
@@ -70,6 +78,7 @@ def configure(observe: ObserveSettings) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
+        _translated,
         _bounded,
     ]
     if observe.log_text == "off":
