@@ -178,6 +178,7 @@ def load_voice(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary
     from qqvl_server.generation.prompts.preprocess import Preprocessor
     from qqvl_server.weights.load import load
 
+    logger().info("正在加载模型", model=checkpoint.name, gb=round(checkpoint.weight_bytes / 1e9, 2))
     loaded = load(checkpoint, settings.weights)
     context = min(loaded.context_tokens, settings.generation.context_tokens)
     engine = choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending)

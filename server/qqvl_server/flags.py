@@ -79,7 +79,8 @@ class Parser(argparse.ArgumentParser):
         if "expected one argument" in rest:
             return f"{flag} 后面要跟一个值"
         if choices := re.search(r"choose from (.*)\)", rest):
-            return f"{flag} 只能是 " + choices[1].replace("'", "").replace(", ", "、")
+            known = choices[1].replace("'", "").replace(", ", "、")
+            return f"{flag} 只能是 {known}"
         if "invalid" in rest and " value: " in rest:
             return f"{flag} 的值不对：要是一个数"
         if "arguments are required" in message:

@@ -19,7 +19,10 @@ FLAG: Final = "--lang"
 _FILE: Final = Path(__file__).parent / "locale" / "en" / "LC_MESSAGES" / "qqvl.po"
 # POSIX: the first of them that says anything holds.
 _VARIABLES: Final = ("LC_ALL", "LC_MESSAGES", "LANG")
+_LETTERS: Final = re.compile(r"[\u4e00-\u9fff]")
 _HAN: Final = re.compile(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
+# Texts of ours are shorter; matching what somebody else has made longer would take its time.
+_LONGEST: Final = 2000
 _PLACE: Final = re.compile(r"\{(\d)\}")
 
 
@@ -28,9 +31,9 @@ class Catalogue:
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self._texts = texts
-        patterns = [(_pattern(text), english) for text, english in texts.items() if _PLACE.search(text)]
         # What says most by itself is tried first: "{0}：{1}" would take any line with a colon.
-        self._patterns = sorted(patterns, key=lambda pair: -len(_PLACE.sub("", pair[0].pattern)))
+        by_words = sorted(texts.items(), key=lambda pair: -len(_PLACE.sub("", pair[0])))
+        self._patterns = [(_pattern(text), english) for text, english in by_words if _PLACE.search(text)]
         self.translated: Callable[[str], str] = lru_cache(4096)(self._translated)
 
     def _translated(self, text: str) -> str:
@@ -39,10 +42,13 @@ class Catalogue:
         known = self._texts.get(text)
         if known is not None:
             return known
-        for pattern, english in self._patterns:
+        for pattern, english in self._patterns if len(text) <= _LONGEST else ():
             if (found := pattern.fullmatch(text)) is not None:
-                filling = found.groups()
-                return _PLACE.sub(lambda place: self.translated(filling[int(place[1])]), english)  # noqa: B023
+                filling = [self.translated(each) for each in found.groups()]
+                filled = _PLACE.sub(lambda place: filling[int(place[1])], english)  # noqa: B023
+                # What is mere punctuation stands between texts that may be nobody's of ours: as a whole, or not at all.
+                if _LETTERS.search(pattern.pattern) or not _HAN.search(filled):
+                    return filled
         lines = text.split("\n")
         return "\n".join(map(self.translated, lines)) if len(lines) > 1 else text
 

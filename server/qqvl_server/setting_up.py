@@ -78,7 +78,7 @@ def run(file: Path | None, *, is_asked: bool, force: bool) -> int:
     config.resolve({}, {}, path)
     _tell(f"\n写好了 {path}（只有自己能读）。接着：")
     for number, line in enumerate(_next(settings, made), 1):
-        _tell(f"{number}. {line}")
+        _tell(f"{number}. {told(line)}")
     return 0
 
 

@@ -43,9 +43,9 @@ def _bounded(_logger: Any, _name: str, event: structlog.typing.EventDict) -> str
 
 
 def _translated(_logger: Any, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    for key, value in event.items():
-        if isinstance(value, str) and key not in TEXTS:
-            event[key] = told(value)
+    # The facts beside it hold what callers sent, and errors, which are translated already.
+    if isinstance(event.get("event"), str):
+        event["event"] = told(event["event"])
     return event
 
 
