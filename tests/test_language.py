@@ -24,7 +24,7 @@ _PLACE = re.compile(r"\{(\w*)\}")
 # Whose every text is for the operator; of the others errors, lines of the log, settings and arguments are.
 _WHOLE = (
     "cli.py", "app.py", "welcome.py", "setting_up.py", "flags.py", "process.py", "mistakes.py", "doctor/", "weights/",
-    "chat/causes.py",
+    "keeping/command.py", "own_flags.py", "chat/causes.py",
 )  # fmt: skip
 _CALLS = {"debug", "info", "warning", "error", "exception", "Field", "add_argument", "add_argument_group", "ValueError"}
 # Said in QQ, or written into a file: Chinese whoever reads the log.

@@ -90,6 +90,11 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
         return _page(_data_dir(resolved))
     if parsed.command == "trace":
         return _trace(resolved, parsed)
+    if parsed.command in flags.KEEPING:
+        # Imported late: it knows the database.
+        from qqvl_server.keeping import command as keeping
+
+        return keeping.run(parsed, keeping.places(resolved, _data_dir(resolved), file, env))
     if parsed.command == "label-lines":
         return _label(resolved, parsed.file, parsed.group, parsed.count)
     if parsed.command == "calibrate-gate":
