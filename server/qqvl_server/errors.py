@@ -35,14 +35,17 @@ exception text, paths or the caller's input.
 
 from __future__ import annotations
 
+from qqvl_server.language import told
+
 
 class QqvlError(Exception):
-    """Root of the tree. ``str(error)`` is the operator's message."""
+    """Root of the tree. ``str(error)`` is the operator's message, in the operator's language."""
 
     code = "internal_error"
     may_retry = False
 
     def __init__(self, message: str) -> None:
+        message = told(message)
         super().__init__(message)
         self.message = message
 
