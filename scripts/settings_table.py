@@ -1,8 +1,8 @@
 """Rewrite from the code: README.md's settings table, qqvl.example.yaml, each side's list of the other's variables, and
 CHANGELOG.md's list of all flags.
 
-``python scripts/settings_table.py`` after every change of a setting, the server's or the client's, or of a flag. With the
-address of a running server without keys, CHANGELOG.md's list of all doors is written as well.
+``python scripts/settings_table.py`` after every change of a setting, the server's or the client's, or of a flag. With
+the address of a running server without keys, CHANGELOG.md's list of all doors is written as well.
 """
 
 from __future__ import annotations

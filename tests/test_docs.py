@@ -126,7 +126,8 @@ def test_the_changelog_is_current_and_the_architecture_page_short() -> None:
 
 
 def listed(name: str) -> set[str]:
-    (block,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.DOTALL)
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
     return set(re.findall(r"`([^`]+)`", block))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import runpy
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.environment import must_be_at_hand
 from tests.running import ROOT
 
 SERVER = ("requirements.lock", "requirements-cuda.lock")
@@ -61,7 +63,7 @@ def test_a_lock_has_no_other_version_than_the_tests(lock: str, pinned: dict[str,
 
 
 def test_the_sbom_names_every_locked_package(tmp_path: Path) -> None:
-    pytest.importorskip("cyclonedx_py")
+    must_be_at_hand(find_spec("cyclonedx_py") is not None, "cyclonedx-bom is not installed")
     made = runpy.run_path(str(ROOT / "scripts" / "supply_chain.py"))["sbom"](tmp_path / "sbom.json")
     named = {(one["name"].lower(), one["version"]) for one in made["components"]}
     locked = {(name, v) for lock in (*SERVER, *CLIENT) for name, versions in entries(lock).items() for v in versions}

@@ -14,6 +14,7 @@ import yaml
 
 from qqvl_client.settings import load as load_client
 from qqvl_server.config import resolve
+from tests.environment import must_be_at_hand
 from tests.running import ROOT
 
 DOCKER = ROOT / "docker"
@@ -24,8 +25,7 @@ OURS = ("server", "client")
 
 
 def needs(program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+    must_be_at_hand(shutil.which(program) is not None, f"{program} is not installed")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -22,6 +22,7 @@ import pytest
 from qqvl_client.affinity import HEADER, session_of
 from qqvl_client.message import Chat
 from tests.api.test_behind_a_proxy import free_port, nginx
+from tests.environment import must_be_at_hand
 from tests.running import ROOT
 
 FRONTS = {"nginx": ROOT / "deploy" / "nginx" / "qqvl.conf", "haproxy": ROOT / "deploy" / "haproxy" / "haproxy.cfg"}
@@ -137,8 +138,7 @@ class Front:
 
 @contextmanager
 def front(program: str, folder: Path) -> Iterator[Front]:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+    must_be_at_hand(shutil.which(program) is not None, f"{program} is not installed")
     folder.mkdir()
     port = free_port()
     with ExitStack() as stack:

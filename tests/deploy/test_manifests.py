@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
-import pytest
 import yaml
 
 from qqvl_client.settings import load as load_client
 from qqvl_server.config import resolve, variables
+from tests.environment import must_be_at_hand
 from tests.running import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -29,7 +30,7 @@ def pods(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_the_manifests_are_valid() -> None:
-    pytest.importorskip("kubernetes_validate")
+    must_be_at_hand(find_spec("kubernetes_validate") is not None, "kubernetes-validate is not installed")
     entry = "import sys; from kubernetes_validate.__main__ import main; sys.exit(main())"
     command = [sys.executable, "-c", entry, "--strict", "--quiet", *(str(FOLDER / name) for name in MANIFESTS)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
@@ -61,7 +62,7 @@ def test_our_programs_take_their_settings() -> None:
     assert client.server_url.removeprefix("http://").partition(":")[0] in services
     server = env["qqvl"] | {"QQVL_API_KEYS": "qq=a,admin=b"}
     assert {name for name in server if name.startswith("QQVL_")} <= variables()
-    assert resolve({}, server, None).settings.engine.engine == "upstream"
+    assert str(resolve({}, server, None).settings.engine.engine) == "upstream"
 
 
 def test_the_front_in_the_cluster_is_the_front_beside_it() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from qqvl_server import derived
+from tests.environment import must_be_at_hand
 from tests.running import ENTRY, ROOT, RunningServer
 
 NOBODY = 64_999
@@ -26,8 +27,8 @@ AS_NOBODY = (
 
 @pytest.fixture(scope="module")
 def unprivileged() -> None:
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("needs root to become nobody")
+    may = os.geteuid() == 0 and shutil.which("setpriv") is not None
+    must_be_at_hand(may, "only root, with setpriv, can become nobody")
 
 
 @pytest.fixture
@@ -73,8 +74,8 @@ def test_the_server_writes_to_its_data_and_nowhere_else(own: Path) -> None:
         'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount -t tmpfs -o mode=1777 tmpfs /dev/shm '
         '&& exec "$@"'
     )
-    if subprocess.run(["unshare", "-m", "sh", "-c", mount, str(ROOT), "true"], check=False).returncode:
-        pytest.skip("needs the right to mount")
+    tried = subprocess.run(["unshare", "-m", "sh", "-c", mount, str(ROOT), "true"], check=False)
+    must_be_at_hand(tried.returncode == 0, "nothing may be mounted here")
     scratch = own / "tmp"
     scratch.mkdir()
     os.chown(scratch, NOBODY, NOBODY)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import must_be_at_hand
 from tests.running import ROOT
 
 UNITS = ROOT / "deploy" / "systemd"
@@ -19,8 +20,7 @@ EXPOSURE = 20
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The units, with programs that are there in place of those in /opt/qqvl."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed")
+    must_be_at_hand(shutil.which("systemd-analyze") is not None, "systemd-analyze is not installed")
     folder = tmp_path_factory.mktemp("units")
     shutil.copytree(UNITS, folder / "units")
     for unit in (folder / "units").glob("*.service"):
