@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qqvl_server import config, flags, invocation, language, overrides, setting_up, signin
+from qqvl_server import config, derived, flags, invocation, language, overrides, setting_up, signin
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.hosts import is_loopback
 from qqvl_server.language import told
@@ -144,6 +144,7 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
         _tell(f"注意：{checkpoint.instead_of}")
     if checkpoint.is_demo:
         _announce_demo(checkpoint)
+    derived.keep_in(_data_dir(resolved))
     # Imported late: reading settings must not wait for the web framework.
     from qqvl_server import app
 
@@ -220,6 +221,7 @@ def _calibrate(resolved: config.Resolved, files: Sequence[Path], rate: float, in
     checkpoint = locate(settings.weights.model_path, config.project_root())
     if checkpoint.instead_of:
         _tell(f"注意：{checkpoint.instead_of}")
+    derived.keep_in(_data_dir(resolved))
     print(calibrating.calibrate(settings, checkpoint, _data_dir(resolved), files, rate, into))
     return EXIT_OK
 
