@@ -60,7 +60,13 @@ class ServerSettings(Room):
         20, gt=0, le=3600, description="请求头必须在多少秒内传完；请求体每过这么多秒要传得够快，见 min_body_kb_s"
     )
     min_body_kb_s: float = Field(32, ge=0.1, le=100000, description="请求体至少传多快，KB/s；更慢的断开")
-    shutdown_grace_s: float = Field(12, ge=0, le=25, description="停止时最多等正在回答的消息多少秒")
+    shutdown_grace_s: float = Field(
+        12,
+        ge=0,
+        le=3600,
+        description="停止时最多等正在回答的消息多少秒；守护程序给的时间（systemd 的 TimeoutStopSec、"
+        "Kubernetes 的 terminationGracePeriodSeconds）要比它多十秒",
+    )
 
 
 class StorageSettings(Room):
