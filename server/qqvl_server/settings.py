@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from qqvl_server.manners import MannersSettings
 from qqvl_server.sending import SendingSettings
 from qqvl_server.setting_types import Hosts, Ids, Room, Words, chats, devices, off, switch
+from qqvl_server.upstreams import UpstreamSettings
 
 DEFAULT_SYSTEM_PROMPT = (
     "你是一个友好的 QQ 聊天助手。请用简短自然的中文回答；对方用英文提问时用英文回答。"
@@ -95,9 +96,10 @@ class WeightsSettings(Room):
 
 
 class EngineSettings(Room):
-    engine: Literal["paged", "generate"] = Field(
+    engine: Literal["paged", "generate", "upstream"] = Field(
         "paged",
-        description="推理引擎：paged 多个会话一起算、算过的不重算（Qwen3-VL）；generate 一次回答一条，别的模型自动用它",
+        description="推理引擎：paged 多个会话一起算、算过的不重算（Qwen3-VL）；generate 一次回答一条，别的模型自动用它"
+        "；upstream 不加载模型，去问 upstream_url 那边的服务",
     )
     kv_cache_gb: float = Field(0, ge=0, le=4096, description="paged 引擎的 KV 缓存，GB；0 为按空闲内存自动决定")
     step_tokens: int = Field(1024, ge=16, le=65536, description="paged 引擎一步最多算多少 token；长提示会分几步读")
@@ -229,6 +231,7 @@ class Settings(Room):
     storage: StorageSettings = Field(default_factory=StorageSettings)
     weights: WeightsSettings = Field(default_factory=WeightsSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
+    upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
     media: MediaSettings = Field(default_factory=MediaSettings)
     chat: ChatSettings = Field(default_factory=ChatSettings)

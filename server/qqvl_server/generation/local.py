@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest, PromptTooLong, QqvlError
 from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
+from qqvl_server.generation.choices import one_choice
 from qqvl_server.generation.constraints.bad_words import BadWords
 from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.constraints.thinking import WhileThinking, budget_of, tells_of_thought
@@ -86,6 +87,10 @@ class LocalVoice(Generic[P]):
 
     def status(self) -> VoiceStatus:
         return VoiceStatus(model_loaded=True, processor_loaded=True, alive=self._engine.alive, device=self._device)
+
+    async def watch(self) -> None:
+        while self._engine.alive:  # noqa: ASYNC110
+            await asyncio.sleep(1)
 
     @property
     def shares_steps(self) -> bool:
@@ -169,6 +174,9 @@ class LocalVoice(Generic[P]):
             # Only a favour for later: whoever really asks will hear of it.
             return
 
+    async def length(self, request: GenerationRequest) -> int:
+        return len(await self.tokenize(request))
+
     async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         return await self._aside(self._texts, lambda: self._prompts.tokenize(request))
 
@@ -194,7 +202,7 @@ class LocalVoice(Generic[P]):
         def submit(numbers: Sequence[int]) -> None:
             for choice in numbers:
                 mask = fresh_mask and fresh_mask(request.sampling.max_new_tokens)
-                self._engine.submit(prompt, _one_choice(request, choice), channels[choice], mask)
+                self._engine.submit(prompt, one_choice(request, choice), channels[choice], mask)
 
         # One timer a request: a timeout around every token would cost as much as the token's text.
         late = too_late()
@@ -280,11 +288,3 @@ class LocalVoice(Generic[P]):
     async def _aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         self._check_open()
         return await asyncio.get_running_loop().run_in_executor(pool, work)
-
-
-def _one_choice(request: GenerationRequest, choice: int) -> GenerationRequest:
-    if request.choices == 1:
-        return request
-    seed = request.sampling.seed
-    sampling = replace(request.sampling, seed=None if seed is None else seed + choice)
-    return replace(request, request_id=f"{request.request_id}-{choice}", sampling=sampling, choices=1)
