@@ -105,6 +105,22 @@ def project_root() -> Path:
     return root if (root / "models").is_dir() else Path.cwd()
 
 
+def settings_file(given: str | None, env: Mapping[str, str]) -> Path | None:
+    """The one that was named, else ``qqvl.yaml`` of the working directory or the project's root, where there is one."""
+    named = given or env.get("QQVL_CONFIG")
+    if named:
+        return Path(named)
+    for folder in (Path.cwd(), project_root()):
+        if (folder / "qqvl.yaml").is_file():
+            return folder / "qqvl.yaml"
+    return None
+
+
+def data_dir(resolved: Resolved) -> Path:
+    named = resolved.settings.storage.data_dir
+    return Path(named) if named else project_root() / "data"
+
+
 def read_file(path: Path) -> dict[str, dict[str, Any]]:
     """Parse ``qqvl.yaml`` into ``{section: {name: value}}``.
 

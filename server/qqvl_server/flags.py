@@ -38,6 +38,7 @@ SECTIONS: Final = {
     "weights": "模型与设备",
     "engine": "推理引擎",
     "upstream": "别处的模型（engine: upstream）",
+    "cluster": "副本（Ray）",
     "generation": "生成",
     "media": "图片",
     "chat": "QQ 聊天",

@@ -131,6 +131,20 @@ class EngineSettings(Room):
     )
 
 
+class ClusterSettings(Room):
+    replicas: int = Field(
+        0, ge=0, le=1024, description="在几个 Ray 副本里跑模型（要装 ray）；0 就在本进程里。一个会话总去同一个副本"
+    )
+    max_replicas: int = Field(
+        0, ge=0, le=1024, description="排队多时最多加到几个副本，闲下来减回 replicas；0 不自动加减"
+    )
+    replica_gpus: float | None = Field(
+        None, ge=0, le=64, description="一个副本用几块显卡，可以是 0.5；不写就是 1，集群里没有显卡时是 0"
+    )
+    replica_cpus: float = Field(1, gt=0, le=1024, description="一个副本占几个 CPU，在 CPU 上跑模型时也是它的线程数")
+    ray_address: str = Field("", description="已有的 Ray 集群，如 auto 或 10.0.0.5:6379；留空就在本机起一个")
+
+
 class GenerationSettings(Room):
     max_new_tokens: int = Field(1000, ge=1, le=131072, description="一次回复最多多少 token")
     temperature: float | None = Field(None, ge=0, le=2, description="采样温度；不写就用模型自带的设置，0 为贪心")
@@ -232,6 +246,7 @@ class Settings(Room):
     weights: WeightsSettings = Field(default_factory=WeightsSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
     upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
     media: MediaSettings = Field(default_factory=MediaSettings)
     chat: ChatSettings = Field(default_factory=ChatSettings)
