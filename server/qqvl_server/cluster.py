@@ -100,8 +100,6 @@ def app(arguments: Mapping[str, Any]) -> Application:
 def check(settings: Settings) -> None:
     """Raises ConfigError: Ray is not installed, or settings that do not go together."""
     wanted = settings.cluster
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError(f"没有装 ray：运行 {invocation.install('ray[serve]')}，或去掉 --replicas")
     if settings.engine.engine == "upstream":
         raise ConfigError("--replicas 和 --engine upstream 不能一起用：上游自己就是集群，去掉其中一个")
     if 0 < wanted.max_replicas < wanted.replicas:
@@ -110,6 +108,8 @@ def check(settings: Settings) -> None:
         raise ConfigError(
             "几个副本共用一块显卡（--replica-gpus 小于 1）时要写 --kv-cache-gb：各自按空闲显存定，后起的就没有了"
         )
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(f"没有装 ray：运行 {invocation.install('ray[serve]')}，或去掉 --replicas")
 
 
 class Replica(Served):
@@ -223,7 +223,6 @@ def _engine(plan: Plan) -> Application:
 
     settings = plan.resolved.settings
     wanted = settings.cluster
-    threads = str(max(1, int(wanted.replica_cpus)))
     running = settings.engine.max_running or _RUNNING
     options: dict[str, Any] = {"num_replicas": wanted.replicas}
     if wanted.max_replicas > wanted.replicas:
@@ -232,11 +231,8 @@ def _engine(plan: Plan) -> Application:
         options = {"autoscaling_config": {**bounds, "target_ongoing_requests": running}}
     return ray_serve.deployment(
         name="engine",
-        ray_actor_options={
-            "num_cpus": wanted.replica_cpus,
-            "num_gpus": _gpus(settings),
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
-        },
+        # By the first of these Ray bounds OpenMP's threads as well, where the operator has not.
+        ray_actor_options={"num_cpus": wanted.replica_cpus, "num_gpus": _gpus(settings)},
         # The engine knows whose turn it is and refuses what is too much: a queue before it would not.
         max_ongoing_requests=settings.generation.max_pending + 2 * running + _BESIDE,
         graceful_shutdown_timeout_s=settings.server.shutdown_grace_s,

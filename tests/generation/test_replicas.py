@@ -14,7 +14,17 @@ from typing import Any
 
 import pytest
 
-from qqvl_server.errors import Away, DeadlineExceeded, EngineDead, GenerationFailed, PromptTooLong, QqvlError
+from qqvl_server import cluster
+from qqvl_server.config import resolve
+from qqvl_server.errors import (
+    Away,
+    ConfigError,
+    DeadlineExceeded,
+    EngineDead,
+    GenerationFailed,
+    PromptTooLong,
+    QqvlError,
+)
 from qqvl_server.generation.engines.affinity import Homes, session_of, two_for
 from qqvl_server.generation.engines.remote import RemoteVoice, ReplicaLost
 from qqvl_server.generation.engines.served import Described, Served
@@ -167,7 +177,8 @@ async def test_a_replica_whose_engine_died_is_as_good_as_lost(tmp_path: Path) ->
 
 class DyingVoice(ScriptedVoice):
     async def generate(self, request: GenerationRequest) -> Any:
-        raise EngineDead("模型已停止工作")
+        if request.owner:
+            raise EngineDead("模型已停止工作")
         yield
 
 
@@ -306,3 +317,19 @@ async def test_a_voice_without_replicas_is_away_and_comes_back(tmp_path: Path) -
         await asyncio.sleep(0.01)
     assert await said(voice, asking()) == "hello"
     watching.cancel()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"replicas": "3", "max_replicas": "2"}, "--max-replicas"),
+        ({"replicas": "2", "replica_gpus": "0.5"}, "--kv-cache-gb"),
+        ({"replicas": "2", "engine": "upstream"}, "--engine upstream"),
+    ],
+)
+async def test_settings_that_do_not_go_together_are_told_before_anything_starts(
+    flags: dict[str, str], told: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        cluster.check(resolve(flags, {}, None).settings)
+    assert told in refused.value.message

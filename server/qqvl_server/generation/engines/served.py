@@ -90,7 +90,9 @@ class Served:
         return await _told(self._voice.count(messages))
 
     async def tokenize(self, asked: Asked) -> tuple[int, ...] | Wanting | QqvlError:
-        return self._wanting(asked) or await _told(self._voice.tokenize(_request(asked)))
+        if wanting := self._wanting(asked):
+            return wanting
+        return await _told(self._voice.tokenize(_request(asked)))
 
     async def detokenize(self, ids: tuple[int, ...]) -> str | QqvlError:
         return await _told(self._voice.detokenize(ids))
