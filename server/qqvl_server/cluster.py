@@ -186,6 +186,8 @@ def _load(plan: Plan, library: ImageLibrary, metrics: Metrics) -> Voice:
     """Blocking: start or join a cluster, and wait for its first replicas. Raises WeightsError."""
     # Whom a server tells of itself is its owner's choice.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray makes its workers step back behind everybody by 15; what computes here is what the machine is for.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
     from ray import serve as ray_serve
 
