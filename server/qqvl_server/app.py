@@ -9,8 +9,8 @@ import socket
 import sys
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from qqvl_server.front import Front, Rooms
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice
 from qqvl_server.hosts import is_loopback
+from qqvl_server.keeping.finishing import finish
 from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
@@ -68,8 +69,16 @@ def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, load: Load
     """
     place = resolved.settings.server
     load = load or functools.partial(load_voice, resolved.settings, checkpoint)
-    with locked(data_dir) as is_ours, bound(place.host, place.port) as listener:
+    with held(resolved.settings, data_dir) as is_ours, bound(place.host, place.port) as listener:
         return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener, load))
+
+
+@contextmanager
+def held(settings: Settings, data_dir: Path) -> Iterator[Callable[[], bool]]:
+    """As ``locked``; what a restore was doing when it was killed is brought to its end."""
+    with locked(data_dir) as is_ours:
+        finish(data_dir.absolute(), settings.storage.database_url or sqlite_url(data_dir), logger().warning)
+        yield is_ours
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ class _Entrance:
         await receive()
         try:
             async with contextlib.AsyncExitStack() as leaving:
-                is_ours = leaving.enter_context(locked(plan.data_dir))
+                is_ours = leaving.enter_context(house.held(settings, plan.data_dir))
                 opened = house.opened(plan.resolved, plan.checkpoint, plan.data_dir, is_ours, metrics)
                 here = await leaving.enter_async_context(opened)
                 described = await self._engine.describe.remote()
