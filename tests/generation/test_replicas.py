@@ -70,6 +70,7 @@ class One:
         self.served = Served(self.voice, self.library)
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.ends_after: int | None = None
+        self.dies_at = ""
 
 
 class Fleet:
@@ -82,7 +83,7 @@ class Fleet:
 
     async def call(self, method: str, session: str, *values: Any) -> Any:
         name, one = await self._taken(method, session, values)
-        if one.ends_after == 0:
+        if one.ends_after == 0 or method == one.dies_at:
             del self.alive[name]
             raise ReplicaLost(name)
         return _crossed(await getattr(one.served, method)(*_crossed(values)))
@@ -243,6 +244,16 @@ async def test_a_picture_is_sent_once_to_each_replica(tmp_path: Path) -> None:
     assert await said(voice, request) == "red"
     (one,) = fleet.alive.values()
     assert one.library.holds(ref)
+
+
+async def test_a_replica_lost_while_it_is_sent_a_picture_is_no_error(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, 2, lambda _: "red")
+    ref = shelf(tmp_path / "door").add_base64(base64_picture())
+    request = replace(asking(), messages=(ChatMessage("user", (ImagePart(ref), TextPart("?"))),))
+    home = two_for(session_of(request), fleet.alive)[0]
+    fleet.alive[home].dies_at = "keep"
+    assert await voice_of(fleet, tmp_path).score(request, ["red"]) == (0.0,)
+    assert home not in fleet.alive
 
 
 async def test_a_picture_that_nobody_has_any_more_holds_no_reply_up(tmp_path: Path) -> None:

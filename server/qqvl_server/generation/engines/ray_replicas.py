@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qqvl_server.errors import GenerationFailed
 from qqvl_server.generation.engines.remote import ReplicaLost
@@ -35,7 +35,7 @@ class RayReplicas:
             return await response
         except asyncio.CancelledError:
             response.cancel()
-            _raise_if_ours()
+            _raise_cancelled()
         except self._lost as error:
             raise self._meant(error) from error
 
@@ -47,7 +47,7 @@ class RayReplicas:
                 yield item
             is_over = True
         except asyncio.CancelledError:
-            _raise_if_ours()
+            _raise_cancelled()
         except self._lost as error:
             is_over = True
             raise self._meant(error) from error
@@ -66,7 +66,7 @@ class RayReplicas:
         return ReplicaLost(type(error).__name__)
 
 
-def _raise_if_ours() -> None:
+def _raise_cancelled() -> NoReturn:
     """Ray tells of work that was cancelled there, as by a replica's end, as if this task had been cancelled.
 
     Raises CancelledError where it was, ReplicaLost where not.

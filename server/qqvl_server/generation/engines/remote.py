@@ -7,6 +7,7 @@ begun is not begun a second time, because its caller may have heard some of it: 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -14,17 +15,11 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any, Final, Protocol, TypeVar
 
 from qqvl_server.engine.steps.meter import Meter
-from qqvl_server.errors import Away, EngineDead, GenerationFailed, InvalidRequest, QqvlError
+from qqvl_server.errors import Away, EngineDead, GenerationFailed, ImageRejected, InvalidRequest, QqvlError
 from qqvl_server.generation.deadlines import in_time, too_late
 from qqvl_server.generation.engines.affinity import session_of
 from qqvl_server.generation.engines.served import Asked, Described, GivenUp, Spent, Wanting
-from qqvl_server.generation.port import (
-    ChatMessage,
-    Finished,
-    GenerationRequest,
-    TextEvent,
-    VoiceStatus,
-)
+from qqvl_server.generation.port import ChatMessage, Finished, GenerationRequest, TextEvent, VoiceStatus
 from qqvl_server.media.image import ImageRef
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.logs import Seldom, logger
@@ -41,6 +36,7 @@ AWAY_AFTER_S: Final = 10.0
 _REMEMBERED_COUNTS: Final = 8192
 _COUNTED_CHARACTERS: Final = 2000
 _REMEMBERED_SCHEMAS: Final = 256
+_TOO_SMALL: Final = "副本上的图片空间太小，这条消息没能回答；请把 --image-store-gb 调大"
 
 
 class ReplicaLost(Exception):
@@ -201,7 +197,7 @@ class RemoteVoice:
             if not wanted:
                 return
             lost |= await self._send(wanted, request)
-        raise GenerationFailed("副本上的图片空间太小，这条消息没能回答；请把 --image-store-gb 调大")
+        raise GenerationFailed(_TOO_SMALL)
 
     async def _with_pictures(self, method: str, request: GenerationRequest, *values: Any) -> Any:
         lost: frozenset[str] = frozenset()
@@ -215,7 +211,7 @@ class RemoteVoice:
             if not isinstance(answer, Wanting):
                 return answer
             lost |= await self._send(answer.pictures, request)
-        raise GenerationFailed("副本上的图片空间太小，这条消息没能回答；请把 --image-store-gb 调大")
+        raise GenerationFailed(_TOO_SMALL)
 
     async def _send(self, wanted: Sequence[ImageRef], request: GenerationRequest) -> frozenset[str]:
         """Send these pictures to where the request will be asked again; returns those that nobody has any more."""
@@ -225,11 +221,15 @@ class RemoteVoice:
             if data is None:
                 lost.add(ref.sha256)
                 continue
-            kept = await in_time(self._replicas.call("keep", session_of(request), data), request.deadline)
-            if isinstance(kept, QqvlError):
-                # Why, it will say of the request: with the place of the picture, or to the people of the chat.
+            try:
+                await self._answer(functools.partial(self._keep, data, request))
+            except ImageRejected:
+                # Why, the replica says of the request: with the picture's place, or to the people of the chat.
                 lost.add(ref.sha256)
         return frozenset(lost)
+
+    async def _keep(self, data: bytes, request: GenerationRequest) -> Any:
+        return await in_time(self._replicas.call("keep", session_of(request), data), request.deadline)
 
     async def _answer(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Raises what a replica answers with; asks again where one is lost, which does no harm: nothing was told."""
