@@ -87,7 +87,7 @@ class RemoteVoice:
         return self._described.context_tokens
 
     def status(self) -> VoiceStatus:
-        here = self._is_here()
+        here = time.monotonic() - self._heard_at <= self._away_after_s
         return VoiceStatus(here, here, alive=True, device=f"ray {self._described.device}", away=not here)
 
     async def watch(self) -> None:
@@ -249,11 +249,8 @@ class RemoteVoice:
                 await asyncio.sleep(_PAUSE_S * tried)
         raise AssertionError("unreachable")
 
-    def _is_here(self) -> bool:
-        return time.monotonic() - self._heard_at <= self._away_after_s
-
     def _check_here(self) -> None:
-        if not self._is_here():
+        if self.status().away:
             raise Away("现在一个副本都没有应答，请稍后再试", retry_after=5)
 
     def _spent(self, request: GenerationRequest, spent: Spent) -> None:
