@@ -29,7 +29,7 @@ LINES = 5
 @pytest.fixture(scope="module")
 def ray_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     if not HAS_RAY:
-        assert not os.environ.get("CI"), "ray is not installed: .ci/run needs the extra"
+        assert not os.environ.get("CI"), "ray is not installed: .ci/run installs the extra"
         pytest.skip("没有装 ray（pip install 'ray[serve]'）")
     flags = ("--replicas", "2", "--device", "cpu", "--max-new-tokens", "24", "--shutdown-grace-s", "60")
     with RunningServer(tmp_path_factory.mktemp("ray") / "data", *flags, wait=False) as server:

@@ -14,9 +14,12 @@ import pytest
 # The import of Ray alone takes seconds; what the choice is made by is in test_replicas.py, without it.
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
-if importlib.util.find_spec("ray") is None:
-    assert not os.environ.get("CI"), "ray is not installed: .ci/run needs the extra"
-    pytest.skip("没有装 ray（pip install 'ray[serve]'）", allow_module_level=True)
+
+@pytest.fixture(autouse=True)
+def ray() -> None:
+    if importlib.util.find_spec("ray") is None:
+        assert not os.environ.get("CI"), "ray is not installed: .ci/run installs the extra"
+        pytest.skip("没有装 ray（pip install 'ray[serve]'）")
 
 
 def _named(name: str) -> Any:
