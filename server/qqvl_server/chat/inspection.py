@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import sqlite3
 from pathlib import Path
@@ -31,11 +32,23 @@ def scripts() -> tuple[alembic.config.Config, ScriptDirectory]:
     return config, ScriptDirectory.from_config(config)
 
 
-def refuse_later(name: str, written: str | None) -> None:
-    """Raises StorageFailed: ``written``, a revision, is none that this program knows."""
+@functools.cache
+def _revisions() -> tuple[frozenset[str], str | None]:
+    """All that this program knows, and the newest: read once, because Alembic runs every script to tell."""
     ours = scripts()[1]
-    if written is not None and written not in {script.revision for script in ours.walk_revisions()}:
-        raise causes.from_later(name, written, ours.get_current_head())
+    return frozenset(script.revision for script in ours.walk_revisions()), ours.get_current_head()
+
+
+def is_newest(name: str, written: str | None) -> bool:
+    """Whether ``written``, a revision or None for an empty database, needs no migration.
+
+    Raises:
+        StorageFailed: it is none that this program knows.
+    """
+    known, newest = _revisions()
+    if written is not None and written not in known:
+        raise causes.from_later(name, written, newest)
+    return written == newest
 
 
 def look_over(file: str, busy_s: float = BUSY_S) -> None:
@@ -65,7 +78,7 @@ def examine(url: str) -> bool:
     name = Path(file).name if file else make_url(url).get_backend_name()
     try:
         if file is None:
-            refuse_later(name, asyncio.run(_asked(url)))
+            is_newest(name, asyncio.run(_asked(url)))
             return True
         if not os.path.exists(file):
             return False
@@ -74,7 +87,7 @@ def examine(url: str) -> bool:
             connection.execute("BEGIN IMMEDIATE")
             written = connection.execute(_WRITTEN_BY).fetchone()
             connection.execute("ROLLBACK")
-        refuse_later(name, written[0] if written else None)
+        is_newest(name, written[0] if written else None)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise causes.at_start(error, name) from error
     return True
