@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "models" / "qqvl-demo"
 ASSETS = ROOT.parent / "shared" / "qwen3-vl-assets"
 ENTRY = ROOT / "server" / "api_server_qwen3vl.py"
-# Importing torch on a busy two-core machine can take most of a minute.
-START_S = 90
+# Importing torch on a very busy two-core machine can take minutes.
+START_S = 300
 TEMPLATE = Template(
     ("qqvl_server.app", "qqvl_server.generation.local", "qqvl_server.weights.load", "qqvl_server.engine.build"),
     (ROOT / "server",),
@@ -49,7 +49,13 @@ class RunningServer:
         self.log_path = data_dir.parent / f"{data_dir.name}.log"
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # Raised again: without __enter__'s return nobody calls __exit__.
+            if hasattr(self, "process"):
+                self.kill()
+            raise
         return self
 
     def __exit__(
@@ -58,10 +64,10 @@ class RunningServer:
         self.kill()
         self.http.close()
 
-    def start(self) -> None:
-        """Start, or start again on the same data folder; waits until ``/health`` says healthy."""
+    def start(self, port: int = 0) -> None:
+        """Start, or start again on the same data folder; waits until ``/health`` says healthy. ``port`` 0: any."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("QQVL_")} | self._env
-        fixed = ("--port", "0", "--data-dir", str(self.data_dir), "--log-format", "json")
+        fixed = ("--port", str(port), "--data-dir", str(self.data_dir), "--log-format", "json")
         with self.log_path.open("ab") as log, open(os.devnull, "rb") as none:
             self._log_start = log.tell()
             streams = (none.fileno(), log.fileno(), log.fileno())
