@@ -22,7 +22,7 @@ from onebot.pictures import drawn
 from onebot.process import ENTRY, ROOT, ClientProcess
 from onebot.world import KEY, TOKEN, World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 BOTH = pytest.mark.parametrize("adapter", ["ncatbot", "nonebot"])
 
 

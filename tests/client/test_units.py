@@ -26,7 +26,7 @@ from qqvl_client.reply import split
 from qqvl_client.segments import parse_cq, segments_of
 from qqvl_client.settings import Settings, load
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+pytestmark = pytest.mark.anyio
 CONTRACT = Path(__file__).resolve().parents[1] / "fixtures" / "contract"
 
 
