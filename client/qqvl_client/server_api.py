@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -60,13 +60,20 @@ class ServerApi:
             LOG.error("%s 不是对话服务器：server_url 只写到端口，后面不要带 /v1 之类的路径", url)
 
     async def ask(
-        self, chat: Chat, body: bytes, repeatable: bool, accepted: asyncio.Event, pieces: Pieces | None = None
+        self,
+        chat: Chat,
+        body: bytes,
+        repeatable: bool,
+        accepted: asyncio.Event,
+        pieces: Pieces | None = None,
+        request_id: str = "",
     ) -> Reply:
         """Post a message until it is answered, refused or too late.
 
         Args:
             repeatable: it carries a message_id.
             accepted: set once the server has the message, so that the chat's next may follow it.
+            request_id: what the server is to name it in its log, too.
             pieces: where what is finished of the answer is put meanwhile, should the server tell.
         """
         with self._posts.enter(chat.key) as place:
@@ -78,11 +85,17 @@ class ServerApi:
                 before_sleep=_log_retry,
                 reraise=True,
             )
-            return await retrying(self._ask_once, chat, body, repeatable, place, accepted, pieces or Pieces())
+            named = self._named(chat, request_id)
+            return await retrying(self._ask_once, chat, body, repeatable, place, accepted, pieces or Pieces(), named)
 
-    async def tell(self, chat: Chat, path: str, body: bytes) -> Any:
+    async def tell(self, chat: Chat, path: str, body: bytes, request_id: str = "") -> Any:
         """Post something about a chat that is not a message, once; the answer's JSON. Raises ServerError."""
-        return _said(*await self._post(chat, path, body))
+        return _said(*await self._post(path, body, self._named(chat, request_id)))
+
+    def _named(self, chat: Chat, request_id: str) -> dict[str, str]:
+        """The headers by which a front knows the chat, and the server's log the event."""
+        named = {HEADER: session_of(chat, self._settings.api_key.get_secret_value())}
+        return named | ({"X-Request-ID": request_id} if request_id else {})
 
     async def stands(self, status: bytes) -> bool:
         """Tell it how our line stands; whether it would take a message now. One that knows no such door would."""
@@ -97,24 +110,30 @@ class ServerApi:
         return not (isinstance(said, dict) and said.get("ready") is False)
 
     async def _ask_once(
-        self, chat: Chat, body: bytes, repeatable: bool, place: Place, accepted: asyncio.Event, pieces: Pieces
+        self,
+        chat: Chat,
+        body: bytes,
+        repeatable: bool,
+        place: Place,
+        accepted: asyncio.Event,
+        pieces: Pieces,
+        named: Mapping[str, str],
     ) -> Reply:
         async with place.slot():
             place.on_settled(len(body), accepted.set)
             pieces.begin()
-            told = await self._post(chat, f"/api/chat/{chat.kind}", body, place.trace, pieces)
+            told = await self._post(f"/api/chat/{chat.kind}", body, named, place.trace, pieces)
             answer = _said(*told, is_lost=PERHAPS_ANSWERED if not repeatable else frozenset())
         return reply_of(chat.kind, answer)
 
     async def _post(
-        self, chat: Chat, path: str, body: bytes, trace: Trace | None = None, pieces: Pieces | None = None
+        self, path: str, body: bytes, named: Mapping[str, str], trace: Trace | None = None, pieces: Pieces | None = None
     ) -> tuple[int, httpx.Headers, bytes]:
-        headers = {HEADER: session_of(chat, self._settings.api_key.get_secret_value())}
         try:
             # httpx's read timeout starts anew with every byte; this one does not.
             async with asyncio.timeout(self._settings.server_timeout_s):
                 extensions = {"trace": trace} if trace else {}
-                stream = self._http.stream("POST", path, content=body, headers=headers, extensions=extensions)
+                stream = self._http.stream("POST", path, content=body, headers=named, extensions=extensions)
                 async with stream as answer:
                     told = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
                     if pieces is not None and answer.status_code == 200 and told == EVENTS:
