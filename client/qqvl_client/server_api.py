@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -30,7 +31,21 @@ MAX_ANSWER = 10_000_000
 EVENTS = "text/event-stream"
 # The codes of error bodies, docs/qq.md: what an event stream tells in place of a status.
 REFUSED = frozenset({"invalid_request", "image_rejected", "context_length_exceeded", "payload_too_large", "forbidden"})
-BUSY = frozenset({"busy", "rate_limit_exceeded", "model_loading", "shutting_down", "storage_failed", "engine_dead"})
+BUSY = frozenset(
+    {"busy", "rate_limit_exceeded", "model_loading", "shutting_down", "storage_failed", "engine_dead", "upstream_away"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One POST about a chat; ``trace`` hears how far it came, ``pieces`` what is finished of the answer."""
+
+    chat: Chat
+    path: str
+    body: bytes
+    request_id: str = ""
+    trace: Trace | None = None
+    pieces: Pieces | None = None
 
 
 class ServerApi:
@@ -73,7 +88,6 @@ class ServerApi:
         Args:
             repeatable: it carries a message_id.
             accepted: set once the server has the message, so that the chat's next may follow it.
-            request_id: what the server is to name it in its log, too.
             pieces: where what is finished of the answer is put meanwhile, should the server tell.
         """
         with self._posts.enter(chat.key) as place:
@@ -85,17 +99,12 @@ class ServerApi:
                 before_sleep=_log_retry,
                 reraise=True,
             )
-            named = self._named(chat, request_id)
-            return await retrying(self._ask_once, chat, body, repeatable, place, accepted, pieces or Pieces(), named)
+            asked = _Asked(chat, f"/api/chat/{chat.kind}", body, request_id, place.trace, pieces or Pieces())
+            return await retrying(self._ask_once, asked, repeatable, place, accepted)
 
     async def tell(self, chat: Chat, path: str, body: bytes, request_id: str = "") -> Any:
         """Post something about a chat that is not a message, once; the answer's JSON. Raises ServerError."""
-        return _said(*await self._post(path, body, self._named(chat, request_id)))
-
-    def _named(self, chat: Chat, request_id: str) -> dict[str, str]:
-        """The headers by which a front knows the chat, and the server's log the event."""
-        named = {HEADER: session_of(chat, self._settings.api_key.get_secret_value())}
-        return named | ({"X-Request-ID": request_id} if request_id else {})
+        return _said(*await self._post(_Asked(chat, path, body, request_id)))
 
     async def stands(self, status: bytes) -> bool:
         """Tell it how our line stands; whether it would take a message now. One that knows no such door would."""
@@ -109,31 +118,27 @@ class ServerApi:
         said = _json(answer.text)
         return not (isinstance(said, dict) and said.get("ready") is False)
 
-    async def _ask_once(
-        self,
-        chat: Chat,
-        body: bytes,
-        repeatable: bool,
-        place: Place,
-        accepted: asyncio.Event,
-        pieces: Pieces,
-        named: Mapping[str, str],
-    ) -> Reply:
+    async def _ask_once(self, asked: _Asked, repeatable: bool, place: Place, accepted: asyncio.Event) -> Reply:
         async with place.slot():
-            place.on_settled(len(body), accepted.set)
-            pieces.begin()
-            told = await self._post(f"/api/chat/{chat.kind}", body, named, place.trace, pieces)
+            place.on_settled(len(asked.body), accepted.set)
+            if asked.pieces is not None:
+                asked.pieces.begin()
+            told = await self._post(asked)
             answer = _said(*told, is_lost=PERHAPS_ANSWERED if not repeatable else frozenset())
-        return reply_of(chat.kind, answer)
+        return reply_of(asked.chat.kind, answer)
 
-    async def _post(
-        self, path: str, body: bytes, named: Mapping[str, str], trace: Trace | None = None, pieces: Pieces | None = None
-    ) -> tuple[int, httpx.Headers, bytes]:
+    async def _post(self, asked: _Asked) -> tuple[int, httpx.Headers, bytes]:
+        headers = {HEADER: session_of(asked.chat, self._settings.api_key.get_secret_value())}
+        if asked.request_id:
+            headers["X-Request-ID"] = asked.request_id
+        pieces = asked.pieces
         try:
             # httpx's read timeout starts anew with every byte; this one does not.
             async with asyncio.timeout(self._settings.server_timeout_s):
-                extensions = {"trace": trace} if trace else {}
-                stream = self._http.stream("POST", path, content=body, headers=named, extensions=extensions)
+                extensions = {"trace": asked.trace} if asked.trace else {}
+                stream = self._http.stream(
+                    "POST", asked.path, content=asked.body, headers=headers, extensions=extensions
+                )
                 async with stream as answer:
                     told = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
                     if pieces is not None and answer.status_code == 200 and told == EVENTS:

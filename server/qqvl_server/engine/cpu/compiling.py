@@ -58,8 +58,8 @@ def built(folder: Path | None = None, compiler: str = COMPILER) -> Path:
         linked = Path(scratch, "linked.so")
         _run([compiler, *_FLAGS, "-shared", str(SOURCES / "kernels.cpp"), "-o", str(linked)])
         os.replace(linked, folder / name)
-    size = (folder / name).stat().st_size
-    logger().info("CPU 算子编译好了", kb=size // 1024, seconds=round(time.monotonic() - began, 1))
+    size_kb = (folder / name).stat().st_size // 1024
+    logger().info("CPU 算子编译好了", kb=size_kb, seconds=round(time.monotonic() - began, 1))
     return folder / name
 
 
