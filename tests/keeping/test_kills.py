@@ -22,13 +22,13 @@ import pytest
 from qqvl_server.chat.message import Text
 from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.keeping.finishing import finish
-from tests.keeping.conftest import GROUP, LI, Kept, fill, say
+from tests.keeping.conftest import GROUP, LI, Kept, fill, grow_old, let_go, say
 
 STEPS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "sqlite3.connect", "shutil.move", "shutil.rmtree"})
 FORK = multiprocessing.get_context("fork")
 
 
-def killed_at(step: int | None, kept: Kept, words: tuple[str, ...]) -> int:
+def killed_at(step: int | None, kept: Kept, words: tuple[str, ...] | Callable[[Kept], None]) -> int:
     """How many steps on the disk and statements of SQL the command came to; all of them where ``step`` is None."""
     steps = FORK.Value("i", 0)
 
@@ -53,7 +53,7 @@ def killed_at(step: int | None, kept: Kept, words: tuple[str, ...]) -> int:
             return connection
 
         sqlite3.connect = traced  # type: ignore[assignment]
-        os._exit(kept.run(*words))
+        os._exit(kept.run(*words) if isinstance(words, tuple) else words(kept) or 0)
 
     process = FORK.Process(target=work)
     process.start()
@@ -62,7 +62,7 @@ def killed_at(step: int | None, kept: Kept, words: tuple[str, ...]) -> int:
     return int(steps.value)
 
 
-def points(kept: Kept, words: tuple[str, ...], most: int) -> range:
+def points(kept: Kept, words: tuple[str, ...] | Callable[[Kept], None], most: int) -> range:
     """Up to ``most`` steps, evenly from the first to the last."""
     last = killed_at(None, kept, words)
     return range(1, last + 1, -(-last // most))
@@ -157,3 +157,27 @@ def test_a_killed_backup_leaves_the_one_before_or_the_new(tmp_path: Path, most: 
         shutil.rmtree(fresh.data)
     assert kept.run(*words) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"data", "b.qqvl.tar"}
+
+
+@pytest.mark.parametrize("most", [4, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+def test_a_kill_while_old_things_are_let_go_leaves_whole_lines_and_the_rest_goes_later(
+    tmp_path: Path, most: int
+) -> None:
+    origin = fill(tmp_path / "origin")
+    grow_old(origin, days=40, but="今天吃什么")
+
+    def fresh() -> Kept:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        shutil.copytree(origin.data, tmp_path / "run")
+        return Kept(tmp_path / "run", origin.pictures)
+
+    kept = fresh()
+    said = kept.texts()
+    steps = points(kept, let_go, most)
+    assert kept.texts() == ["今天吃什么"]
+    for step in steps:
+        kept = fresh()
+        killed_at(step, kept, let_go)
+        assert kept.texts() in (said, ["今天吃什么"])
+        let_go(kept)
+        assert kept.texts() == ["今天吃什么"]
