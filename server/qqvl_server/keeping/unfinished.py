@@ -63,7 +63,8 @@ def read(data: Path) -> dict[str, Any] | None:
 
 
 def clear_stages(data: Path) -> None:
-    """What a restore unpacked before it was killed, and nobody wants."""
+    """What was begun before anything was written down, and nobody wants."""
+    (data / f"{_MARK}.new").unlink(missing_ok=True)
     for folder in (data / STAGE, *data.glob(f"*/{STAGE}")):
         shutil.rmtree(folder, ignore_errors=True)
 
