@@ -93,7 +93,7 @@ class Errands:
         while True:
             try:
                 async with self._slots:
-                    return withdraw_of(await self._server.tell(path, body))
+                    return withdraw_of(await self._server.tell(path, body, errand.told.get("request_id", "")))
             except ServerRefusedError as error:
                 level = logging.DEBUG if error.status in WITHOUT_REPORTS else logging.WARNING
                 LOG.log(level, "服务器不收 %s：%s", path, error)

@@ -57,13 +57,20 @@ class ServerApi:
             LOG.error("%s 不是对话服务器：server_url 只写到端口，后面不要带 /v1 之类的路径", url)
 
     async def ask(
-        self, chat: Chat, body: bytes, repeatable: bool, accepted: asyncio.Event, pieces: Pieces | None = None
+        self,
+        chat: Chat,
+        body: bytes,
+        repeatable: bool,
+        accepted: asyncio.Event,
+        pieces: Pieces | None = None,
+        request_id: str = "",
     ) -> Reply:
         """Post a message until it is answered, refused or too late.
 
         Args:
             repeatable: it carries a message_id.
             accepted: set once the server has the message, so that the chat's next may follow it.
+            request_id: what the server is to name it in its log, too.
             pieces: where what is finished of the answer is put meanwhile, should the server tell.
         """
         with self._posts.enter(chat.key) as place:
@@ -75,11 +82,11 @@ class ServerApi:
                 before_sleep=_log_retry,
                 reraise=True,
             )
-            return await retrying(self._ask_once, chat, body, place, accepted, pieces or Pieces())
+            return await retrying(self._ask_once, chat, body, place, accepted, pieces or Pieces(), request_id)
 
-    async def tell(self, path: str, body: bytes) -> Any:
+    async def tell(self, path: str, body: bytes, request_id: str = "") -> Any:
         """Post something that is not a message, once; the answer's JSON. Raises ServerError."""
-        return await self._answer(path, body)
+        return await self._answer(path, body, request_id)
 
     async def stands(self, status: bytes) -> bool:
         """Tell it how our line stands; whether it would take a message now. One that knows no such door would."""
@@ -93,16 +100,20 @@ class ServerApi:
         said = _json(answer.text)
         return not (isinstance(said, dict) and said.get("ready") is False)
 
-    async def _ask_once(self, chat: Chat, body: bytes, place: Place, accepted: asyncio.Event, pieces: Pieces) -> Reply:
+    async def _ask_once(
+        self, chat: Chat, body: bytes, place: Place, accepted: asyncio.Event, pieces: Pieces, request_id: str
+    ) -> Reply:
         async with place.slot():
             place.on_settled(len(body), accepted.set)
             pieces.begin()
-            answer = await self._answer(f"/api/chat/{chat.kind}", body, place.trace, pieces)
+            answer = await self._answer(f"/api/chat/{chat.kind}", body, request_id, place.trace, pieces)
         return reply_of(chat.kind, answer)
 
-    async def _answer(self, path: str, body: bytes, trace: Trace | None = None, pieces: Pieces | None = None) -> Any:
+    async def _answer(
+        self, path: str, body: bytes, request_id: str, trace: Trace | None = None, pieces: Pieces | None = None
+    ) -> Any:
         """The answer's JSON; raises ServerError for whatever else comes back."""
-        status, headers, payload = await self._post(path, body, trace, pieces)
+        status, headers, payload = await self._post(path, body, request_id, trace, pieces)
         if status in NOT_ANSWERED:
             raise ServerAwayError(f"服务器回答 {status}：{words_of(payload)}", _retry_after(headers))
         if status >= 500 or 300 <= status < 400:
@@ -115,13 +126,16 @@ class ServerApi:
             raise AnswerLostError("服务器的答复不是 JSON") from None
 
     async def _post(
-        self, path: str, body: bytes, trace: Trace | None, pieces: Pieces | None
+        self, path: str, body: bytes, request_id: str, trace: Trace | None, pieces: Pieces | None
     ) -> tuple[int, httpx.Headers, bytes]:
         try:
             # httpx's read timeout starts anew with every byte; this one does not.
             async with asyncio.timeout(self._settings.server_timeout_s):
                 extensions = {"trace": trace} if trace else {}
-                async with self._http.stream("POST", path, content=body, extensions=extensions) as answer:
+                named = {"X-Request-ID": request_id} if request_id else {}
+                async with self._http.stream(
+                    "POST", path, content=body, headers=named, extensions=extensions
+                ) as answer:
                     told = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
                     if pieces is not None and answer.status_code == 200 and told == EVENTS:
                         return 200, answer.headers, await _told_by_and_by(answer, pieces)

@@ -15,6 +15,8 @@ from typing import Final
 
 import torch
 
+from qqvl_server.observe.logs import logger
+
 COMPILER: Final = "c++"
 # Beside what Python compiles from this package: as much the user's own, and gone with it.
 KEPT: Final = Path(importlib.util.cache_from_source(__file__)).parent
@@ -46,10 +48,13 @@ def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
     for left in folder.glob("building-*"):
         if time.time() - left.stat().st_mtime > _LEFT_S:
             shutil.rmtree(left, ignore_errors=True)
+    logger().info("正在编译 CPU 算子，只有第一次要", folder=str(folder))
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder, prefix="building-", ignore_cleanup_errors=True) as scratch:
         linked = Path(scratch, "linked.so")
         _run([compiler, *_FLAGS, "-shared", str(SOURCES / "kernels.cpp"), "-o", str(linked)])
         os.replace(linked, target)
+    logger().info("CPU 算子编译好了", kb=target.stat().st_size // 1024, seconds=round(time.monotonic() - began, 1))
     return target
 
 
