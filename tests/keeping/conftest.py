@@ -129,7 +129,7 @@ async def _history(data: Path, refs: tuple[ImageRef, ...]) -> None:
         await store.books.caption(GROUP, refs[1].sha256, f"{ZHANG.name}的猫")
         await store.books.choose(GROUP, {"group_reply": "all"})
         await store.recall(ELSEWHERE, "x1", None)
-        talk = await store.conversations.create("local", "", "", {})
+        talk = await store.conversations.create("local", "", {})
         asked = Said(new_id("m"), None, "user", f"10001 是谁？他说：{SECRET}", time.time())
         await store.conversations.add("local", talk.id, [asked])
         await Audit(store.database).add(Change("local", "127.0.0.1", "chat.mute private:10001", None, ZHANG.name))
