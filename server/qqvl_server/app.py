@@ -26,9 +26,11 @@ from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
 from qqvl_server.api.qq import routes as qq
 from qqvl_server.api.responses import routes as responses
+from qqvl_server.chat import retention
 from qqvl_server.chat.gate.weights import Gate
 from qqvl_server.chat.gate.weights import load as load_gate
 from qqvl_server.chat.personas import Personas
+from qqvl_server.chat.retention import Retention
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.config import Resolved
@@ -121,7 +123,8 @@ async def opened(
             resolved, data_dir, checkpoint.is_demo, store, service, access, life.get,
             lambda: life.status(service, store.trouble), library, metrics, links, sign_in,
         )  # fmt: skip
-        async with front.opened(rooms) as page:
+        retained = Retention(store, library, settings.storage, lambda: bool(service.running_turns()))
+        async with front.opened(rooms) as page, retention.running(retained):
             doors = (
                 qq.build(service), client.build(links, lambda: admin.is_healthy(rooms.status)), openai.build(access),
                 responses.build(access), anthropic.build(access), *admin.build(rooms.status, metrics, links),
