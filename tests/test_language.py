@@ -96,10 +96,10 @@ def test_the_clients_help_and_mistakes_are_english(capsys: pytest.CaptureFixture
 
 
 def test_a_program_of_ours_that_is_started_speaks_the_same() -> None:
-    done = run_cli(
-        "doctor", "--json", "--no-send", "--data-dir", "/nonexistent/qqvl", env={"LANG": "en_US", "LC_ALL": ""}
-    )
+    english = {"LANG": "en_US.UTF-8", "LC_ALL": "", "QQVL_CLIENT_NAPCAT_WS_URL": "ws://127.0.0.1:1"}
+    done = run_cli("doctor", "--json", "--no-send", "--data-dir", "/nonexistent/qqvl", env=english)
     assert done.returncode == 1
+    assert "NapCat is not running" in done.stdout
     assert _HAN.search(done.stdout) is None, done.stdout
 
 
