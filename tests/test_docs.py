@@ -96,6 +96,7 @@ def test_a_readme_names_every_route_and_no_other(readme: str, server: RunningSer
         "docs/architecture.md",
         "docs/client.md",
         "docs/deploy.md",
+        "docs/observability.md",
         "docs/bot.md",
         "docs/page.md",
         "docs/reliability.md",
