@@ -12,6 +12,7 @@ from typing import ClassVar
 import pytest
 
 from qqvl_server.observe import logs
+from qqvl_server.observe.card_figures import CardFigures
 from qqvl_server.observe.cards import Cards
 from qqvl_server.observe.links import Links
 from qqvl_server.observe.metrics import Metrics
@@ -56,6 +57,9 @@ class Driver:
     def nvmlDeviceGetMemoryInfo(self, card: str) -> Memory:  # noqa: N802
         return Memory()
 
+    def nvmlDeviceGetComputeRunningProcesses(self, _card: str) -> tuple[()]:  # noqa: N802
+        return ()
+
     def nvmlDeviceGetUtilizationRates(self, card: str) -> Rates:  # noqa: N802
         if "MIG" in card:
             raise self.NVMLError("not supported")
@@ -64,7 +68,7 @@ class Driver:
 
 def test_cards_tell_their_memory_and_how_busy_they_are_as_far_as_they_know() -> None:
     told = {
-        (sample.name, sample.labels["gpu"]): sample.value for family in Cards(Driver()).collect()
+        (sample.name, sample.labels["gpu"]): sample.value for family in CardFigures(Cards(Driver)).collect()
         for sample in family.samples
     }  # fmt: skip
     assert told == {
@@ -77,7 +81,7 @@ def test_cards_tell_their_memory_and_how_busy_they_are_as_far_as_they_know() -> 
 
 
 def test_without_a_driver_there_is_nothing_of_cards() -> None:
-    assert list(Cards(Driver(is_there=False)).collect()) == []
+    assert list(CardFigures(Cards(lambda: Driver(is_there=False))).collect()) == []
 
 
 def test_the_link_is_told_as_ready_tells_it() -> None:

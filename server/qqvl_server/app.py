@@ -9,8 +9,12 @@ import socket
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from starlette.types import ASGIApp
 
 from qqvl_server import front, hosts, invocation, keys, signin, welcome
 from qqvl_server.api import server
@@ -52,29 +56,56 @@ from qqvl_server.weights.fingerprint import fingerprint
 from qqvl_server.weights.locate import Checkpoint
 
 _EXITS = {WeightsError: EXIT_WEIGHTS, ConfigError: EXIT_CONFIG}
+Loading = Callable[[ImageLibrary, Metrics], Voice]
 
 
-def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path) -> int:
+def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, load: Loading | None = None) -> int:
     """Run until stopped; returns the process's exit status.
+
+    Args:
+        load: gives the voice, blocking; by default the checkpoint's, in this process.
 
     Raises:
         ConfigError: the port is taken or the data folder is in use.
         StorageFailed: the database cannot be opened.
     """
     place = resolved.settings.server
+    load = load or functools.partial(load_voice, resolved.settings, checkpoint)
     kept = logs.kept_in(data_dir / "logs", resolved.settings.observe)
-    with locked(data_dir) as is_ours, bound(place.host, place.port) as listener, kept:
-        finish(data_dir.absolute(), resolved.settings.storage.database_url or sqlite_url(data_dir), logger().warning)
-        return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener))
+    with held(resolved.settings, data_dir) as is_ours, bound(place.host, place.port) as listener, kept:
+        return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener, load))
 
 
-async def _serve(
-    resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, is_ours: Callable[[], bool], listener: socket.socket
-) -> int:
+@contextmanager
+def held(settings: Settings, data_dir: Path) -> Iterator[Callable[[], bool]]:
+    """As ``locked``; what a restore was doing when it was killed is brought to its end."""
+    with locked(data_dir) as is_ours:
+        finish(data_dir.absolute(), settings.storage.database_url or sqlite_url(data_dir), logger().warning)
+        yield is_ours
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """All that stands behind the port. ``idle`` returns once nobody waits for an answer."""
+
+    web: ASGIApp
+    life: Lifecycle
+    service: ChatService
+    library: ImageLibrary
+    sign_in: SignIn
+    idle: Callable[[], Awaitable[None]]
+
+
+@asynccontextmanager
+async def opened(
+    resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, is_ours: Callable[[], bool], metrics: Metrics
+) -> AsyncIterator[House]:
+    """Everything but the voice, which ``House.life`` is given later, and the port.
+
+    Raises StorageFailed.
+    """
     settings = resolved.settings
-    raise_limit()
     quieted(asyncio.get_running_loop())
-    metrics = Metrics()
     library = image_library(settings, data_dir)
     life = Lifecycle(settings.weights.device)
     sign_in = SignIn.at(data_dir)
@@ -82,7 +113,7 @@ async def _serve(
         service = ChatService(
             store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics,
             Personas(data_dir / "personas"), (settings.server.served_model_name or (checkpoint.name,))[0],
-            await asyncio.to_thread(_gate, checkpoint, data_dir),
+            await asyncio.to_thread(_gate, checkpoint, data_dir), data_dir / "words",
         )  # fmt: skip
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
         links = Links()
@@ -98,20 +129,36 @@ async def _serve(
                 *page.doors,
             )  # fmt: skip
             guard = server.build(doors, settings.server, metrics, sign_in)
-            http = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))
-            url = hosts.url(settings.server.host, listener.getsockname()[1])
-            load = functools.partial(load_voice, settings, checkpoint, library, metrics)
-            _announce_address(settings, url)
-            _announce_page(sign_in, data_dir, hosts.near_url(settings.server.host, listener.getsockname()[1]))
-            # A decode may take longer than anybody waits for us to stop.
-            ready = functools.partial(_announce_ready, settings, checkpoint, data_dir, url)
             idle = functools.partial(_idle, guard, page)
-            stopping = life.stopping(http, service, idle, library.close, settings.server.shutdown_grace_s)
-            async with life.supervised(http, load, ready), stopping:
-                await http.serve(sockets=[listener])
-            signin.withdraw(data_dir)
+            web = server.opened_to_pages(guard, settings.server)
+            yield House(web, life, service, library, sign_in, idle)
         if life.voice is not None:
             await life.voice.aclose()
+
+
+async def _serve(
+    resolved: Resolved,
+    checkpoint: Checkpoint,
+    data_dir: Path,
+    is_ours: Callable[[], bool],
+    listener: socket.socket,
+    load: Loading,
+) -> int:
+    settings, place = resolved.settings, resolved.settings.server
+    raise_limit()
+    metrics = Metrics()
+    async with opened(resolved, checkpoint, data_dir, is_ours, metrics) as house:
+        life, library = house.life, house.library
+        http = Server(web_config(house.web, place.body_timeout_s))
+        url = hosts.url(place.host, listener.getsockname()[1])
+        _announce_address(settings, url)
+        _announce_page(house.sign_in, data_dir, hosts.near_url(place.host, listener.getsockname()[1]))
+        # A decode may take longer than anybody waits for us to stop.
+        ready = functools.partial(_announce_ready, settings, checkpoint, data_dir, url)
+        stopping = life.stopping(http, house.service, house.idle, library.close, place.shutdown_grace_s)
+        async with life.supervised(http, functools.partial(load, library, metrics), ready), stopping:
+            await http.serve(sockets=[listener])
+        signin.withdraw(data_dir)
     if life.failure is not None:
         print(told(f"错误：{life.failure.message}"), file=sys.stderr)
         return _EXITS.get(type(life.failure), EXIT_ENGINE_DEAD)

@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qqvl_server import config, flags, invocation, language, overrides, setting_up, signin
+from qqvl_server import config, derived, flags, invocation, language, overrides, setting_up, signin
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.hosts import is_loopback
 from qqvl_server.language import told
@@ -75,7 +75,7 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
         for name, value in typed.items()
         if value is not None
     }
-    file = _settings_file(parsed.config, env)
+    file = config.settings_file(parsed.config, env)
     if parsed.command == "doctor":
         # Imported late: it knows the database.
         from qqvl_server.doctor import command
@@ -87,29 +87,19 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
     if parsed.command == "show-config":
         return _show(_with_page(resolved))
     if parsed.command == "page":
-        return _page(_data_dir(resolved))
+        return _page(config.data_dir(resolved))
     if parsed.command == "trace":
         return _trace(resolved, parsed, file, env)
     if parsed.command in flags.KEEPING:
         # Imported late: it knows the database.
         from qqvl_server.keeping import command as keeping
 
-        return keeping.run(parsed, keeping.places(resolved, _data_dir(resolved), file, env))
+        return keeping.run(parsed, keeping.places(resolved, config.data_dir(resolved), file, env))
     if parsed.command == "label-lines":
         return _label(resolved, parsed.file, parsed.group, parsed.count)
     if parsed.command == "calibrate-gate":
         return _calibrate(resolved, parsed.files, parsed.rate, parsed.into)
     return _serve(resolved, env)
-
-
-def _settings_file(given: str | None, env: Mapping[str, str]) -> Path | None:
-    named = given or env.get("QQVL_CONFIG")
-    if named:
-        return Path(named)
-    for folder in (Path.cwd(), config.project_root()):
-        if (folder / "qqvl.yaml").is_file():
-            return folder / "qqvl.yaml"
-    return None
 
 
 def _with_page(resolved: config.Resolved) -> config.Resolved:
@@ -119,7 +109,7 @@ def _with_page(resolved: config.Resolved) -> config.Resolved:
     from qqvl_server.chat.store import sqlite_url
 
     settings = resolved.settings
-    url = settings.storage.database_url or sqlite_url(_data_dir(resolved))
+    url = settings.storage.database_url or sqlite_url(config.data_dir(resolved))
     return overrides.over(resolved, kept_at(url))
 
 
@@ -144,15 +134,15 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
         _tell(f"注意：{checkpoint.instead_of}")
     if checkpoint.is_demo:
         _announce_demo(checkpoint)
+    derived.keep_in(config.data_dir(resolved))
     # Imported late: reading settings must not wait for the web framework.
+    if settings.cluster.replicas:
+        from qqvl_server import cluster
+
+        return end(cluster.serve(resolved, checkpoint, config.data_dir(resolved)))
     from qqvl_server import app
 
-    return end(app.serve(resolved, checkpoint, _data_dir(resolved)))
-
-
-def _data_dir(resolved: config.Resolved) -> Path:
-    named = resolved.settings.storage.data_dir
-    return Path(named) if named else config.project_root() / "data"
+    return end(app.serve(resolved, checkpoint, config.data_dir(resolved)))
 
 
 def _page(data_dir: Path) -> int:
@@ -172,7 +162,14 @@ def _try(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
     from qqvl_server.trying import command
 
     data_dir = Path(parsed.data_dir) if parsed.data_dir else config.project_root() / "data"
-    return command.run(Path(parsed.script), parsed.url, parsed.key or env.get("QQVL_API_KEY"), data_dir, parsed.rest)
+    key = parsed.key or env.get("QQVL_API_KEY")
+    if parsed.saved:
+        if parsed.script or parsed.rest:
+            raise ConfigError(f"--saved 演服务器上存着的，不能和 {(parsed.script or parsed.rest[0])} 一起用")
+        return command.run_saved(parsed.saved, parsed.url, key, data_dir)
+    if not parsed.script:
+        raise ConfigError("要写脚本文件，或用 --saved 写网页里存下的名字（--saved all 是全部）")
+    return command.run(Path(parsed.script), parsed.url, key, data_dir, parsed.rest)
 
 
 def _trace(resolved: config.Resolved, parsed: argparse.Namespace, file: Path | None, env: Mapping[str, str]) -> int:
@@ -180,7 +177,7 @@ def _trace(resolved: config.Resolved, parsed: argparse.Namespace, file: Path | N
     from qqvl_server import tracing
     from qqvl_server.keeping.places import places
 
-    where = places(resolved, _data_dir(resolved), file, env)
+    where = places(resolved, config.data_dir(resolved), file, env)
     folders = [where.data, parsed.client_data_dir or where.client]
     found = tracing.stories(where.url, folders, parsed.message_id, parsed.chat)
     if not found:
@@ -193,7 +190,7 @@ def _label(resolved: config.Resolved, file: Path, group: str | None, count: int)
     from qqvl_server import labelling
     from qqvl_server.chat.store import sqlite_url
 
-    settings, data_dir = resolved.settings, _data_dir(resolved)
+    settings, data_dir = resolved.settings, config.data_dir(resolved)
     if not settings.storage.database_url and not (data_dir / "qqvl.sqlite3").is_file():
         raise ConfigError(f"{data_dir} 里还没有聊天记录；让机器人先在群里听一阵，或用 --data-dir 指对文件夹")
     logs.configure(settings.observe.model_copy(update={"log_level": "warning"}))
@@ -212,7 +209,8 @@ def _calibrate(resolved: config.Resolved, files: Sequence[Path], rate: float, in
     checkpoint = locate(settings.weights.model_path, config.project_root())
     if checkpoint.instead_of:
         _tell(f"注意：{checkpoint.instead_of}")
-    print(calibrating.calibrate(settings, checkpoint, _data_dir(resolved), files, rate, into))
+    derived.keep_in(config.data_dir(resolved))
+    print(calibrating.calibrate(settings, checkpoint, config.data_dir(resolved), files, rate, into))
     return EXIT_OK
 
 

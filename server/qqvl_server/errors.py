@@ -11,6 +11,7 @@
     │   │   └── ModelNotFound        a model name that is not served
     │   ├── MethodNotAllowed
     │   ├── Conflict                 something else is going on there
+    │   │   └── AlreadySaid              this very message came before
     │   ├── PayloadTooLarge
     │   ├── UnsupportedMedia         content type or encoding of the body
     │   ├── ImageRejected            a picture cannot be used
@@ -20,10 +21,12 @@
     │   ├── RateLimited              this caller asks too often
     │   ├── Loading                  weights are still being read
     │   ├── Draining                 the server is stopping
+    │   ├── Away                     no upstream answers now
     │   ├── BodyTimeout              the body came too slowly
     │   └── DeadlineExceeded         the request took longer than allowed
     └── FailureError             our side broke
         ├── GenerationFailed         one model call failed, the engine lives
+        │   └── UpstreamFailed       an upstream broke off, or will not have us
         ├── EngineDead               no model call can succeed any more
         └── StorageFailed            the message or reply could not be made durable
 
@@ -95,6 +98,10 @@ class Conflict(RequestError):
     code = "conflict"
 
 
+class AlreadySaid(Conflict):
+    code = "already_said"
+
+
 class PayloadTooLarge(RequestError):
     code = "payload_too_large"
 
@@ -144,6 +151,10 @@ class Draining(CapacityError):
     code = "shutting_down"
 
 
+class Away(CapacityError):
+    code = "upstream_away"
+
+
 class BodyTimeout(CapacityError):
     code = "request_timeout"
 
@@ -158,6 +169,10 @@ class FailureError(QqvlError):
 
 class GenerationFailed(FailureError):
     code = "generation_failed"
+
+
+class UpstreamFailed(GenerationFailed):
+    code = "upstream_failed"
 
 
 class EngineDead(FailureError):

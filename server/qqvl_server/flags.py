@@ -45,6 +45,8 @@ SECTIONS: Final = {
     "storage": "数据",
     "weights": "模型与设备",
     "engine": "推理引擎",
+    "upstream": "别处的模型（engine: upstream）",
+    "cluster": "副本（Ray）",
     "generation": "生成",
     "media": "图片",
     "chat": "QQ 聊天",
@@ -208,9 +210,13 @@ def _download() -> Parser:
 
 
 def _try() -> Parser:
-    parser = Parser(invocation.command("try"), COMMANDS["try"], "%(prog)s 脚本.json [参数…]")
+    parser = Parser(invocation.command("try"), COMMANDS["try"], "%(prog)s 脚本.json [参数…]，或 --saved 名字")
     group = parser.add_argument_group("参数")
-    group.add_argument("script", metavar="脚本.json", help="在网页的“试一个群”里存下来的，写法见 docs/page.md")
+    group.add_argument("script", metavar="脚本.json", nargs="?", help="在网页的“试群”里导出的文件，写法见 docs/page.md")
+    group.add_argument(
+        "--saved", metavar="名字", action="append", help="演在网页里存下的这一个，可以写几次；写 all 是全部。"
+        "从正在运行的服务器取，也在它上面演"
+    )  # fmt: skip
     group.add_argument(
         "--url", metavar="地址", help="在哪个服务器上演，如 http://127.0.0.1:9999；不写就自己起一个，数据用完就删，"
         "别的参数（如 --model-path）都交给它",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from qqvl_server.chat import arrivals, commanding, policy, stopping
@@ -57,11 +58,10 @@ class ChatService:
         personas: Personas | None = None,
         model: str = "",
         gate: Gate | None = None,
+        words: Path | None = None,
     ) -> None:
-        """``model`` is the name that is told of what answers; ``gate`` is what was calibrated for it."""
-        self._store = store
-        self._voice = voice
-        self.books = store.books
+        """``model``: the name told of what answers. ``gate``: calibrated for it. ``words``: where its lists are."""
+        self._store, self._voice, self.books = store, voice, store.books
         known = personas or Personas()
         preferences = self.preferences = Preferences(store.books, known, settings, has_gate=gate is not None)
         self._timeout_s = generation.request_timeout_s
@@ -71,7 +71,7 @@ class ChatService:
         window = Window(store, pictures, preferences, generation)
         ledger = Ledger(store.books, voice)
         commander = Commander(store, voice, preferences, ledger, model)
-        blocking = self._blocking = Blocking(settings, self._metrics)
+        blocking = self._blocking = Blocking(settings, self._metrics, words)
         self._turns = Turns(
             store, voice, receiver, window, preferences, ledger, commander, blocking, exchanges, meters, gate
         )

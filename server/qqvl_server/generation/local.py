@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest, PromptTooLong, QqvlError
 from qqvl_server.generation.account import Account
-from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker, one_choice
+from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
+from qqvl_server.generation.choices import one_choice
 from qqvl_server.generation.constraints.bad_words import BadWords
 from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.constraints.thinking import WhileThinking, budget_of, tells_of_thought
@@ -87,6 +88,10 @@ class LocalVoice(Generic[P]):
 
     def status(self) -> VoiceStatus:
         return VoiceStatus(model_loaded=True, processor_loaded=True, alive=self._engine.alive, device=self._device)
+
+    async def watch(self) -> None:
+        while self._engine.alive:  # noqa: ASYNC110
+            await asyncio.sleep(1)
 
     @property
     def shares_steps(self) -> bool:
@@ -171,6 +176,9 @@ class LocalVoice(Generic[P]):
         except QqvlError:
             # Only a favour for later: whoever really asks will hear of it.
             return
+
+    async def length(self, request: GenerationRequest) -> int:
+        return len(await self.tokenize(request))
 
     async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         return await self._aside(self._texts, lambda: self._prompts.tokenize(request))

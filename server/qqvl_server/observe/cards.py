@@ -1,70 +1,81 @@
-"""NVIDIA's own figures of its cards: memory and how busy they are. Nothing where there is no card or no driver."""
+"""NVIDIA cards as their driver sees them (NVML): memory in use, by us and by all, and how busy they are. Blocking.
+
+The driver's library and not torch is asked: it needs no context of CUDA, answers in well under a millisecond, and also
+knows what other programs have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any, Final
 
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+_MB: Final = 2**20
 
 
-class Cards(Collector):
-    """All cards of this machine, by NVML's numbers, which are those of ``nvidia-smi``.
+def _driver() -> Any:
+    return importlib.import_module("pynvml")
 
-    ``library`` is ``pynvml``: https://docs.nvidia.com/deploy/nvml-api/. Whoever collects waits for the driver, which
-    takes milliseconds, or as long as a lost card takes to be noticed: never on an event loop.
-    """
 
-    def __init__(self, library: Any) -> None:
-        self._library = library
-        self._handles: list[Any] | None = None
+class Cards:
+    """``read`` gives nothing where there is no card, no driver, or a card that does not tell (shared memory).
+    ``driver`` gives NVML's functions by their names."""
 
-    @classmethod
-    def here(cls) -> Cards | None:
-        """None where NVIDIA's library for Python is missing: that costs these figures, and no server."""
+    def __init__(self, driver: Callable[[], Any] = _driver) -> None:
+        self._driver = driver
+        self._nvml: Any = None
+        self._handles: list[Any] = []
+        self._is_open = False
+
+    def read(self) -> list[dict[str, Any]]:
+        """A card each: ``gpu``, the driver's number of it, ``name``, ``total_mb``, ``used_mb`` by all, ``own_mb`` by
+        this process (None where the driver cannot tell, as in a container with process ids of its own), ``busy`` 0 to
+        1 over the driver's last instants.
+        """
+        if not self._is_open:
+            self._is_open = True
+            self._open()
+        told = (self._told(number, handle) for number, handle in enumerate(self._handles))
+        return [card for card in told if card is not None]
+
+    def _open(self) -> None:
         try:
-            import pynvml
-        except ImportError:
+            nvml = self._driver()
+            nvml.nvmlInit()
+            self._handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+            self._nvml = nvml
+        except Exception:
+            # The edge of a driver: without figures of cards the state is told all the same. NVML's errors are classes
+            # that it makes while it runs, and there may be no such package.
+            self._handles = []
+
+    def _told(self, number: int, handle: Any) -> dict[str, Any] | None:
+        nvml = self._nvml
+        try:
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            return {
+                "gpu": number,
+                "name": str(nvml.nvmlDeviceGetName(handle)),
+                "total_mb": int(memory.total) // _MB,
+                "used_mb": int(memory.used) // _MB,
+                "own_mb": self._own_mb(handle),
+                "busy": self._busy(handle),
+            }
+        except nvml.NVMLError:
             return None
-        return cls(pynvml)
 
-    def collect(self) -> Iterable[Metric]:
-        used = GaugeMetricFamily("qqvl_gpu_memory_used_bytes", "显卡用掉的显存，所有程序合起来", labels=["gpu", "name"])
-        total = GaugeMetricFamily("qqvl_gpu_memory_total_bytes", "显卡的显存", labels=["gpu", "name"])
-        busy = GaugeMetricFamily(
-            "qqvl_gpu_utilisation_ratio", "显卡有多少时间在算，0 到 1，所有程序合起来", labels=["gpu", "name"]
-        )
-        for number, handle in enumerate(self._found()):
-            labels = [str(number), self._asked(self._library.nvmlDeviceGetName, handle) or ""]
-            memory = self._asked(self._library.nvmlDeviceGetMemoryInfo, handle)
-            if memory is not None:
-                used.add_metric(labels, memory.used)
-                total.add_metric(labels, memory.total)
-            rates = self._asked(self._library.nvmlDeviceGetUtilizationRates, handle)
-            if rates is not None:
-                busy.add_metric(labels, rates.gpu / 100)
-        for family in (used, total, busy):
-            if family.samples:
-                yield family
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing, so that the driver is not asked before somebody wants to know."""
-        return iter(())
-
-    def _found(self) -> list[Any]:
-        if self._handles is None:
-            try:
-                self._library.nvmlInit()
-                count = self._library.nvmlDeviceGetCount()
-                self._handles = [self._library.nvmlDeviceGetHandleByIndex(number) for number in range(count)]
-            except self._library.NVMLError:
-                self._handles = []
-        return self._handles
-
-    def _asked(self, what: Any, handle: Any) -> Any:
-        """None where this card does not tell: parts of a card (MIG) have no utilisation."""
+    def _own_mb(self, handle: Any) -> int | None:
+        nvml = self._nvml
         try:
-            return what(handle)
-        except self._library.NVMLError:
+            mine = [one for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle) if one.pid == os.getpid()]
+        except nvml.NVMLError:
+            return None
+        used = [one.usedGpuMemory for one in mine if one.usedGpuMemory is not None]
+        return sum(used) // _MB if used else None
+
+    def _busy(self, handle: Any) -> float | None:
+        try:
+            return float(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+        except self._nvml.NVMLError:
             return None

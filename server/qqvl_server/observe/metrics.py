@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from qqvl_server.observe.card_figures import CardFigures
 from qqvl_server.observe.cards import Cards
 from qqvl_server.observe.links import Links
 from qqvl_server.observe.tallies import Tallies
@@ -59,8 +60,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.machine = CollectorRegistry()
         ProcessCollector(registry=self.machine)
-        if (cards := Cards.here()) is not None:
-            self.machine.register(cards)
+        self.machine.register(CardFigures(Cards()))
         self.http_requests = Counter(
             "qqvl_http_requests", "HTTP 请求数", labelnames=("door", "status"), registry=self.registry
         )

@@ -1,4 +1,4 @@
-"""The server's state once a second, for those who look on: figures of the metrics as rates, memory, processors.
+"""The server's state once a second, for those who look on: figures of the metrics as rates, memory, processors, cards.
 
 Knows the metrics and this machine; no chats and no HTTP.
 """
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psutil
 
+from qqvl_server.observe.cards import Cards
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 
@@ -44,6 +45,7 @@ class Pulse:
     def __init__(self, metrics: Metrics, now: Callable[[], dict[str, Any]]) -> None:
         self._metrics = metrics
         self._now = now
+        self._cards = Cards()
         self._process = psutil.Process()
         self._cores = os.cpu_count() or 1
         self._began = time.monotonic()
@@ -63,7 +65,8 @@ class Pulse:
         while True:
             await asyncio.sleep(EVERY_S)
             try:
-                self._take()
+                # Drivers answer at their own pace.
+                self._take(await asyncio.to_thread(self._cards.read))
             except (OSError, psutil.Error) as error:
                 # Without descriptors left nothing of ``/proc`` can be read; there will be some again.
                 logger().debug("读不到这一秒的状态", kind=type(error).__name__)
@@ -74,12 +77,12 @@ class Pulse:
             await self._news.wait()
             yield self._states[-1]
 
-    def _take(self) -> None:
+    def _take(self, cards: list[dict[str, Any]]) -> None:
         before, reading = self._readings[-1], self._read()
         if reading.qq_requests > before.qq_requests:
             self._last_contact = time.time()
         self._readings.append(reading)
-        self._states.append(self._state(before, reading) | self._now())
+        self._states.append(self._state(before, reading) | {"cards": cards} | self._now())
         news, self._news = self._news, asyncio.Event()
         news.set()
 
