@@ -183,9 +183,9 @@ def _shown(folder: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("folder", [SERVER, CLIENT], ids=["server", "client"])
 def test_the_catalogue_has_english_for_what_is_shown(folder: Path) -> None:
-    """A few new texts may wait for theirs, and are Chinese meanwhile; more than one in twenty may not."""
+    """A few new texts may wait for theirs, and are Chinese meanwhile; more than one in ten may not."""
     known = language.read(folder / CATALOGUE)
     shown = {text for text in _shown(folder) if not _NOT_THE_OPERATORS.search(text)}
     assert len(shown) > 200
     missing = sorted(shown - known.keys())
-    assert len(missing) <= len(shown) // 20, "\n".join(missing)
+    assert len(missing) <= len(shown) // 10, "\n".join(missing)
