@@ -90,7 +90,7 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
     if parsed.command == "page":
         return _page(config.data_dir(resolved))
     if parsed.command == "trace":
-        return _trace(resolved, parsed)
+        return _trace(resolved, parsed, file, env)
     if parsed.command in flags.KEEPING:
         # Imported late: it knows the database.
         from qqvl_server.keeping import command as keeping
@@ -183,15 +183,14 @@ def _try(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
     return command.run(Path(parsed.script), parsed.url, key, data_dir, parsed.rest)
 
 
-def _trace(resolved: config.Resolved, parsed: argparse.Namespace) -> int:
+def _trace(resolved: config.Resolved, parsed: argparse.Namespace, file: Path | None, env: Mapping[str, str]) -> int:
     # Imported late: the database's library takes its time.
     from qqvl_server import tracing
-    from qqvl_server.chat.store import sqlite_url
+    from qqvl_server.keeping.places import places
 
-    data_dir = config.data_dir(resolved)
-    folders = [folder for folder in (data_dir, parsed.client_data_dir) if folder is not None]
-    url = resolved.settings.storage.database_url or sqlite_url(data_dir)
-    found = tracing.stories(url, folders, parsed.message_id, parsed.chat)
+    where = places(resolved, config.data_dir(resolved), file, env)
+    folders = [where.data, parsed.client_data_dir or where.client]
+    found = tracing.stories(where.url, folders, parsed.message_id, parsed.chat)
     if not found:
         raise tracing.nothing(folders, parsed.message_id)
     print(tracing.as_json(found) if parsed.json else tracing.render(found, parsed.message_id))
