@@ -149,7 +149,7 @@ async def test_chats_are_shared_out_by_weight_and_stay_with_their_own(tmp_path: 
             await asyncio.gather(*(heard(voice, request) for request in requests))
             assert {headers["X-Session-Id"] for headers in first.headers} == before
             # One goes: its own are answered by the other, before it is even known to be away.
-            first.answers = [status(500)]
+            first.answers = [status(500), status(503, retry_after="60")]
             for request in requests[:8]:
                 assert [e for e in await heard(voice, request) if isinstance(e, TextDelta)] == [TextDelta("好")]
             assert not voice.status().away

@@ -21,6 +21,7 @@ class Setback(Exception):
 
     ``error`` is what the caller is told where it is not; ``outcome`` is a word of the metrics; ``pause_s`` is how long
     the upstream asks to be left alone, None where it does not say; ``is_fault``: it speaks against the upstream.
+    ``stays``: it is worth waiting for this one, whose cache knows the talk, rather than to ask another.
     """
 
     def __init__(self, error: QqvlError, outcome: str, *, pause_s: float | None = None, is_fault: bool = True) -> None:
@@ -29,6 +30,7 @@ class Setback(Exception):
         self.outcome = outcome
         self.pause_s = pause_s
         self.is_fault = is_fault
+        self.stays = outcome == "busy"
 
 
 def unreachable(what: str) -> Setback:
