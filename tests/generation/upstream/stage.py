@@ -163,7 +163,7 @@ async def voiced(
             own.close()
 
 
-def asks(*texts: str, urgency: Urgency = Urgency.API, seconds: float = 30, **more: Any) -> GenerationRequest:
+def asks(*texts: str, urgency: Urgency = Urgency.API, seconds: float = 120, **more: Any) -> GenerationRequest:
     """A request whose messages are the user's and the assistant's in turns; ``sampling`` by its fields."""
     roles = ("user", "assistant")
     fields = more.pop("sampling", {})
