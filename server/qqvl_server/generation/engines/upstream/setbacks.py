@@ -33,8 +33,8 @@ class Setback(Exception):
         self.stays = outcome == "busy"
 
 
-def unreachable(what: str) -> Setback:
-    return Setback(UpstreamFailed(f"连不上上游的模型服务（{what}），请稍后再试"), "unreachable")
+def unreachable(what: str, *, is_fault: bool = True) -> Setback:
+    return Setback(UpstreamFailed(f"连不上上游的模型服务（{what}），请稍后再试"), "unreachable", is_fault=is_fault)
 
 
 def torn() -> Setback:

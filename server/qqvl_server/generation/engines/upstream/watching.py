@@ -7,7 +7,8 @@ import time
 from typing import Final
 
 from qqvl_server.generation.engines.upstream.fleet import Fleet, Profile, Upstream
-from qqvl_server.generation.engines.upstream.probing import Prober
+from qqvl_server.generation.engines.upstream.probing import PATIENCE_S, Prober
+from qqvl_server.generation.engines.upstream.wire import is_our_delay
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 
@@ -42,7 +43,7 @@ class Watching:
                 await self._seek(upstream)
             elif await self._prober.is_there(upstream):
                 upstream.heard()
-            else:
+            elif not is_our_delay(since, PATIENCE_S):
                 upstream.missed(since)
             if was and not upstream.is_reachable:
                 logger().error("上游没有应答了", upstream=upstream.name)
