@@ -99,8 +99,10 @@ class UpstreamHttp:
 
 
 def is_our_delay(began: float, patience_s: float) -> bool:
-    """Whether a patience that began at ``began`` (``time.monotonic``) ended so late that it was this process that had no
-    time: on a crowded machine that says nothing of who was waited for."""
+    """Whether a patience that began at ``began`` (``time.monotonic``) ended so late that it was us who had no time.
+
+    On a crowded machine that says nothing of who was waited for.
+    """
     return time.monotonic() - began > patience_s + _SLACK_S
 
 
