@@ -1,7 +1,7 @@
 """The database under the store: opened and looked over, written to in groups, watched. Knows SQL's engine, no chats.
 
 SQLite in WAL mode with ``synchronous=FULL``: a commit that returned survives a kill and a power cut
-(https://www.sqlite.org/pragma.html#pragma_synchronous). The same code runs on PostgreSQL.
+(https://www.sqlite.org/pragma.html#pragma_synchronous). On PostgreSQL (``postgres.py``) several servers share one.
 
 Group commit: whoever comes while the disk still syncs the commit before shares the next one, so that a disk that takes
 seconds for each makes everybody wait for two, and nobody for all the others'.
@@ -18,16 +18,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import alembic.command
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, event, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from qqvl_server.chat import causes, inspection
-from qqvl_server.errors import StorageFailed
+from qqvl_server.chat import causes, inspection, postgres
+from qqvl_server.errors import ConfigError, StorageFailed
 from qqvl_server.observe.logs import Seldom, logger
 
 # All in a group wait for each other's statements: never for more than these.
@@ -36,10 +36,23 @@ _LOOK_S: Final = 1.0
 # Alembic keeps what it migrates in module globals: two at once, of any threads or tasks, write into each other's.
 _MIGRATING: Final = threading.Lock()
 _MIGRATING_LOOK_S: Final = 0.01
+# How often what another server came in between of is done again.
+_RACES: Final = 5
 
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[Any]]
+
+
+class _Causes(Protocol):
+    """What a database's errors mean: SQLite's or PostgreSQL's."""
+
+    def at_start(self, error: Exception, name: str) -> StorageFailed: ...
+    def while_running(self, error: Exception) -> StorageFailed: ...
+    def is_of_storage(self, error: Exception) -> bool: ...
+    def is_damage(self, error: Exception) -> bool: ...
+    def is_race(self, error: Exception) -> bool: ...
+    def code_of(self, error: Exception) -> int | str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +88,10 @@ class _Place:
 class Database:
     """Use as ``async with Database.open(url)``; ``write`` and ``read`` raise ``StorageFailed`` when it fails."""
 
-    def __init__(self, engine: AsyncEngine, place: _Place) -> None:
+    def __init__(self, engine: AsyncEngine, place: _Place, means: _Causes) -> None:
         self._engine = engine
         self._writers = engine.execution_options(writes=True)
+        self._means = means
         self._place = place
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._lost = False
@@ -93,25 +107,25 @@ class Database:
         Raises:
             StorageFailed: it cannot be used; what is wrong and what to do.
         """
-        engine = create_async_engine(url)
-        file = make_url(url).database if engine.dialect.name == "sqlite" else None
-        name = Path(file).name if file else engine.dialect.name
-        if engine.dialect.name == "sqlite":
-            event.listen(engine.sync_engine, "connect", _durable_sqlite)
-            event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        is_shared = postgres.is_address(url)
+        engine = postgres.engine(url) if is_shared else _sqlite_engine(url)
+        file = None if is_shared else make_url(url).database
+        name = postgres.name_of(url) if is_shared else Path(file).name if file else "sqlite"
+        means: _Causes = postgres if is_shared else causes
         try:
             try:
                 if file:
                     await asyncio.to_thread(inspection.look_over, file)
-                async with _alone(), engine.execution_options(writes=True).begin() as connection:
-                    await connection.run_sync(_migrate, name)
+                async with _alone():
+                    await (postgres.migrate(url, _migrate) if is_shared else _migrate_sqlite(engine, name))
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-                raise causes.at_start(error, name) from error
-            # Never given back: when the last connection closes, SQLite deletes the log that ``_Place`` looks at, and
-            # one whose reader was cut short is closed.
-            async with engine.connect() as keeper:
-                await keeper.rollback()
-                database = cls(engine, _Place(file, is_ours))
+                raise means.at_start(error, name) from error
+            async with contextlib.AsyncExitStack() as opened:
+                if not is_shared:
+                    # Never given back: when the last connection closes, SQLite deletes the log that ``_Place`` looks
+                    # at, and one whose reader was cut short is closed.
+                    await (await opened.enter_async_context(engine.connect())).rollback()
+                database = cls(engine, _Place(file, is_ours), means)
                 tasks = [asyncio.create_task(work()) for work in (database._commit_groups, database._look)]
                 try:
                     yield database
@@ -170,11 +184,15 @@ class Database:
                     await self._commit_alone(job)
 
     async def _commit_alone(self, job: _Job) -> None:
-        try:
-            await self._commit([job], growing=False)
-        except Exception as error:
-            # The edge of all writing: whatever broke, who waits must hear of it, and the next go on.
-            job.fail(self._failure(error) if isinstance(error, SQLAlchemyError) else error)
+        for again in range(_RACES, -1, -1):
+            try:
+                return await self._commit([job], growing=False)
+            except Exception as error:
+                if again and self._means.is_race(error):
+                    # Another server was first: done again, it finds what that one wrote.
+                    continue
+                # The edge of all writing: whatever broke, who waits must hear of it, and the next go on.
+                return job.fail(self._failure(error) if isinstance(error, SQLAlchemyError) else error)
 
     async def _commit(self, jobs: list[_Job], *, growing: bool) -> None:
         """Do ``jobs`` in one transaction, and all that come meanwhile where it is ``growing``; tell them what they got.
@@ -190,7 +208,7 @@ class Database:
                     if growing and len(jobs) < _MOST_IN_GROUP and not self._jobs.empty():
                         jobs.append(self._jobs.get_nowait())
         except (SQLAlchemyError, OSError) as error:
-            if causes.is_of_disk(error):
+            if self._means.is_of_storage(error):
                 raise self._failure(error) from error
             raise
         self._check_place()
@@ -216,11 +234,11 @@ class Database:
             raise StorageFailed("数据目录被移走或换掉了，这条消息没有保存；请停下服务，把它放回原处再启动")
 
     def _failure(self, error: Exception) -> StorageFailed:
-        self._damaged = self._damaged or causes.is_damage(error)
-        failed = causes.while_running(error)
+        self._damaged = self._damaged or self._means.is_damage(error)
+        failed = self._means.while_running(error)
         if self._telling.due():
             logger().error(
-                "数据库存取失败", kind=type(error).__name__, code=causes.code_of(error), reason=failed.message
+                "数据库存取失败", kind=type(error).__name__, code=self._means.code_of(error), reason=failed.message
             )
         return failed
 
@@ -251,6 +269,25 @@ def _begin_sqlite(connection: Connection) -> None:
     # A writer that began as a reader is refused when another program has written meanwhile.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _sqlite_engine(url: str) -> AsyncEngine:
+    """Raises ConfigError: an address of neither kind."""
+    try:
+        is_sqlite = make_url(url).drivername == "sqlite+aiosqlite"
+    except ArgumentError:
+        is_sqlite = False
+    if not is_sqlite:
+        raise ConfigError("database_url 只能是 postgresql://用户:密码@主机/库名；用 SQLite 就留空")
+    engine = create_async_engine(url)
+    event.listen(engine.sync_engine, "connect", _durable_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+async def _migrate_sqlite(engine: AsyncEngine, name: str) -> None:
+    async with engine.execution_options(writes=True).begin() as connection:
+        await connection.run_sync(_migrate, name)
 
 
 def _migrate(connection: Connection, name: str) -> None:
