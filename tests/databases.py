@@ -35,7 +35,9 @@ _FAST = {
 def programs() -> Path | None:
     """Where ``initdb`` and ``pg_ctl`` are; Debian keeps them off the PATH, by version."""
     on_path = shutil.which("initdb")
-    found = [Path(on_path).resolve().parent] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    found = (
+        [Path(on_path).resolve().parent] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    )
     return next((folder for folder in found if (folder / "pg_ctl").exists()), None)
 
 
@@ -83,9 +85,11 @@ class Cluster:
         database = urllib.parse.urlsplit(url).path[1:]
         return self.run("psql", "-U", "postgres", "-d", database, "-qAtX", "-c", statement).strip()
 
-    def database(self, most_connections: int = -1) -> str:
+    def database(self, like: str = "/template1", most_connections: int = -1) -> str:
+        """The address of a new one; with all that is in that of the address ``like``."""
         name = f"t{next(self._numbers)}"
-        self.sql(f"CREATE DATABASE {name} OWNER qqvl CONNECTION LIMIT {most_connections}")
+        template = urllib.parse.urlsplit(like).path[1:]
+        self.sql(f"CREATE DATABASE {name} OWNER qqvl TEMPLATE {template} CONNECTION LIMIT {most_connections}")
         return f"postgresql://qqvl@/{name}?host={self.folder}"
 
     @contextlib.contextmanager
@@ -129,7 +133,9 @@ def cluster() -> Iterator[Cluster]:
         if user is not None:
             os.chown(folder, user, pwd.getpwuid(user).pw_gid)
         made = Cluster(folder, found)
-        made.run("initdb", "--no-sync", "--no-instructions", "-A", "trust", "-U", "postgres", "-D", str(folder / "data"))
+        made.run(
+            "initdb", "--no-sync", "--no-instructions", "-A", "trust", "-U", "postgres", "-D", str(folder / "data")
+        )
         settings = {**_FAST, "unix_socket_directories": str(folder)}
         with (folder / "data" / "postgresql.auto.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())

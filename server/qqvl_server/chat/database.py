@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,16 +21,21 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 import alembic.command
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, event, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import Connection, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from qqvl_server.chat import causes, inspection, postgres
-from qqvl_server.errors import ConfigError, StorageFailed
+from qqvl_server.chat import causes, inspection, postgres, sqlite
+from qqvl_server.chat.coordination import Coordination
+from qqvl_server.chat.lane_locks import coordinated
+from qqvl_server.chat.sqlite import Place
+from qqvl_server.errors import StorageFailed
 from qqvl_server.observe.logs import Seldom, logger
 
-# All in a group wait for each other's statements: never for more than these.
+# All in a group wait for each other's statements: never for more than these. Where there are other servers, they wait
+# for the rows, too.
 _MOST_IN_GROUP: Final = 64
+_MOST_AMONG_OTHERS: Final = 8
 _LOOK_S: Final = 1.0
 # Alembic keeps what it migrates in module globals: two at once, of any threads or tasks, write into each other's.
 _MIGRATING: Final = threading.Lock()
@@ -67,31 +71,15 @@ class _Job:
             self.done.set_exception(error)
 
 
-class _Place:
-    """Where the database's files were when it was opened: they may be moved away and others put there while it runs.
-
-    What is written then goes to files that nobody will find again, and SQLite does not say so.
-    """
-
-    def __init__(self, database: str | None, is_ours: Callable[[], bool]) -> None:
-        self._is_ours = is_ours
-        names = (database, f"{database}-wal", f"{database}-shm") if database else ()
-        self._known = {name: os.stat(name) for name in names if os.path.exists(name)}
-
-    def is_kept(self) -> bool:
-        try:
-            return self._is_ours() and all(os.path.samestat(os.stat(n), was) for n, was in self._known.items())
-        except OSError:
-            return False
-
-
 class Database:
     """Use as ``async with Database.open(url)``; ``write`` and ``read`` raise ``StorageFailed`` when it fails."""
 
-    def __init__(self, engine: AsyncEngine, place: _Place, means: _Causes) -> None:
+    def __init__(self, engine: AsyncEngine, place: Place, means: _Causes, among: Coordination) -> None:
+        self.among = among
         self._engine = engine
         self._writers = engine.execution_options(writes=True)
         self._means = means
+        self._most = _MOST_IN_GROUP if means is causes else _MOST_AMONG_OTHERS
         self._place = place
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._lost = False
@@ -108,7 +96,7 @@ class Database:
             StorageFailed: it cannot be used; what is wrong and what to do.
         """
         is_shared = postgres.is_address(url)
-        engine = postgres.engine(url) if is_shared else _sqlite_engine(url)
+        engine = postgres.engine(url) if is_shared else sqlite.engine(url)
         file = None if is_shared else make_url(url).database
         name = postgres.name_of(url) if is_shared else Path(file).name if file else "sqlite"
         means: _Causes = postgres if is_shared else causes
@@ -117,15 +105,20 @@ class Database:
                 if file:
                     await asyncio.to_thread(inspection.look_over, file)
                 async with _alone():
-                    await (postgres.migrate(url, _migrate) if is_shared else _migrate_sqlite(engine, name))
+                    if is_shared:
+                        await postgres.migrate(url, _migrate)
+                    else:
+                        async with engine.execution_options(writes=True).begin() as connection:
+                            await connection.run_sync(_migrate, name)
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
                 raise means.at_start(error, name) from error
             async with contextlib.AsyncExitStack() as opened:
                 if not is_shared:
-                    # Never given back: when the last connection closes, SQLite deletes the log that ``_Place`` looks
+                    # Never given back: when the last connection closes, SQLite deletes the log that ``Place`` looks
                     # at, and one whose reader was cut short is closed.
                     await (await opened.enter_async_context(engine.connect())).rollback()
-                database = cls(engine, _Place(file, is_ours), means)
+                among = await opened.enter_async_context(coordinated(url))
+                database = cls(engine, Place(file, is_ours), means, among)
                 tasks = [asyncio.create_task(work()) for work in (database._commit_groups, database._look)]
                 try:
                     yield database
@@ -139,7 +132,9 @@ class Database:
     @property
     def trouble(self) -> str | None:
         """A word for what keeps anything from being stored until somebody mends it; None while all is well."""
-        return "storage_lost" if self._lost else "storage_damaged" if self._damaged else None
+        if self._lost or self._damaged:
+            return "storage_lost" if self._lost else "storage_damaged"
+        return "storage_away" if self.among.is_away else None
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """What ``work`` returns, once its statements are durable. It may be called twice; it is not cut short."""
@@ -186,13 +181,14 @@ class Database:
     async def _commit_alone(self, job: _Job) -> None:
         for again in range(_RACES, -1, -1):
             try:
-                return await self._commit([job], growing=False)
+                await self._commit([job], growing=False)
             except Exception as error:
                 if again and self._means.is_race(error):
                     # Another server was first: done again, it finds what that one wrote.
                     continue
                 # The edge of all writing: whatever broke, who waits must hear of it, and the next go on.
-                return job.fail(self._failure(error) if isinstance(error, SQLAlchemyError) else error)
+                job.fail(self._failure(error) if isinstance(error, SQLAlchemyError) else error)
+            return
 
     async def _commit(self, jobs: list[_Job], *, growing: bool) -> None:
         """Do ``jobs`` in one transaction, and all that come meanwhile where it is ``growing``; tell them what they got.
@@ -205,7 +201,7 @@ class Database:
             async with self._writers.begin() as connection:
                 for job in jobs:
                     results.append(None if job.done.done() else await job.work(connection))
-                    if growing and len(jobs) < _MOST_IN_GROUP and not self._jobs.empty():
+                    if growing and len(jobs) < self._most and not self._jobs.empty():
                         jobs.append(self._jobs.get_nowait())
         except (SQLAlchemyError, OSError) as error:
             if self._means.is_of_storage(error):
@@ -252,42 +248,6 @@ async def _alone() -> AsyncIterator[None]:
         yield
     finally:
         _MIGRATING.release()
-
-
-def _durable_sqlite(connection: Any, _record: Any) -> None:
-    # Without this the driver begins transactions when it thinks fit, and savepoints outside of any.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    # ``secure_delete``: what /reset deletes is overwritten, not left in free pages.
-    pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
-    for pragma in (f"busy_timeout={inspection.BUSY_S * 1000}", *pragmas):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A writer that began as a reader is refused when another program has written meanwhile.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _sqlite_engine(url: str) -> AsyncEngine:
-    """Raises ConfigError: an address of neither kind."""
-    try:
-        is_sqlite = make_url(url).drivername == "sqlite+aiosqlite"
-    except ArgumentError:
-        is_sqlite = False
-    if not is_sqlite:
-        raise ConfigError("database_url 只能是 postgresql://用户:密码@主机/库名；用 SQLite 就留空")
-    engine = create_async_engine(url)
-    event.listen(engine.sync_engine, "connect", _durable_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
-
-
-async def _migrate_sqlite(engine: AsyncEngine, name: str) -> None:
-    async with engine.execution_options(writes=True).begin() as connection:
-        await connection.run_sync(_migrate, name)
 
 
 def _migrate(connection: Connection, name: str) -> None:

@@ -24,12 +24,18 @@ from qqvl_server.errors import ConfigError, StorageFailed
 # As programs write the scheme: libpq's two, and SQLAlchemy's with a driver.
 _SCHEMES: Final = ("postgresql", "postgres")
 CONNECT_S: Final = 5.0
-COMMAND_S: Final = 8.0
+COMMAND_S: Final = 6.0
 """How long one statement may take. A frozen server is found out by this."""
 # Every server has so many, and one more for its lanes: two servers fit 14 connections. Statements are short; who finds
 # none free waits.
 _CONNECTIONS: Final = 5
 _PLACE_S: Final = 10.0
+# A server that stops within a transaction gives its rows back, one whose machine is gone its lanes; and a row that
+# another server holds can be told from a frozen database.
+_MANNERS: Final = (
+    "SET idle_in_transaction_session_timeout = '30s'; SET lock_timeout = '3s'; "
+    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
+)
 _OPTIONS: Final = {"ssl": "sslmode"}
 _NOT_LIBPQS: Final = ("prepared_statement_cache_size", "prepared_statement_name_func", "command_timeout", "timeout")
 
@@ -55,7 +61,7 @@ _GONE: Final = "和数据库的连接断了，这次没有存取成功；请稍�
 _SILENT: Final = "数据库没有回应，这次没有存取成功；请看数据库服务器是不是卡住了"
 _CROWDED: Final = "等数据库的连接等了太久，这次没有存取成功；请稍后再试"
 # Two wrote at once, and this one came second: done again, it finds what the other wrote.
-_RACES: Final = ("23505", "23503", "40001", "40P01")
+_RACES: Final = ("23505", "23503", "40001", "40P01", "55P03")
 _FOREVER: Final = 86400.0
 # A name for the lock: who is about to change the tables.
 _MIGRATING: Final = int.from_bytes(b"qqvl-mig", "big")
@@ -110,7 +116,9 @@ async def connect(url: str, command_s: float = COMMAND_S) -> Any:
     import asyncpg
 
     try:
-        return await asyncpg.connect(_for_libpq(url), timeout=CONNECT_S, command_timeout=command_s)
+        connection = await asyncpg.connect(_for_libpq(url), timeout=CONNECT_S, command_timeout=command_s)
+        await connection.execute(_MANNERS)
+        return connection
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
         raise at_start(error, name_of(url)) from error
 
@@ -134,6 +142,13 @@ async def migrate(url: str, work: Callable[[Connection, str], None]) -> None:
             await connection.run_sync(work, name_of(url))
     finally:
         await alone.dispose()
+
+
+def connection_errors() -> tuple[type[Exception], ...]:
+    """What a connection of asyncpg's raises."""
+    import asyncpg
+
+    return asyncpg.PostgresError, asyncpg.InterfaceError, OSError
 
 
 def at_start(error: Exception, name: str) -> StorageFailed:
@@ -212,5 +227,3 @@ def _for_libpq(url: str) -> str:
         if name not in _NOT_LIBPQS
     ]
     return f"postgresql:{place}" + (f"?{urllib.parse.urlencode(options)}" if options else "")
-
-
