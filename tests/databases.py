@@ -1,7 +1,7 @@
-"""A real PostgreSQL for tests: a cluster of its own, made in a temporary folder by Debian's programs, gone at the end.
+"""Real databases for tests: a PostgreSQL and a Redis of their own, made in a temporary folder by Debian's programs.
 
-It listens on a socket in that folder only, keeps nothing safe from a power cut, and knows two people: its superuser,
-and ``qqvl``, whom a database's limit on connections holds for.
+They listen on a socket in that folder only, keep nothing safe from a power cut, and are gone at the end. PostgreSQL
+knows two people: its superuser, and ``qqvl``, whom a database's limit on connections holds for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -95,17 +97,73 @@ class Cluster:
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """No process of it gets any further: as a machine that hangs, with every connection open."""
-        postmaster = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
-        all_of_it = [postmaster, *postmaster.children(recursive=True)]
+        with _stopped(int((self.folder / "data" / "postmaster.pid").read_text().split()[0])):
+            yield
+
+
+class Redis:
+    def __init__(self, folder: Path, program: str) -> None:
+        self._folder = folder
+        self._program = program
+        self.url = f"redis+unix://{folder / 'socket'}?db=0"
+
+    def start(self) -> None:
+        settings = {"--port": "0", "--unixsocket": str(self._folder / "socket"), "--save": "", "--appendonly": "no"}
+        self._process = subprocess.Popen(
+            [self._program, *(word for pair in settings.items() for word in pair)],
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+        )
+        while not (self._folder / "socket").exists():
+            assert self._process.poll() is None
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Its socket goes with it."""
+        self._process.terminate()
+        self._process.wait()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        with _stopped(self._process.pid):
+            yield
+
+
+@contextlib.contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    """Neither the process nor its children get any further."""
+    first = psutil.Process(pid)
+    all_of_it = [first, *first.children(recursive=True)]
+    for process in all_of_it:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
         for process in all_of_it:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGSTOP)
+                process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[Redis]:
+    """Skips the test where there is no Redis on this machine; fails it under CI, which is to have one."""
+    found = shutil.which("redis-server")
+    if found is None:
+        _missing("redis-server")
+    with tempfile.TemporaryDirectory(prefix="qqvl-redis-") as folder:
+        made = Redis(Path(folder), found)
+        made.start()
         try:
-            yield
+            yield made
         finally:
-            for process in all_of_it:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGCONT)
+            made.stop()
+
+
+def _missing(package: str) -> NoReturn:
+    if os.environ.get("CI"):
+        raise AssertionError(f"not installed: apt-get install {package}")
+    pytest.skip(f"没有装 {package}（apt-get install {package}）")
 
 
 def _unprivileged() -> int | None:
@@ -123,9 +181,7 @@ def cluster() -> Iterator[Cluster]:
     """Skips the test where there is no PostgreSQL on this machine; fails it under CI, which is to have one."""
     found = programs()
     if found is None:
-        if os.environ.get("CI"):
-            raise AssertionError("PostgreSQL is not installed: apt-get install postgresql")
-        pytest.skip("没有装 PostgreSQL（apt-get install postgresql）")
+        _missing("postgresql")
     # Not below pytest's folder, which nobody but its owner may enter; and short: a socket's path has 107 letters.
     folder = Path(tempfile.mkdtemp(prefix="qqvl-pg-"))
     try:

@@ -27,7 +27,7 @@ ENV_PREFIX = "QQVL_"
 # Variables of the same prefix that are no settings of the server's: the scripts', the client's, the tests'.
 OTHER_ENV = frozenset(("QQVL_CONFIG", "QQVL_TORCH", "QQVL_PLANT_FAULT", invocation.LAUNCHER)) | CLIENT_VARIABLES
 # What is never printed.
-SECRET = ("server.api_keys", "storage.database_url")
+SECRET = ("server.api_keys", "server.rate_store_url", "storage.database_url")
 # Sections of the same file that other programs of this project read.
 FOREIGN_SECTIONS = ("client",)
 # Where files of before still have settings that live in a section of their own now.
