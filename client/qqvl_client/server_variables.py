@@ -41,6 +41,7 @@ SERVER_VARIABLES = frozenset(
         "QQVL_GROUP_SECONDS_PER_DAY",
         "QQVL_HOST",
         "QQVL_IMAGE_STORE_GB",
+        "QQVL_IMAGE_STORE_URL",
         "QQVL_KNOWN_BOTS",
         "QQVL_KV_CACHE_GB",
         "QQVL_LOG_FORMAT",

@@ -26,6 +26,7 @@ from qqvl_server.api.responses import routes as responses
 from qqvl_server.chat.gate.weights import Gate
 from qqvl_server.chat.gate.weights import load as load_gate
 from qqvl_server.chat.personas import Personas
+from qqvl_server.chat.postgres import is_address as is_shared
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.config import Resolved
@@ -35,10 +36,12 @@ from qqvl_server.front import Front, Rooms
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice
 from qqvl_server.hosts import is_loopback
+from qqvl_server.keeping.finishing import finish
 from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
+from qqvl_server.media.shared import SharedPictures
 from qqvl_server.observe.links import Links
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
@@ -59,7 +62,10 @@ def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path) -> int:
         StorageFailed: the database cannot be opened.
     """
     place = resolved.settings.server
-    with locked(data_dir) as is_ours, bound(place.host, place.port) as listener:
+    url = resolved.settings.storage.database_url or sqlite_url(data_dir)
+    folder = locked(data_dir, with_others=is_shared(url))
+    with folder as is_ours, bound(place.host, place.port) as listener:
+        finish(data_dir.absolute(), url, logger().warning)
         return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener))
 
 
@@ -103,7 +109,7 @@ async def _serve(
             stopping = life.stopping(http, service, idle, library.close, settings.server.shutdown_grace_s)
             async with life.supervised(http, load, ready), stopping:
                 await http.serve(sockets=[listener])
-            signin.withdraw(data_dir)
+            signin.withdraw(data_dir, sign_in)
         if life.voice is not None:
             await life.voice.aclose()
     if life.failure is not None:
@@ -142,6 +148,7 @@ def image_library(settings: Settings, data_dir: Path) -> ImageLibrary:
             min_share=settings.media.min_image_share,
             cpu_s=settings.media.decode_timeout_s,
         ),
+        SharedPictures(settings.storage.image_store_url) if settings.storage.image_store_url else None,
     )
 
 

@@ -24,7 +24,8 @@ class SendingSettings(Room):
         0,
         ge=0,
         le=1000000,
-        description="超过这么多字的代码和表格画成图片发；0 不画。要有中文字体（如 fonts-noto-cjk），没有就照旧发文字",
+        description="超过这么多字的代码和表格画成图片发，独占几行的公式也画；0 不画。"
+        "代码和表格要有中文字体（如 fonts-noto-cjk），公式要 formula 扩展，没有就照旧发文字",
     )
     at_asker: Annotated[Literal["on", "off"], BeforeValidator(switch)] = Field(
         "off", description="on 在群里回答时先 @ 提问的人"

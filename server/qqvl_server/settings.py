@@ -75,6 +75,11 @@ class StorageSettings(Room):
         description="几台服务器合用的 PostgreSQL，如 postgresql://用户:密码@主机/库名；要装 asyncpg。"
         "留空为 data_dir 下的 SQLite",
     )
+    image_store_url: str = Field(
+        "",
+        description="几台服务器合用的图片库：file:///共享文件夹，或 s3://桶/前缀?endpoint=https://主机&region=地区"
+        "（密钥在环境变量 AWS_ACCESS_KEY_ID、AWS_SECRET_ACCESS_KEY）；要装 obstore。留空只存在 data_dir",
+    )
     image_store_gb: float = Field(5, gt=0, le=10240, description="保存图片的磁盘上限，GB；超出后先删最久没用的")
 
 

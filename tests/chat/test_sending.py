@@ -10,6 +10,7 @@ import regex
 from markdown_it import MarkdownIt
 
 from qqvl_server.chat.outgoing.messages import Drawing, Manner, Node, Outgoing, Record, Sender, Words, messages, plainly
+from qqvl_server.chat.outgoing.sheets import Formula, Sheet
 
 REPLIES = (Path(__file__).parents[1] / "fixtures" / "replies.md").read_text("utf-8").split("\n%%%%\n")
 WHOLE = Manner(part_chars=1_000_000)
@@ -190,6 +191,8 @@ def test_long_code_and_tables_are_drawn_where_they_stand() -> None:
     told = messages(reply, Manner(draw_chars=100, at="5", quote="6"))
     assert [type(element).__name__ for element in told] == ["Words", "Drawing", "Words", "Drawing", "Words"]
     code, table = (element for element in told if isinstance(element, Drawing))
+    assert isinstance(code.sheet, Sheet)
+    assert isinstance(table.sheet, Sheet)
     assert (code.sheet.title, code.sheet.rows[0], len(code.sheet.rows)) == ("python", ("print('好的')",), 30)
     assert (table.sheet.is_table, table.sheet.rows[:2]) == (True, (("名字", "颜色"), ("第0个", "红")))
     assert [element.words.at for element in (code, table)] == [None, None]
@@ -200,8 +203,19 @@ def test_long_code_and_tables_are_drawn_where_they_stand() -> None:
     assert [(e.words.at, e.words.quote) for e in first if isinstance(e, Drawing)] == [("5", "6")]
 
 
+def test_formulas_on_lines_of_their_own_are_drawn() -> None:
+    reply = "求和：\n\n$$\n\\sum_{n=1}^{9} n = 45\n$$\n\n其中 $\\pi$ 不在内。\n\n\\[ x^2 \\]\n\n$$\na = b\n$$"
+    told = messages(reply, Manner(draw_chars=100))
+    # What holds no command reads as well in words.
+    assert [type(element).__name__ for element in told] == ["Words", "Drawing", "Words"]
+    assert isinstance(told[1], Drawing)
+    assert isinstance(told[1].sheet, Formula)
+    assert told[1].sheet.latex == told[1].text == r"\sum_{n=1}^{9} n = 45"
+    assert all(isinstance(element, Words) for element in messages(reply, Manner()))
+
+
 def test_what_is_drawn_is_told_as_it_grows_as_well() -> None:
-    for reply in (reply for reply in REPLIES if "```" in reply or "|---" in reply):
+    for reply in (reply for reply in REPLIES if "```" in reply or "|---" in reply or "$$" in reply):
         manner = Manner(part_chars=80, draw_chars=40, record_chars=400, self_id="7")
         sender = Sender(manner)
         grown = [element for letter in reply for element in sender.push(letter)]

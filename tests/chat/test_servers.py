@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
+from qqvl_server.chat.conversations.values import Said, Status
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming, Speaker, Text
+from qqvl_server.chat.page_settings import PageSettings
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store
 from qqvl_server.errors import StorageFailed
@@ -157,3 +160,39 @@ async def test_a_turn_whose_database_hangs_is_told_so_and_the_next_is_answered(
         assert not any("磁盘" in str(error) for error in failed)
         async with asyncio.timeout(60):
             assert (await service.handle(said("好", "b"), "")).reply == "答好"
+
+
+async def test_what_is_set_at_one_holds_at_the_other_at_once(shared: Callable[[], str]) -> None:
+    """For a chat by a command, and for all in the browser."""
+    async with servers(shared(), [ScriptedVoice(echo), ScriptedVoice(echo)]) as both:
+        for number, prompt in enumerate(("一", "二", "三")):
+            await both[0].preferences.change(PRIVATE, {"system_prompt": prompt})
+            await both[1].handle(said("早", f"m{number}"), "")
+            assert both[1].preferences.system_prompt(PRIVATE) == prompt
+        await both[1].preferences.change(PRIVATE, {"system_prompt": None})
+        await both[0].handle(said("早", "n"), "")
+        assert both[0].preferences.own(PRIVATE) == {}
+
+
+async def test_a_setting_of_the_page_is_told_to_the_other_server(shared: Callable[[], str]) -> None:
+    url = shared()
+    async with Store.open(url) as one, Store.open(url) as other:
+        told: asyncio.Queue[Any] = asyncio.Queue()
+        PageSettings(other.database).listen(told.put_nowait)
+        await PageSettings(one.database).keep({"chat.group_reply": "off"})
+        async with asyncio.timeout(30):
+            assert await told.get() == {"chat.group_reply": "off"}
+
+
+async def test_a_server_that_starts_does_not_end_what_another_is_saying(shared: Callable[[], str]) -> None:
+    url = shared()
+    async with Store.open(url) as one:
+        talk = await one.conversations.create("local", "", "", {})
+        gone = await one.conversations.create("local", "", "", {})
+        for conversation in (talk, gone):
+            answer = Said(f"m{conversation.id}", None, "assistant", "", 0.0, status=Status.RUNNING)
+            await one.conversations.add("local", conversation.id, [answer])
+        async with one.conversations.alone(talk.id), Store.open(url) as other:
+            (running,) = await other.conversations.messages("local", talk.id)
+            (ended,) = await other.conversations.messages("local", gone.id)
+    assert (running.status, ended.status) == (Status.RUNNING, Status.INTERRUPTED)

@@ -74,7 +74,8 @@ class _Job:
 class Database:
     """Use as ``async with Database.open(url)``; ``write`` and ``read`` raise ``StorageFailed`` when it fails."""
 
-    def __init__(self, engine: AsyncEngine, place: Place, means: _Causes, among: Coordination) -> None:
+    def __init__(self, url: str, engine: AsyncEngine, place: Place, means: _Causes, among: Coordination) -> None:
+        self._url = url
         self.among = among
         self._engine = engine
         self._writers = engine.execution_options(writes=True)
@@ -88,9 +89,10 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, is_ours: Callable[[], bool]) -> AsyncIterator[Self]:
+    async def open(cls, url: str, is_ours: Callable[[], bool], *, sets_aside: bool = True) -> AsyncIterator[Self]:
         """Args:
             is_ours: whether the folder it lies in is still the one that this process has locked.
+            sets_aside: a broken file is replaced by a new one; else that is an error.
 
         Raises:
             StorageFailed: it cannot be used; what is wrong and what to do.
@@ -103,7 +105,7 @@ class Database:
         try:
             try:
                 if file:
-                    await asyncio.to_thread(inspection.look_over, file)
+                    await asyncio.to_thread(_look_over, file, sets_aside)
                 async with _alone():
                     if is_shared:
                         await postgres.migrate(url, _migrate)
@@ -118,7 +120,7 @@ class Database:
                     # at, and one whose reader was cut short is closed.
                     await (await opened.enter_async_context(engine.connect())).rollback()
                 among = await opened.enter_async_context(coordinated(url))
-                database = cls(engine, Place(file, is_ours), means, among)
+                database = cls(url, engine, Place(file, is_ours), means, among)
                 tasks = [asyncio.create_task(work()) for work in (database._commit_groups, database._look)]
                 try:
                     yield database
@@ -161,6 +163,22 @@ class Database:
                 # Past SQLAlchemy, which would begin a transaction: inside of one it is refused.
                 raw = await connection.get_raw_connection()
                 await raw.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
+
+    async def compact(self) -> None:
+        """Nothing of what was deleted is left in the file, not even between its rows. Rewrites all of it.
+
+        Raises StorageFailed.
+        """
+        try:
+            if postgres.is_address(self._url):
+                await postgres.rewrite(self._url)
+                return
+            async with self._engine.connect() as connection:
+                raw = await connection.get_raw_connection()
+                await raw.driver_connection.execute("VACUUM")  # type: ignore[union-attr]
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            raise self._failure(error) from error
+        await self.empty_log()
 
     async def _commit_groups(self) -> None:
         while True:
@@ -248,6 +266,13 @@ async def _alone() -> AsyncIterator[None]:
         yield
     finally:
         _MIGRATING.release()
+
+
+def _look_over(file: str, sets_aside: bool) -> None:
+    if not sets_aside:
+        inspection.look_over(file)
+    elif (aside := inspection.set_aside_broken(file)) is not None:
+        logger().error(causes.set_aside(Path(file).name, aside.name))
 
 
 def _migrate(connection: Connection, name: str) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat import postgres
+from qqvl_server.chat.columns import clean
 from qqvl_server.chat.coordination import Alone, Coordination, Heard, LaneLost
 from qqvl_server.errors import StorageFailed
 from qqvl_server.observe.logs import logger
@@ -115,7 +116,7 @@ class Among:
             raise LaneLost
 
     async def tell(self, connection: AsyncConnection, news: str) -> None:
-        await connection.execute(select(func.pg_notify(_NEWS, f"{self._pid} {news}")))
+        await connection.execute(select(func.pg_notify(_NEWS, f"{self._pid} {clean(news)}")))
 
     async def is_held(self, connection: AsyncConnection, name: str) -> bool:
         return bool(await _holders(connection, name))

@@ -23,8 +23,8 @@ from qqvl_server.errors import ConfigError, StorageFailed
 
 # As programs write the scheme: libpq's two, and SQLAlchemy's with a driver.
 _SCHEMES: Final = ("postgresql", "postgres")
-CONNECT_S: Final = 5.0
-COMMAND_S: Final = 6.0
+CONNECT_S: Final = 8.0
+COMMAND_S: Final = 10.0
 """How long one statement may take. A frozen server is found out by this."""
 # Every server has so many, and one more for its lanes: two servers fit 14 connections. Statements are short; who finds
 # none free waits.
@@ -107,6 +107,17 @@ def engine(url: str, *, for_migration: bool = False) -> AsyncEngine:
     )
 
 
+async def rewrite(url: str) -> None:
+    """Rewrite every table, so that nothing deleted is left in its files. Others wait meanwhile."""
+    alone = engine(url, for_migration=True)
+    try:
+        async with alone.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.exec_driver_sql("VACUUM FULL")
+    finally:
+        await alone.dispose()
+
+
 async def connect(url: str, command_s: float = COMMAND_S) -> Any:
     """asyncpg's connection, past any pool.
 
@@ -117,7 +128,8 @@ async def connect(url: str, command_s: float = COMMAND_S) -> Any:
 
     try:
         connection = await asyncpg.connect(_for_libpq(url), timeout=CONNECT_S, command_timeout=command_s)
-        await connection.execute(_MANNERS)
+        if command_s < _FOREVER:
+            await connection.execute(_MANNERS)
         return connection
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
         raise at_start(error, name_of(url)) from error

@@ -196,7 +196,7 @@ class Store:
             return await recalls.recall(connection, chat_id, message_id, coming, self._clock.now())
 
         recalled = await self._write(forget)
-        if recalled.lines:
+        if recalled.wiped:
             await self.database.empty_log()
         return recalled
 

@@ -15,7 +15,7 @@ from markdown_it.tree import SyntaxTreeNode
 
 from qqvl_server.chat.outgoing.dialect import parser
 from qqvl_server.chat.outgoing.flatten import Runs, flatten
-from qqvl_server.chat.outgoing.sheets import Sheet, sheet_of
+from qqvl_server.chat.outgoing.sheets import Formula, Sheet, sheet_of
 
 # Blocks that an empty line ends for good.
 _ENDED_BY_EMPTY_LINE: Final = frozenset({"paragraph", "heading", "hr", "table", "blockquote", "math_block"})
@@ -30,7 +30,7 @@ class Block:
 
     runs: Runs
     apart: bool
-    sheet: Sheet | None = None
+    sheet: Sheet | Formula | None = None
 
 
 class Blocks:

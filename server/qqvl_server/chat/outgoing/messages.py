@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qqvl_server.chat.outgoing.blocks import Block, Blocks
 from qqvl_server.chat.outgoing.flatten import Run, Runs, text_of
 from qqvl_server.chat.outgoing.parts import pieces, size
-from qqvl_server.chat.outgoing.sheets import Sheet
+from qqvl_server.chat.outgoing.sheets import Formula, Sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Drawing:
     """One QQ message that is a picture of ``sheet``; ``words`` are what is sent where nobody can draw it."""
 
     words: Words
-    sheet: Sheet
+    sheet: Sheet | Formula
 
     @property
     def text(self) -> str:
@@ -63,7 +63,8 @@ class Manner:
 
     ``part_chars``: the longest a message is, code on lines of its own aside. What goes beyond ``record_chars`` in all
     is one forward record, 0 for none; it is from ``name``, ``self_id``, without which there is none. ``at`` and
-    ``quote`` are told with the first message. Code and tables of more than ``draw_chars`` are drawn, 0 for never.
+    ``quote`` are told with the first message. Code and tables of more than ``draw_chars`` are drawn, and so are
+    formulas on lines of their own; 0 for never.
     """
 
     part_chars: int = 500
@@ -121,7 +122,8 @@ class Sender:
         self._open += (*between, *runs)
 
     def _is_drawn(self, block: Block) -> bool:
-        return 0 < self._manner.draw_chars < size(text_of(block.runs))
+        most = self._manner.draw_chars
+        return most > 0 and (isinstance(block.sheet, Formula) or size(text_of(block.runs)) > most)
 
     def _close(self) -> Iterator[Outgoing]:
         text = text_of(self._open).strip("\n").rstrip()

@@ -1,4 +1,4 @@
-"""What of a reply reads better as a picture: code and tables. Pure."""
+"""What of a reply reads better as a picture: code, tables, and formulas on lines of their own. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ class Sheet:
     title: str = ""
 
 
-def sheet_of(node: SyntaxTreeNode) -> Sheet | None:
-    """None for a block that is no code and no table."""
+@dataclass(frozen=True, slots=True)
+class Formula:
+    latex: str
+
+
+def sheet_of(node: SyntaxTreeNode) -> Sheet | Formula | None:
+    """None for a block that reads as well in words."""
+    if node.type == "math_block" and "\\" in node.content:
+        return Formula(node.content)
     if node.type in ("fence", "code_block"):
         lines = node.content.removesuffix("\n").split("\n")
         words = node.info.split()

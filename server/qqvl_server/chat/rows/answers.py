@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Row, and_, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from qqvl_server.chat.columns import clean
 from qqvl_server.chat.decision import Activity, Decision, Effort, Reason, Told
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer
@@ -178,6 +179,17 @@ async def blank(connection: AsyncConnection, chat_id: int, reply_seq: int) -> No
     )
 
 
+async def blank_one(connection: AsyncConnection, answer_id: int) -> None:
+    await connection.execute(update(ANSWERS).where(ANSWERS.c.id == answer_id).values(_BLANK))
+
+
+async def blank_asides(connection: AsyncConnection, chat_id: int, message_id: str) -> bool:
+    """What was said to commands, which are no lines of the talk; whether there was any."""
+    mine = ANSWERS.c.chat_id == chat_id, ANSWERS.c.message_id == message_id, ANSWERS.c.seq.is_(None)
+    blanked = await connection.execute(update(ANSWERS).where(*mine, ANSWERS.c.reply != "").values(_BLANK))
+    return bool(blanked.rowcount)
+
+
 async def blank_all(connection: AsyncConnection, chat_id: int) -> None:
     await connection.execute(update(ANSWERS).where(ANSWERS.c.chat_id == chat_id).values(_BLANK))
 
@@ -185,7 +197,7 @@ async def blank_all(connection: AsyncConnection, chat_id: int) -> None:
 async def report(connection: AsyncConnection, chat_id: int, reply_seq: int, ids: Sequence[str], now: float) -> None:
     """Add to what QQ calls the messages of a reply, in order."""
     known = set(await _sent(connection, chat_id, reply_seq))
-    for sent_id in ids:
+    for sent_id in map(clean, ids):
         if sent_id not in known:
             known.add(sent_id)
             await connection.execute(

@@ -25,3 +25,4 @@ async def sweep(connection: AsyncConnection, now: float) -> None:
     for table, lifetime_s in _LIFETIMES.items():
         await connection.execute(delete(table).where(table.c.created_at < now - lifetime_s))
     await chats.delete_old_trials(connection, now - _DAY_S)
+    await chats.delete_unspoken(connection)
