@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from sqlalchemy import JSON, Dialect, String, Text, TypeDecorator
+from sqlalchemy import Dialect, TypeDecorator, types
 
 # PostgreSQL keeps no NUL, and half of a surrogate pair is in no encoding.
 _NEVER: Final = re.compile("[\0\ud800-\udfff]")
@@ -18,24 +18,24 @@ def clean(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-class CleanText(TypeDecorator[str]):
-    impl = Text
+class Text(TypeDecorator[str]):
+    impl = types.Text
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         return cleaned(value)
 
 
-class CleanString(TypeDecorator[str]):
-    impl = String
+class String(TypeDecorator[str]):
+    impl = types.String
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         return cleaned(value)
 
 
-class CleanJson(TypeDecorator[Any]):
-    impl = JSON
+class JSON(TypeDecorator[Any]):
+    impl = types.JSON
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:

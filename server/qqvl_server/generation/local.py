@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest, PromptTooLong, QqvlError
-from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
+from qqvl_server.generation.account import Account
+from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker, one_choice
 from qqvl_server.generation.constraints.bad_words import BadWords
 from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.constraints.thinking import WhileThinking, budget_of, tells_of_thought
@@ -102,7 +103,7 @@ class LocalVoice(Generic[P]):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
         wanted = constraint(request)
-        seat = self._seats.take(request)
+        seat, account = self._seats.take(request), Account(request)
         async with AsyncExitStack() as leaving:
             leaving.callback(self._seats.leave, seat)
             async with self._seats.waiting(seat):
@@ -119,9 +120,11 @@ class LocalVoice(Generic[P]):
                 fitting = replace(request, sampling=sampling)
                 events = await leaving.enter_async_context(aclosing(self._events(prompt, fitting, fresh_mask, seat)))
                 event = await anext(events, None)
+            account.begun()
             while event is not None:
-                if prompt.unseen and isinstance(event, Finished):
+                if isinstance(event, Finished):
                     event = replace(event, unseen=prompt.unseen)
+                    account.ended(event)
                 yield event
                 event = await anext(events, None)
 
@@ -194,7 +197,7 @@ class LocalVoice(Generic[P]):
         def submit(numbers: Sequence[int]) -> None:
             for choice in numbers:
                 mask = fresh_mask and fresh_mask(request.sampling.max_new_tokens)
-                self._engine.submit(prompt, _one_choice(request, choice), channels[choice], mask)
+                self._engine.submit(prompt, one_choice(request, choice), channels[choice], mask)
 
         # One timer a request: a timeout around every token would cost as much as the token's text.
         late = too_late()
@@ -280,11 +283,3 @@ class LocalVoice(Generic[P]):
     async def _aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         self._check_open()
         return await asyncio.get_running_loop().run_in_executor(pool, work)
-
-
-def _one_choice(request: GenerationRequest, choice: int) -> GenerationRequest:
-    if request.choices == 1:
-        return request
-    seed = request.sampling.seed
-    sampling = replace(request.sampling, seed=None if seed is None else seed + choice)
-    return replace(request, request_id=f"{request.request_id}-{choice}", sampling=sampling, choices=1)
