@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.template import Forked, Template
+from tests.template import Forked, Template, start_anew
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "models" / "qqvl-demo"
@@ -74,7 +74,7 @@ class RunningServer:
             command = (*self._command, *fixed, *self._flags)
             # Who does not wait looks at the start itself, and sees all of it.
             self.process: subprocess.Popen[bytes] | Forked = (
-                TEMPLATE.start(command, env, streams) if self._wait else Template.start_anew(command, env, streams)
+                TEMPLATE.start(command, env, streams) if self._wait else start_anew(command, env, streams)
             )
         self.base = self._announced_url()
         self.http = httpx.Client(base_url=self.base, timeout=60, trust_env=False)
