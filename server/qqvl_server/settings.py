@@ -74,6 +74,14 @@ class StorageSettings(Room):
     data_dir: str = Field("", description="所有会变的东西放在这里：聊天记录、图片、日志。留空为项目根目录下的 data/")
     database_url: str = Field("", description="数据库地址（SQLAlchemy 写法）；留空为 data_dir 下的 SQLite")
     image_store_gb: float = Field(5, gt=0, le=10240, description="保存图片的磁盘上限，GB；超出后先删最久没用的")
+    history_days: int = Field(
+        0,
+        ge=0,
+        le=36500,
+        description="QQ 里说的话和记下的原因留多少天，到期趁空闲删掉，没人再提到的图片一起删；0 一直留着",
+    )
+    conversation_days: int = Field(0, ge=0, le=36500, description="网页上的对话多少天没有再说话就删掉；0 一直留着")
+    picture_days: int = Field(0, ge=0, le=36500, description="图片多少天没有再看就删掉；0 只受 image_store_gb 限制")
 
 
 class WeightsSettings(Room):

@@ -145,7 +145,7 @@ class RemoteVoice:
                     if first is not None:
                         raise GenerationFailed("回答到一半时，正在回答的副本停了，请再发一次") from None
                     if tried == _TRIES:
-                        raise _nobody() from None
+                        raise GenerationFailed("正在回答的副本接连停了，这条消息没能回答，请重试") from None
                     await in_time(asyncio.sleep(_PAUSE_S * tried), request.deadline)
 
     def given_up(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -247,7 +247,7 @@ class RemoteVoice:
             except (ReplicaLost, EngineDead):
                 self._tell_lost(tried)
                 if tried == _TRIES:
-                    raise _nobody() from None
+                    raise GenerationFailed("正在回答的副本接连停了，这条消息没能回答，请重试") from None
                 await asyncio.sleep(_PAUSE_S * tried)
         raise AssertionError("unreachable")
 
@@ -259,11 +259,12 @@ class RemoteVoice:
         self._meter.spent(spent.seconds, [(request.owner, 1.0)])
 
     def _count_tokens(self, event: TextEvent) -> None:
-        if isinstance(event, Finished):
-            if event.choice == 0:
-                self._metrics.prompt_tokens.inc(event.usage.prompt_tokens)
-                self._metrics.prefix_cached_tokens.inc(event.usage.cached_tokens)
-            self._metrics.generation_tokens.inc(event.usage.completion_tokens)
+        if not isinstance(event, Finished):
+            return
+        if event.choice == 0:
+            self._metrics.prompt_tokens.inc(event.usage.prompt_tokens)
+            self._metrics.prefix_cached_tokens.inc(event.usage.cached_tokens)
+        self._metrics.generation_tokens.inc(event.usage.completion_tokens)
 
     def _tell_lost(self, tried: int) -> None:
         if self._telling.due():
@@ -286,7 +287,3 @@ def _remember(memory: OrderedDict[Any, T], key: object, value: T, most: int) -> 
     memory.move_to_end(key)
     if len(memory) > most:
         memory.popitem(last=False)
-
-
-def _nobody() -> GenerationFailed:
-    return GenerationFailed("正在回答的副本接连停了，这条消息没能回答，请重试")
