@@ -113,10 +113,10 @@ def test_every_column_of_words_is_looked_through() -> None:
     assert wordy - looked == no_words
 
 
-@pytest.mark.parametrize("number", ["12", "群主", "1000x", ""])
-def test_what_is_no_number_of_qq_is_refused(kept: Kept, number: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert kept.run("forget", number) == 2
-    assert "QQ 号" in capsys.readouterr().err
+def test_what_is_no_number_of_qq_is_refused(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in ("12", "群主", "1000x", ""):
+        assert kept.run("forget", number) == 2
+        assert "QQ 号" in capsys.readouterr().err
 
 
 def test_nothing_is_forgotten_or_restored_while_the_client_runs(
