@@ -54,6 +54,7 @@ def test_no_byte_of_a_person_is_left_and_nothing_else_is_gone(kept: Kept, capsys
 
 async def _others_are_whole(kept: Kept) -> None:
     async with Store.open(sqlite_url(kept.data)) as store:
+        assert {chat.name for chat in await store.chats()} == {"测试群", ""}
         (talk,) = await store.conversations.listed("local", "", None, 9)
         assert "某人 是谁" in talk.conversation.title
         lines = await store.messages(GROUP, before=None, limit=99)
