@@ -9,10 +9,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import JSON
-from sqlalchemy import Text as SqlText
 
-from qqvl_server.chat.message import Quote, Text
+from qqvl_server.chat.columns import JSON, Text
+from qqvl_server.chat.message import Quote
+from qqvl_server.chat.message import Text as Words
 from qqvl_server.chat.page_settings import PageSettings
 from qqvl_server.chat.rows.oblivion import WORDS
 from qqvl_server.chat.store import Store, sqlite_url
@@ -62,7 +62,7 @@ async def _others_are_whole(kept: Kept) -> None:
         quotes = [part for line in lines for part in line.parts if isinstance(part, Quote)]
         assert {(quote.speaker, quote.text, quote.id) for quote in quotes} == {("某人", "[已忘记]", "")}
         assert await store.books.used("user", LI.id) != await store.books.used("user", ZHANG.id)
-        await say(store, ZHANG, "m1", (Text("我回来了"),), "欢迎")
+        await say(store, ZHANG, "m1", (Words("我回来了"),), "欢迎")
 
 
 def test_names_that_others_have_too_and_pieces_of_longer_words_stay(tmp_path: Path) -> None:
@@ -73,9 +73,9 @@ def test_names_that_others_have_too_and_pieces_of_longer_words_stay(tmp_path: Pa
     async def talk() -> None:
         async with Store.open(sqlite_url(data)) as store:
             for who, message_id in (("10001", "a"), ("10002", "b")):
-                await say(store, type(LI)(who, "小明"), message_id, (Text("嗨"),), "")
-            await say(store, type(LI)("10001", "An"), "c", (Text("嗨"),), "")
-            await say(store, LI, "d", (Text("小明 And An 110001 10001 说 @An"),), "")
+                await say(store, type(LI)(who, "小明"), message_id, (Words("嗨"),), "")
+            await say(store, type(LI)("10001", "An"), "c", (Words("嗨"),), "")
+            await say(store, LI, "d", (Words("小明 And An 110001 10001 说 @An"),), "")
             await PageSettings(store.database).keep({"chat.deny_users": ["10001"]})
 
     asyncio.run(talk())
@@ -108,7 +108,7 @@ def test_every_column_of_words_is_looked_through() -> None:
     }  # fmt: skip
     wordy = {
         f"{table.name}.{column.name}" for table in METADATA.tables.values() for column in table.c
-        if isinstance(column.type, SqlText | JSON)
+        if isinstance(column.type, Text | JSON)
     }  # fmt: skip
     looked = {f"{table.name}.{name}" for table, names in WORDS.items() for name in names}
     assert wordy - looked == no_words

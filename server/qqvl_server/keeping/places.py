@@ -29,7 +29,7 @@ _CLIENT_FOLDER: Final = "QQVL_CLIENT_DATA_DIR"
 class Places:
     """``client`` is the client's folder, which need not be there; ``settings`` the file of both programs, if any.
 
-    ``words`` are files of blocked words that lie elsewhere. ``shares_pictures``: they are kept in another place as well.
+    ``words`` are files of blocked words that lie elsewhere. ``shares_pictures``: other servers have them, too.
     """
 
     data: Path
