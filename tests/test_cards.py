@@ -71,7 +71,7 @@ class Driver:
 def test_what_we_have_is_told_apart_from_what_others_have() -> None:
     driver = Driver(Process(os.getpid(), 4 * GB), Process(1, 2 * GB))
     (card,) = Cards(lambda: driver).read()
-    assert card == {"name": "card 0", "total_mb": 8192, "used_mb": 6144, "own_mb": 4096, "busy": 0.75}
+    assert card == {"gpu": 0, "name": "card 0", "total_mb": 8192, "used_mb": 6144, "own_mb": 4096, "busy": 0.75}
 
 
 def test_what_a_driver_hides_is_left_open() -> None:

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from qqvl_server import errors
 from qqvl_server.api.door import Door, ErrorBody, at
+from qqvl_server.api.facts import facts_of
 from qqvl_server.api.paths import meant
 from qqvl_server.observe.logs import logger
 
@@ -30,8 +31,10 @@ STATUS: Final[dict[type[errors.QqvlError], int]] = {
     errors.Busy: 503,
     errors.Loading: 503,
     errors.Draining: 503,
+    errors.Away: 503,
     errors.DeadlineExceeded: 504,
     errors.GenerationFailed: 500,
+    errors.UpstreamFailed: 502,
     errors.EngineDead: 503,
     errors.StorageFailed: 503,
 }
@@ -70,6 +73,7 @@ class Faults:
         return JSONResponse(body(error, request_id), status, headers)
 
     def answer_to(self, request: Request, error: errors.QqvlError) -> Response:
+        facts_of(request.scope)["code"] = error.code
         return self.respond(error, request_id_of(request), request.scope["path"])
 
     async def on_error(self, request: Request, error: Exception) -> Response:
@@ -84,6 +88,7 @@ class Faults:
         if right is not None:
             known = errors.NotFound(f"没有这个接口，正确的地址是 {right}，请检查 base URL（the right path is {right}）")
         # A client that reads errors reads them as the door that it meant tells them.
+        facts_of(request.scope)["code"] = known.code
         response = self.respond(known, request_id_of(request), right or path)
         response.headers.update(error.headers or {})
         return response

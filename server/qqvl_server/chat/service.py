@@ -126,8 +126,7 @@ class ChatService:
 
     def _arrived(self, incoming: Incoming, chat_name: str) -> Arrival | None:
         """The message in its lane, where it may be already; None for a word that stops an answer."""
-        running = self._unanswered.find(incoming)
-        if running is not None:
+        if (running := self._unanswered.find(incoming)) is not None:
             return running
         if self._draining:
             raise Draining("服务正在停止，请稍后再试", retry_after=5)
@@ -174,6 +173,7 @@ class ChatService:
             StorageFailed
         """
         self._exchanges.delivered(chat, time.time())
+        self._metrics.sent.inc(len(ids))
         withdraw = await self._store.sent(chat, message_id, ids)
         return withdraw if self.preferences.of(chat).withdraw_replies == "on" else ()
 

@@ -29,12 +29,15 @@ class Cards:
         self._is_open = False
 
     def read(self) -> list[dict[str, Any]]:
-        """A card each: ``name``, ``total_mb``, ``used_mb`` by all, ``own_mb`` by this process (None where the driver
-        cannot tell, as in a container with process ids of its own), ``busy`` 0 to 1 over the driver's last instants."""
+        """A card each: ``gpu``, the driver's number of it, ``name``, ``total_mb``, ``used_mb`` by all, ``own_mb`` by
+        this process (None where the driver cannot tell, as in a container with process ids of its own), ``busy`` 0 to
+        1 over the driver's last instants.
+        """
         if not self._is_open:
             self._is_open = True
             self._open()
-        return [told for handle in self._handles if (told := self._told(handle)) is not None]
+        told = (self._told(number, handle) for number, handle in enumerate(self._handles))
+        return [card for card in told if card is not None]
 
     def _open(self) -> None:
         try:
@@ -47,11 +50,12 @@ class Cards:
             # that it makes while it runs, and there may be no such package.
             self._handles = []
 
-    def _told(self, handle: Any) -> dict[str, Any] | None:
+    def _told(self, number: int, handle: Any) -> dict[str, Any] | None:
         nvml = self._nvml
         try:
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
             return {
+                "gpu": number,
                 "name": str(nvml.nvmlDeviceGetName(handle)),
                 "total_mb": int(memory.total) // _MB,
                 "used_mb": int(memory.used) // _MB,

@@ -23,6 +23,8 @@ EVERY_S: Final = 1.0
 # Five minutes.
 _KEPT: Final = 300
 _MINUTE: Final = 60
+# Told by class; here they are added up.
+_OF_ALL_CLASSES: Final = ("qqvl_time_to_first_token_seconds_sum", "qqvl_time_to_first_token_seconds_count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class Pulse:
                     reasons[sample.labels["reason"]] = sample.value
                 elif sample.name == "qqvl_http_requests_total":
                     qq_requests += sample.value if sample.labels["door"] == "qq" else 0
-                elif not sample.labels:
-                    values[sample.name] = sample.value
+                elif not sample.labels or sample.name.startswith(_OF_ALL_CLASSES):
+                    values[sample.name] = values.get(sample.name, 0.0) + sample.value
         own, whole = self._process.cpu_times(), psutil.cpu_times()
         idle = whole.idle + getattr(whole, "iowait", 0.0)
         busy = sum(whole) - idle - getattr(whole, "guest", 0.0) - getattr(whole, "guest_nice", 0.0)

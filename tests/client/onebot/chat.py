@@ -32,6 +32,7 @@ class ChatServer(WebServer):
         """How the client finds its line."""
         self.is_ready = True
         self.requests: list[Request] = []
+        self.report_requests: list[Request] = []
         self.script: Script = answer_for
         self.scripts: dict[str, Script] = {}
         self.refuses_at_the_door: tuple[int, str] | None = None
@@ -51,6 +52,7 @@ class ChatServer(WebServer):
             return Response(json.dumps({"status": "success", "ready": self.is_ready}).encode())
         if (kind := request.path.rpartition("/")[2]) in ("sent", "recall"):
             self.reports.append((kind, body))
+            self.report_requests.append(request)
             self.changed()
             answer = self.report_script(body)
             return answer if isinstance(answer, Response) else Response(json.dumps(answer).encode())
@@ -86,7 +88,7 @@ class ChatServer(WebServer):
         await self.until(lambda: len(self.told(kind, chat_id)) >= times, f"{times} {kind} reports for chat {chat_id}")
         return self.told(kind, chat_id)
 
-    async def asked(self, chat_id: str | int, times: int = 1, within: float = 10) -> list[Answer]:
+    async def asked(self, chat_id: str | int, times: int = 1, within: float = 30) -> list[Answer]:
         """The chat's bodies once there are `times` of them."""
         await self.until(lambda: len(self.of(chat_id)) >= times, f"{times} requests for chat {chat_id}", within)
         return self.of(chat_id)
