@@ -188,9 +188,10 @@ async def test_nothing_of_the_environment_nor_of_the_answers_before_goes_upstrea
 
 async def test_a_proxy_is_taken_from_the_setting(tmp_path: Path) -> None:
     """A proxy is asked for the whole address; this one answers itself."""
-    async with Upstream(events(*said("好"))).serving() as proxy, voiced(
-        tmp_path, "http://no.such.host.invalid:8000/v1", upstream_proxy=proxy.url.removesuffix("/v1")
-    ) as voice:
+    async with (
+        Upstream(events(*said("好"))).serving() as proxy,
+        voiced(tmp_path, "http://no.such.host.invalid:8000/v1", upstream_proxy=proxy.url.removesuffix("/v1")) as voice,
+    ):
         assert text_of(await heard(voice, asks())) == "好"
     assert proxy.headers[0]["Host"] == "no.such.host.invalid:8000"
 
