@@ -30,6 +30,7 @@ from qqvl_server.chat import retention
 from qqvl_server.chat.gate.weights import Gate
 from qqvl_server.chat.gate.weights import load as load_gate
 from qqvl_server.chat.personas import Personas
+from qqvl_server.chat.postgres import is_address as is_shared
 from qqvl_server.chat.retention import Retention
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
@@ -45,6 +46,7 @@ from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
+from qqvl_server.media.shared import SharedPictures
 from qqvl_server.observe import logs
 from qqvl_server.observe.links import Links
 from qqvl_server.observe.logs import logger
@@ -78,8 +80,9 @@ def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, load: Load
 @contextmanager
 def held(settings: Settings, data_dir: Path) -> Iterator[Callable[[], bool]]:
     """As ``locked``; what a restore was doing when it was killed is brought to its end."""
-    with locked(data_dir) as is_ours:
-        finish(data_dir.absolute(), settings.storage.database_url or sqlite_url(data_dir), logger().warning)
+    url = settings.storage.database_url or sqlite_url(data_dir)
+    with locked(data_dir, with_others=is_shared(url)) as is_ours:
+        finish(data_dir.absolute(), url, logger().warning)
         yield is_ours
 
 
@@ -161,7 +164,7 @@ async def _serve(
         voice = functools.partial(load or house.load, library, metrics)
         async with life.supervised(http, voice, ready), stopping:
             await http.serve(sockets=[listener])
-        signin.withdraw(data_dir)
+        signin.withdraw(data_dir, house.sign_in)
     if life.failure is not None:
         print(told(f"错误：{life.failure.message}"), file=sys.stderr)
         return _EXITS.get(type(life.failure), EXIT_ENGINE_DEAD)
@@ -197,6 +200,7 @@ def image_library(settings: Settings, data_dir: Path) -> ImageLibrary:
             min_share=settings.media.min_image_share,
             cpu_s=settings.media.decode_timeout_s,
         ),
+        SharedPictures(settings.storage.image_store_url) if settings.storage.image_store_url else None,
     )
 
 
