@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 requirements=client/requirements.txt
 case "${QQVL_CLIENT_ADAPTER:-} $*" in *nonebot*) requirements=client/requirements-nonebot.txt ;; esac
-(cd "$here" && . scripts/venv.sh && ensure_client_venv .venv-client "$requirements") || {
+(cd "$here" && . scripts/venv.sh && QQVL_LANG_FLAG=$(language_of "$@") && ensure_client_venv .venv-client "$requirements") || {
     status=$?
     # 130 and the like say that somebody stopped it; 3 is what the client itself says of a missing package.
     [ "$status" -gt 128 ] || status=3

@@ -1,6 +1,5 @@
-"""Takes the pictures of the page in docs/images: a server on the demo, a real Chromium, a few things said.
-
-Started by ``scripts/screenshots``.
+"""Takes the pictures of the page: a server on the demo, a real Chromium, a few things said. Started by
+``scripts/screenshots``, with a folder for every view of every page in both sizes, themes and languages.
 """
 
 from __future__ import annotations
@@ -8,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from scripts.views import every_view
 from tests.pictures import base64_picture
 from tests.running import ROOT, RunningServer
 from tests.web.acting import answered, field, paste, say
@@ -95,6 +96,9 @@ def main() -> None:
         context = browser.new_context(base_url=server.base)
         context.new_page().goto(server.link())
         state = context.storage_state()
+        if len(sys.argv) > 1:
+            every_view(browser, server, state, Path(sys.argv[1]))
+            return
         for name, act, (width, height), dark in shots:
             page = window(browser, server, state, (width, height), dark)
             act(page)

@@ -1,13 +1,17 @@
-"""Rewrite from the code: README.md's settings table, qqvl.example.yaml, and each side's list of the other's variables.
+"""Rewrite from the code: README.md's settings table, qqvl.example.yaml, each side's list of the other's variables, and
+CHANGELOG.md's list of all flags.
 
-``python scripts/settings_table.py`` after every change of a setting, the server's or the client's.
+``python scripts/settings_table.py`` after every change of a setting, the server's or the client's, or of a flag. With
+the address of a running server without keys, CHANGELOG.md's list of all doors is written as well.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,6 +19,7 @@ sys.path[:0] = [str(ROOT / "server"), str(ROOT / "client")]
 
 from qqvl_client import settings as client  # noqa: E402
 from qqvl_server.config import Knob, knobs, variables  # noqa: E402
+from qqvl_server.flags import COMMANDS  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- settings: [^\n]*-->\n).*?(<!-- /settings -->)", re.DOTALL)
 
@@ -71,6 +76,28 @@ def foreign_names() -> dict[Path, str]:
     }
 
 
+def flags() -> tuple[str, ...]:
+    """What the server's commands and the client take, as their help tells it."""
+    server, both = ROOT / "server" / "api_server_qwen3vl.py", ROOT / "client" / "qqbot_client_full.py"
+    lines = [[server, "--help"], *([server, name, "--help"] for name in COMMANDS), [both, "--help"]]
+    lines.append([both, "doctor", "--help"])
+    helps = [subprocess.run([sys.executable, *line], capture_output=True, encoding="utf-8").stdout for line in lines]
+    return tuple(sorted(set(re.findall(r"--[a-z][a-z-]+", "".join(helps)))))
+
+
+def doors(url: str) -> tuple[str, ...]:
+    """``GET /health`` and so on, in the order of their paths."""
+    with urllib.request.urlopen(f"{url}/openapi.json") as answer:
+        paths = json.load(answer)["paths"]
+    return tuple(f"{method.upper()} {path}" for path in sorted(paths) for method in sorted(paths[path]))
+
+
+def listed(text: str, name: str, items: tuple[str, ...]) -> str:
+    """``text`` with the items between ``<!-- name -->`` and ``<!-- /name -->``."""
+    block = "、\n".join("、".join(f"`{item}`" for item in items[at : at + 6]) for at in range(0, len(items), 6))
+    return re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\1{block}\n\2", text, flags=re.DOTALL)
+
+
 def main() -> None:
     readme = ROOT / "README.md"
     table = "\n".join(["| qqvl.yaml 里的名字 | 参数 | 默认 | 说明 |", "|---|---|---|---|", *map(row, knobs())])
@@ -79,6 +106,11 @@ def main() -> None:
     (ROOT / "qqvl.example.yaml").write_text(example(), encoding="utf-8")
     for path, module in foreign_names().items():
         path.write_text(module, encoding="utf-8")
+    changelog = ROOT / "CHANGELOG.md"
+    text = listed(changelog.read_text(encoding="utf-8"), "flags", flags())
+    for url in sys.argv[1:]:
+        text = listed(text, "doors", doors(url))
+    changelog.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

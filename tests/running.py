@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "models" / "qqvl-demo"
 ASSETS = ROOT.parent / "shared" / "qwen3-vl-assets"
 ENTRY = ROOT / "server" / "api_server_qwen3vl.py"
-# Importing torch on a busy two-core machine can take most of a minute.
-START_S = 90
+# Importing torch on a very busy two-core machine can take minutes.
+START_S = 300
 
 
 class RunningServer:
@@ -43,7 +43,13 @@ class RunningServer:
         self.log_path = data_dir.parent / f"{data_dir.name}.log"
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # Raised again: without __enter__'s return nobody calls __exit__.
+            if hasattr(self, "process"):
+                self.kill()
+            raise
         return self
 
     def __exit__(
@@ -52,8 +58,8 @@ class RunningServer:
         self.kill()
         self.http.close()
 
-    def start(self) -> None:
-        """Start, or start again on the same data folder; waits until ``/health`` says healthy."""
+    def start(self, port: int = 0) -> None:
+        """Start, or start again on the same data folder; waits until ``/health`` says healthy. ``port`` 0: any."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("QQVL_")} | self._env
         log = self.log_path.open("ab")
         self._log_start = log.tell()
@@ -61,7 +67,7 @@ class RunningServer:
             [
                 *self._command,
                 "--port",
-                "0",
+                str(port),
                 "--data-dir",
                 str(self.data_dir),
                 "--log-format",

@@ -140,3 +140,36 @@ def test_the_charts_are_those_of_the_figures(module: Any) -> None:
     for name, text in charts.items():
         assert (ROOT / "docs" / "images" / name).read_text("utf-8") == text, "python benchmarks/charts.py draws them"
         assert f"images/{name}" in page
+
+
+def test_a_simulated_turn_takes_what_its_steps_take(module: Any) -> None:
+    sim = module("cluster_sim")
+    card, people = sim.Card(step_tokens=100), sim.People(window=1000)
+    cluster = sim.Cluster(1, 1, "affinity", card, people)
+    cluster.chats[0].history = 210 - people.system_tokens
+    cluster.play([sim.Line(0.0, 0, 0, True)], 0)
+    # The system prompt is there; 120 tokens are read in two steps, after which the first word is written.
+    steps = card.step_s(190, 100, 100 * 140) + card.step_s(210, 20, 20 * 200)
+    assert cluster.waits == [pytest.approx(steps)]
+    assert (cluster.prompt_tokens, cluster.hit_tokens) == (210, people.system_tokens)
+    # What was read and written is known at the next turn.
+    cluster.play([sim.Line(1000.0, 0, 7, True)], 0)
+    assert cluster.prompt_tokens - cluster.hit_tokens == 120 + 7
+
+
+def test_the_simulated_groups_talk_as_those_of_the_evening(module: Any) -> None:
+    sim = module("cluster_sim")
+    people = sim.People()
+    said = sim.lines(8, 600, people)
+    assert said == sim.lines(8, 600, people) == sorted(said)
+    assert {line.group for line in said} == set(range(8))
+    assert 0.1 < sum(line.is_called for line in said) / len(said) < 0.7
+    assert {line.tokens for line in said} == {people.line_tokens, people.line_tokens + people.picture_tokens}
+
+
+def test_simulated_chats_that_keep_their_card_read_less_anew(module: Any) -> None:
+    sim = module("cluster_sim")
+    card, people = sim.Card(), sim.People()
+    at_home, anywhere = (sim.simulate(16, 4, how, card, people, 120, 300) for how in ("affinity", "random"))
+    assert at_home["cached"] > anywhere["cached"] + 0.2
+    assert at_home["p95_s"] < anywhere["p95_s"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -96,6 +98,10 @@ def test_a_readme_names_every_route_and_no_other(readme: str, server: RunningSer
         "docs/architecture.md",
         "docs/client.md",
         "docs/deploy.md",
+        "docs/docker.md",
+        "docs/scale.md",
+        "docs/windows.md",
+        "SECURITY.md",
         "docs/bot.md",
         "docs/page.md",
         "docs/reliability.md",
@@ -117,6 +123,27 @@ def test_the_changelog_is_current_and_the_architecture_page_short() -> None:
     lines = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 120
     assert max(map(len, lines)) <= 120
+
+
+def listed(name: str) -> set[str]:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
+    return set(re.findall(r"`([^`]+)`", block))
+
+
+def test_the_changelog_is_dated_and_lists_every_flag_and_every_door(
+    flags: frozenset[str], server: RunningServer
+) -> None:
+    """``python scripts/settings_table.py http://…`` writes both lists anew."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert all(re.search(r"\d{4}-\d\d-\d\d", line) for line in re.findall(r"^## .*$", text, re.MULTILINE))
+    paths = server.http.get("/openapi.json").json()["paths"]
+    assert listed("doors") == {f"{method.upper()} {path}" for path in paths for method in paths[path]}
+    client = subprocess.run(
+        [sys.executable, str(ROOT / "client" / "qqbot_client_full.py"), "--help"],
+        capture_output=True, encoding="utf-8", check=True,
+    ).stdout  # fmt: skip
+    assert listed("flags") >= (flags - {"--long"}) | set(re.findall(r"--[a-z][a-z-]+", client))
 
 
 def test_every_direct_dependency_is_pinned() -> None:

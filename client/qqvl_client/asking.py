@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from qqvl_client.bodies import as_context, as_stream, body_of
 from qqvl_client.entries import Entry
 from qqvl_client.errors import ServerError
+from qqvl_client.figures import Figures
 from qqvl_client.journal import Journal
 from qqvl_client.onebot import OneBot
 from qqvl_client.outgoing import Outgoing
@@ -33,12 +34,21 @@ class Turn:
 class Asker:
     """Knows the reader, the journal and the server; neither lanes nor sending."""
 
-    def __init__(self, settings: Settings, onebot: OneBot, reader: Reader, server: ServerApi, journal: Journal) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        onebot: OneBot,
+        reader: Reader,
+        server: ServerApi,
+        journal: Journal,
+        figures: Figures,
+    ) -> None:
         self._settings = settings
         self._onebot = onebot
         self._reader = reader
         self._server = server
         self._journal = journal
+        self._figures = figures
         self._noticed: dict[str, float] = {}
 
     async def read(self, entry: Entry, resumed: bool) -> Entry | None:
@@ -53,11 +63,12 @@ class Asker:
             LOG.exception("消息 %s 没能读全，只取文字", entry.message_id)
             message = bare_message(entry.event)
         if message.is_empty:
-            LOG.info("消息 %s 里没有能处理的内容，略过", entry.message_id)
+            LOG.info("消息 %s 里没有能处理的内容，略过", entry.message_id, extra={"facts": entry.facts})
             await self._journal.done([entry.id])
             return None
         body = await asyncio.to_thread(body_of, message) if message.pictures else body_of(message)
         entry = await self._journal.ready(entry, body)
+        self._figures.pictures.inc(len(message.pictures))
         LOG.debug("消息 %s 已读好，图片 %d 张", entry.message_id, len(message.pictures))
         return entry
 
@@ -92,8 +103,9 @@ class Asker:
         if entry.context_only or not (crowded or time.time() - entry.said_at > self._settings.max_age_s):
             return entry
         LOG.info(
-            "轮到消息 %s（%s）时%s，只作历史", entry.message_id, entry.chat.key, "后面排得太长" if crowded else "已太旧"
-        )
+            "轮到消息 %s（%s）时%s，只作历史", entry.message_id, entry.chat.key,
+            "后面排得太长" if crowded else "已太旧", extra={"facts": entry.facts},
+        )  # fmt: skip
         return await self._journal.only_context(entry)
 
     async def _ask(self, entry: Entry, accepted: asyncio.Event, pieces: Pieces) -> Entry:
@@ -105,16 +117,22 @@ class Asker:
         elif self._settings.stream:
             body = as_stream(body)
         try:
-            reply = await self._server.ask(entry.chat, body, bool(entry.message_id), accepted, pieces)
+            reply = await self._server.ask(entry.chat, body, bool(entry.message_id), accepted, pieces, entry.request_id)
         except ServerError as error:
-            LOG.error("消息 %s（%s）没有答成：%s", entry.message_id, entry.chat.key, error)
+            facts = entry.facts | {"error": type(error).__name__}
+            LOG.error("消息 %s（%s）没有答成：%s", entry.message_id, entry.chat.key, error, extra={"facts": facts})
+            self._figures.answered("failed", entry.taken_at)
             messages = self._notice(entry, error)
         else:
             messages = reply.messages
             how = (
                 f"并入消息 {reply.merged_into} 的答复" if reply.merged_into else "已有答复" if messages else "不用回复"
             )
-            LOG.info("消息 %s（%s）%s", entry.message_id, entry.chat.key, how)
+            outcome = "merged" if reply.merged_into else "answered" if messages else "silent"
+            self._figures.answered(outcome, entry.taken_at)
+            said = "\n".join(message.text for message in messages)
+            facts = entry.facts | {"outcome": outcome, "merged_into": reply.merged_into, "reply": said}
+            LOG.info("消息 %s（%s）%s", entry.message_id, entry.chat.key, how, extra={"facts": facts})
         return await self._journal.answered(entry, messages)
 
     def _notice(self, entry: Entry, error: ServerError) -> tuple[Outgoing, ...]:

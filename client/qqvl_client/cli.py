@@ -11,17 +11,24 @@ import signal
 import sys
 from pathlib import Path
 
-from qqvl_client import flags, invocation, logs
+from qqvl_client import flags, invocation, language, logs
 from qqvl_client.doctor import command
 from qqvl_client.errors import SettingsError
+from qqvl_client.files import shut_to_others
 from qqvl_client.journal import Journal, open_journal
-from qqvl_client.settings import Settings, load, ncatbot_config, private_data_dir, shut_to_others
+from qqvl_client.language import told
+from qqvl_client.settings import Settings, load, ncatbot_config, private_data_dir
 
 LOG = logging.getLogger("qqvl")
 
 
 def main(argv: list[str]) -> int:
     """Run the client; returns the process's exit code."""
+    with language.spoken(argv, os.environ) as arguments:
+        return _main(arguments)
+
+
+def _main(argv: list[str]) -> int:
     # `--help | head` has seen enough: no complaint at the end.
     _on_closed_pipe("SIG_DFL")
     try:
@@ -36,10 +43,10 @@ def main(argv: list[str]) -> int:
         # Logs, journal and pictures on their way hold private chats.
         os.umask(0o077)
         folder = private_data_dir(settings)
-        logs.install(settings.log_level, settings.secrets, folder)
+        logs.install(settings)
         journal = open_journal(settings, folder)
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(told(str(error)) + "\n")
         return 2
     theirs = ncatbot_config(os.environ)
     if theirs and shut_to_others(theirs):

@@ -41,6 +41,23 @@ class Entry:
         return self.event.chat
 
     @property
+    def request_id(self) -> str:
+        """What names this message's way through client, server and engine; the same after a restart."""
+        event = self.event
+        told = [event.chat.key, event.id, event.sender.id, event.sent_at, self.taken_at]
+        return "qq-" + hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a line of the log says besides its words."""
+        event = self.event
+        found = {
+            "request_id": self.request_id, "chat": f"{event.chat.kind}:{event.chat.id}", "self_id": event.chat.self_id,
+            "user": event.sender.id, "message_id": event.id,
+        }  # fmt: skip
+        return {name: value for name, value in found.items() if value}
+
+    @property
     def message_id(self) -> str:
         return self.event.id
 
@@ -52,7 +69,7 @@ ErrandKind = Literal["recall", "sent", "withdraw", "application"]
 class Errand:
     """Something small that must be done once, after a restart too: tell the server, or withdraw in QQ.
 
-    `told`: recall → message_id, operator_id; sent → message_id, sent_ids; withdraw → ids;
+    `told`: recall → message_id, operator_id; sent → message_id, sent_ids, request_id; withdraw → ids;
     application → kind, user_id, group_id, comment, flag, and it waits for an owner's word.
     """
 

@@ -93,7 +93,8 @@ class Errands:
         while True:
             try:
                 async with self._slots:
-                    return withdraw_of(await self._server.tell(path, body))
+                    request_id = errand.told.get("request_id", "")
+                    return withdraw_of(await self._server.tell(errand.chat, path, body, request_id))
             except ServerRefusedError as error:
                 level = logging.DEBUG if error.status in WITHOUT_REPORTS else logging.WARNING
                 LOG.log(level, "服务器不收 %s：%s", path, error)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from qqvl_client import invocation
 from qqvl_client.errors import SettingsError
+from qqvl_client.language import FLAG, told
 from qqvl_client.mistakes import near
 from qqvl_client.version import VERSION
 
@@ -24,15 +25,33 @@ class Parser(argparse.ArgumentParser):
         if "expected one argument" in rest:
             raise SettingsError(f"{flag} 后面要跟一个值")
         if choices := re.search(r"choose from (.*)\)", rest):
-            raise SettingsError(f"{flag} 只能是 " + choices[1].replace("'", "").replace(", ", "、"))
+            known = choices[1].replace("'", "").replace(", ", "、")
+            raise SettingsError(f"{flag} 只能是 {known}")
         raise SettingsError(f"命令行不对（{message}）；用 {self.prog} --help 看写法")
 
 
 class _Formatter(argparse.HelpFormatter):
+    """Where help leaves the program: in the user's language."""
+
     def add_usage(
         self, usage: str | None, actions: Iterable[argparse.Action], groups: object, prefix: str | None = None
     ) -> None:
-        super().add_usage(usage, actions, groups, "用法：")  # type: ignore[arg-type]
+        super().add_usage(told(usage) if usage else usage, actions, groups, told("用法："))  # type: ignore[arg-type]
+
+    def add_text(self, text: str | None) -> None:
+        super().add_text(told(text) if text else text)
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(told(heading) if heading else heading)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return told(action.help.replace("%%", "%")).replace("%", "%%") if action.help else action.help
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        if isinstance(action.metavar, str):
+            default_metavar = told(action.metavar)
+            return lambda size: (default_metavar,) * size
+        return super()._metavar_formatter(action, default_metavar)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -61,6 +80,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument("--config", type=Path, metavar="文件", help="设置文件，默认是项目根目录的 qqvl.yaml")
     group.add_argument("--adapter", choices=("ncatbot", "nonebot"), help="用哪个框架连 QQ，默认 ncatbot")
     group.add_argument("--server-url", metavar="地址", help="对话服务器地址，默认 http://127.0.0.1:9999")
+    # Taken out before anything is parsed; another word than these two comes here to be refused.
+    group.add_argument(
+        FLAG, choices=("zh", "en"), help="说中文还是英文；默认看 LC_ALL、LC_MESSAGES、LANG，en 开头是英文"
+    )
     group.add_argument("-h", "--help", action="help", help="显示这段说明")
     group.add_argument("--version", action="version", version=f"qqvl client {VERSION}", help="显示版本")
     parsed = parser.parse_args(rest)

@@ -131,7 +131,7 @@ class Ledger:
         changes = Changes({entry.id: newest})
         errand = None
         if sent_id and entry.message_id:
-            told = {"message_id": entry.message_id, "sent_ids": [sent_id]}
+            told = {"message_id": entry.message_id, "sent_ids": [sent_id], "request_id": entry.request_id}
             errand = self._new_errand(changes, "sent", entry.chat, told)
         self._commit(changes)
         return newest, errand

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from qqvl_client.entries import Entry
 from qqvl_client.errands import Errands
 from qqvl_client.errors import ActionRefusedError, ActionUnsureError, LineDownError, LineError
+from qqvl_client.figures import Figures
 from qqvl_client.journal import Journal
 from qqvl_client.message import Chat, ChatMessage
 from qqvl_client.onebot import OneBot
@@ -27,11 +28,14 @@ RECORD_TRIES = 5
 class Outbox:
     """Delivers an entry's answer, as it is written or when it is whole."""
 
-    def __init__(self, settings: Settings, onebot: OneBot, journal: Journal, errands: Errands) -> None:
+    def __init__(
+        self, settings: Settings, onebot: OneBot, journal: Journal, errands: Errands, figures: Figures
+    ) -> None:
         self._settings = settings
         self._onebot = onebot
         self._journal = journal
         self._errands = errands
+        self._figures = figures
         self._pace = Pace(settings)
 
     async def deliver(self, entry: Entry, pieces: Pieces, answer: asyncio.Future[Entry]) -> None:
@@ -54,9 +58,11 @@ class Outbox:
                 LOG.warning("给 %s 的回复太长，后面 %d 个字没有发", entry.chat.key, left_out)
             await self._send_all(entry, parts)
         except TimeoutError:
-            LOG.error("线路断开太久，给 %s 的回复没能发出", entry.chat.key)
+            self._figures.sends.labels("late").inc()
+            LOG.error("线路断开太久，给 %s 的回复没能发出", entry.chat.key, extra={"facts": entry.facts})
         except ActionRefusedError as error:
-            LOG.error("给 %s 的回复被拒绝：%s", entry.chat.key, error)
+            self._figures.sends.labels("refused").inc()
+            LOG.error("给 %s 的回复被拒绝：%s", entry.chat.key, error, extra={"facts": entry.facts})
 
     async def say(self, chat: Chat, text: str) -> None:
         """Something of the client's own, once; a failure is a log line."""
@@ -92,6 +98,11 @@ class Outbox:
             LOG.warning("聊天记录里没有刚才那条回复，再发一次")
             sent_id = await self._send(entry, number, part, "")
         entry, report = await self._journal.delivered(entry, number + 1, sent_id or "")
+        self._figures.sent(entry.taken_at, is_first=number == 0)
+        facts = entry.facts | {"part": number + 1, "sent_id": sent_id or "", "reply": part.text}
+        LOG.info(
+            "消息 %s（%s）的回复已发出，第 %d 条", entry.message_id, entry.chat.key, number + 1, extra={"facts": facts}
+        )
         if report:
             self._errands.put(report)
         return entry
@@ -118,7 +129,8 @@ class Outbox:
                 await self._journal.opened(entry, number, is_open=False)
                 await asyncio.sleep(self._settings.reconnect_base_s)
             except ActionUnsureError as error:
-                LOG.warning("给 %s 的回复发送结果不明：%s", entry.chat.key, error)
+                self._figures.sends.labels("unsure").inc()
+                LOG.warning("给 %s 的回复发送结果不明：%s", entry.chat.key, error, extra={"facts": entry.facts})
                 return None
             except ActionRefusedError:
                 if part.nodes:

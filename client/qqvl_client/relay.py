@@ -14,12 +14,14 @@ from qqvl_client.catching_up import CatchingUp
 from qqvl_client.clock import Clock
 from qqvl_client.entries import Entry, identity_of
 from qqvl_client.errands import Errands
+from qqvl_client.figures import Figures
 from qqvl_client.images import PictureFetcher
 from qqvl_client.intake import Arrival, Intake, crowd
 from qqvl_client.journal import Journal
 from qqvl_client.lanes import Lanes
 from qqvl_client.ledger import Draft
 from qqvl_client.message import AccountOffline, Application, Event, Heartbeat, LineUp, MessageEvent, Recall
+from qqvl_client.notes import describe
 from qqvl_client.onebot import Link, OneBot
 from qqvl_client.outbox import Outbox
 from qqvl_client.reading import Reader
@@ -41,14 +43,16 @@ class Relay:
         self._settings = settings
         self._journal = journal
         self._onebot = OneBot(link, settings)
+        figures = self._figures = Figures()
+        figures.watch(lambda: journal.open_count, lambda: link.is_up(""))
         self._pictures = PictureFetcher(settings)
         self._server = ServerApi(settings)
         reader = Reader(settings, self._onebot, self._pictures)
-        self._asker = Asker(settings, self._onebot, reader, self._server, journal)
+        self._asker = Asker(settings, self._onebot, reader, self._server, journal, figures)
         self._errands = Errands(settings, self._onebot, self._server, journal)
-        self._outbox = Outbox(settings, self._onebot, journal, self._errands)
+        self._outbox = Outbox(settings, self._onebot, journal, self._errands, figures)
         self._admissions = Admissions(settings, self._onebot, journal, self._outbox)
-        self._watch = Watch(settings, link, self._onebot, self._server, self._outbox)
+        self._watch = Watch(settings, link, self._onebot, self._server, self._outbox, figures)
         self._catching_up = CatchingUp(settings, self._onebot, journal)
         self._intake = Intake(self._admit)
         most = settings.posts_per_chat
@@ -66,6 +70,7 @@ class Relay:
         """Go on with what an earlier run left unfinished; look at the server meanwhile."""
         self._looking = asyncio.create_task(self._server.look(), name="look at the server")
         self._watch.start()
+        self._figures.listen(self._settings)
         errands = self._journal.errands
         self._admissions.resume([errand for errand in errands if errand.kind == "application"])
         for errand in errands:
@@ -113,6 +118,7 @@ class Relay:
         await self._errands.aclose(ERRANDS_GRACE_S)
         await self._server.aclose()
         await self._pictures.aclose()
+        await asyncio.to_thread(self._figures.close)
         if left := self._journal.open_count:
             LOG.warning("停止时还有 %d 条消息没答完，已记下，下次启动接着处理", left)
         await self._journal.aclose()
@@ -138,9 +144,13 @@ class Relay:
         for draft, entry in zip(drafts, entries, strict=True):
             where, name = draft.event.chat.key, draft.event.id
             if entry is None:
+                self._figures.messages.labels("repeat").inc()
                 LOG.log(level, "重复的消息 %s（%s），不再处理", name, where)
                 continue
-            LOG.log(level, "收到 %s 的消息 %s%s", where, name, "（只作历史）" if entry.context_only else "")
+            self._figures.messages.labels("context" if entry.context_only else "ask").inc()
+            facts = entry.facts | {"text": "".join(map(describe, entry.event.segments))}
+            note = "（只作历史）" if entry.context_only else ""
+            LOG.log(level, "收到 %s 的消息 %s%s", where, name, note, extra={"facts": facts})
             if self._admissions.is_word(entry.event):
                 await self._journal.done([entry.id])
                 self._admissions.obey(entry.event)

@@ -6,11 +6,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
+from qqvl_client.affinity import HEADER, session_of
 from qqvl_client.bodies import reply_of, words_of
 from qqvl_client.errors import AnswerLostError, ServerAwayError, ServerError, ServerRefusedError
 from qqvl_client.message import Chat
@@ -23,11 +25,25 @@ from qqvl_client.standing import connected, standing_with
 
 LOG = logging.getLogger("qqvl.server")
 NOT_ANSWERED = frozenset({408, 409, 425, 429, 502, 503, 504})
+# A front's words for a server that went away: before it had the message, or while it answered.
+PERHAPS_ANSWERED = frozenset({502, 504})
 MAX_ANSWER = 10_000_000
 EVENTS = "text/event-stream"
 # The codes of error bodies, docs/qq.md: what an event stream tells in place of a status.
 REFUSED = frozenset({"invalid_request", "image_rejected", "context_length_exceeded", "payload_too_large", "forbidden"})
 BUSY = frozenset({"busy", "rate_limit_exceeded", "model_loading", "shutting_down", "storage_failed", "engine_dead", "upstream_away"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One POST about a chat; ``trace`` hears how far it came, ``pieces`` what is finished of the answer."""
+
+    chat: Chat
+    path: str
+    body: bytes
+    request_id: str = ""
+    trace: Trace | None = None
+    pieces: Pieces | None = None
 
 
 class ServerApi:
@@ -57,7 +73,13 @@ class ServerApi:
             LOG.error("%s 不是对话服务器：server_url 只写到端口，后面不要带 /v1 之类的路径", url)
 
     async def ask(
-        self, chat: Chat, body: bytes, repeatable: bool, accepted: asyncio.Event, pieces: Pieces | None = None
+        self,
+        chat: Chat,
+        body: bytes,
+        repeatable: bool,
+        accepted: asyncio.Event,
+        pieces: Pieces | None = None,
+        request_id: str = "",
     ) -> Reply:
         """Post a message until it is answered, refused or too late.
 
@@ -75,11 +97,12 @@ class ServerApi:
                 before_sleep=_log_retry,
                 reraise=True,
             )
-            return await retrying(self._ask_once, chat, body, place, accepted, pieces or Pieces())
+            asked = _Asked(chat, f"/api/chat/{chat.kind}", body, request_id, place.trace, pieces or Pieces())
+            return await retrying(self._ask_once, asked, repeatable, place, accepted)
 
-    async def tell(self, path: str, body: bytes) -> Any:
-        """Post something that is not a message, once; the answer's JSON. Raises ServerError."""
-        return await self._answer(path, body)
+    async def tell(self, chat: Chat, path: str, body: bytes, request_id: str = "") -> Any:
+        """Post something about a chat that is not a message, once; the answer's JSON. Raises ServerError."""
+        return _said(*await self._post(_Asked(chat, path, body, request_id)))
 
     async def stands(self, status: bytes) -> bool:
         """Tell it how our line stands; whether it would take a message now. One that knows no such door would."""
@@ -93,35 +116,28 @@ class ServerApi:
         said = _json(answer.text)
         return not (isinstance(said, dict) and said.get("ready") is False)
 
-    async def _ask_once(self, chat: Chat, body: bytes, place: Place, accepted: asyncio.Event, pieces: Pieces) -> Reply:
+    async def _ask_once(self, asked: _Asked, repeatable: bool, place: Place, accepted: asyncio.Event) -> Reply:
         async with place.slot():
-            place.on_settled(len(body), accepted.set)
-            pieces.begin()
-            answer = await self._answer(f"/api/chat/{chat.kind}", body, place.trace, pieces)
-        return reply_of(chat.kind, answer)
+            place.on_settled(len(asked.body), accepted.set)
+            if asked.pieces is not None:
+                asked.pieces.begin()
+            told = await self._post(asked)
+            answer = _said(*told, is_lost=PERHAPS_ANSWERED if not repeatable else frozenset())
+        return reply_of(asked.chat.kind, answer)
 
-    async def _answer(self, path: str, body: bytes, trace: Trace | None = None, pieces: Pieces | None = None) -> Any:
-        """The answer's JSON; raises ServerError for whatever else comes back."""
-        status, headers, payload = await self._post(path, body, trace, pieces)
-        if status in NOT_ANSWERED:
-            raise ServerAwayError(f"服务器回答 {status}：{words_of(payload)}", _retry_after(headers))
-        if status >= 500 or 300 <= status < 400:
-            raise AnswerLostError(f"服务器回答 {status}：{words_of(payload)}")
-        if status >= 400:
-            raise ServerRefusedError(f"服务器回答 {status}：{words_of(payload)}", status)
-        try:
-            return json.loads(payload)
-        except ValueError:
-            raise AnswerLostError("服务器的答复不是 JSON") from None
-
-    async def _post(
-        self, path: str, body: bytes, trace: Trace | None, pieces: Pieces | None
-    ) -> tuple[int, httpx.Headers, bytes]:
+    async def _post(self, asked: _Asked) -> tuple[int, httpx.Headers, bytes]:
+        headers = {HEADER: session_of(asked.chat, self._settings.api_key.get_secret_value())}
+        if asked.request_id:
+            headers["X-Request-ID"] = asked.request_id
+        pieces = asked.pieces
         try:
             # httpx's read timeout starts anew with every byte; this one does not.
             async with asyncio.timeout(self._settings.server_timeout_s):
-                extensions = {"trace": trace} if trace else {}
-                async with self._http.stream("POST", path, content=body, extensions=extensions) as answer:
+                extensions = {"trace": asked.trace} if asked.trace else {}
+                stream = self._http.stream(
+                    "POST", asked.path, content=asked.body, headers=headers, extensions=extensions
+                )
+                async with stream as answer:
                     told = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
                     if pieces is not None and answer.status_code == 200 and told == EVENTS:
                         return 200, answer.headers, await _told_by_and_by(answer, pieces)
@@ -137,6 +153,24 @@ class ServerApi:
             raise AnswerLostError("等不到服务器的答复") from None
         except httpx.HTTPError as error:
             raise AnswerLostError(f"服务器的答复断在半路（{type(error).__name__}）") from None
+
+
+def _said(status: int, headers: httpx.Headers, payload: bytes, is_lost: frozenset[int] = frozenset()) -> Any:
+    """The answer's JSON; raises ServerError for whatever else came back.
+
+    Args:
+        is_lost: statuses that leave it open whether there was an answer, where asking again would be asking twice.
+    """
+    if status in NOT_ANSWERED - is_lost:
+        raise ServerAwayError(f"服务器回答 {status}：{words_of(payload)}", _retry_after(headers))
+    if status >= 500 or 300 <= status < 400:
+        raise AnswerLostError(f"服务器回答 {status}：{words_of(payload)}")
+    if status >= 400:
+        raise ServerRefusedError(f"服务器回答 {status}：{words_of(payload)}", status)
+    try:
+        return json.loads(payload)
+    except ValueError:
+        raise AnswerLostError("服务器的答复不是 JSON") from None
 
 
 async def _told_by_and_by(answer: httpx.Response, pieces: Pieces) -> bytes:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -24,6 +22,7 @@ from pydantic import (
 )
 
 from qqvl_client.errors import SettingsError
+from qqvl_client.files import read_yaml
 from qqvl_client.invocation import LAUNCHER
 from qqvl_client.mistakes import meant, near, one_line
 from qqvl_client.server_variables import SERVER_VARIABLES
@@ -70,6 +69,11 @@ class Settings(BaseModel):
     proxy: str = Field("", description="取图片、连非本机服务器时用的代理；环境里的代理变量不用")
     data_dir: Path = Field(PROJECT / "data" / "client", description="日志与流水账放在哪里")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="日志详细程度")
+    log_format: Literal["console", "json"] = Field("console", description="屏幕上的日志：给人看，或一行一个 JSON")
+    log_text: bool = Field(False, description="日志里也写群友说的话；默认只写谁、哪个群、答没答、多久")
+    log_file_mb: float = Field(5, ge=0, description="日志文件多大就换一个，MB；0 不写文件")
+    log_files: int = Field(3, ge=1, description="换下来的日志文件留几个")
+    metrics_address: str = Field("", description="在哪给 Prometheus 看指标，如 127.0.0.1:9998；留空不给看")
 
     connect_timeout_s: float = Field(5, gt=0, description="连接服务器、图片主机、NapCat 最多等多久")
     server_timeout_s: float = Field(300, gt=0, description="一次请求最多等服务器多久")
@@ -136,6 +140,17 @@ class Settings(BaseModel):
             raise ValueError("地址里不要带密码或 token，它们有自己的设置（napcat_token、api_key）")
         return full.rstrip("/")
 
+    @field_validator("metrics_address", mode="after")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        try:
+            parts = urlsplit(f"//{value}")
+            if not value or (parts.hostname and parts.port is not None and parts.netloc == value):
+                return value
+        except ValueError:
+            pass
+        raise ValueError("要写成 地址:端口，如 127.0.0.1:9998")
+
     @model_validator(mode="after")
     def _wide_listener_needs_a_token(self) -> Settings:
         reverse = self.adapter == "nonebot" and self.nonebot_mode == "reverse"
@@ -148,6 +163,12 @@ class Settings(BaseModel):
         """Where QQ is reached: what tells one bot from another before either has spoken."""
         reverse = self.adapter == "nonebot" and self.nonebot_mode == "reverse"
         return f"{self.listen_host}:{self.listen_port}" if reverse else self.napcat_ws_url
+
+    @property
+    def log_folder(self) -> Path:
+        """Beside the server's, or in a data folder that was chosen: it can be written to."""
+        is_default = self.data_dir == type(self).model_fields["data_dir"].default
+        return PROJECT / "data" / "logs" if is_default else self.data_dir / "logs"
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -204,7 +225,7 @@ def _from_env(env: Mapping[str, str]) -> dict[str, str]:
 def _file(config: Path | None) -> dict[str, Any]:
     """What the settings file of both programs says; nothing when none is named and none lies there."""
     path = config or PROJECT / "qqvl.yaml"
-    return {} if config is None and not path.is_file() else _read_yaml(path)
+    return {} if config is None and not path.is_file() else read_yaml(path)
 
 
 def _servers_owners(env: Mapping[str, str], file: Mapping[str, Any]) -> Any:
@@ -235,7 +256,7 @@ def _from_ncatbot(env: Mapping[str, str]) -> dict[str, Any]:
     path = ncatbot_config(env)
     if path is None:
         return {}
-    config = _read_yaml(path)
+    config = read_yaml(path)
     napcat = config.get("napcat") or {}
     if not isinstance(napcat, dict):
         raise SettingsError(f"{path}：napcat: 下面要写成“名字: 值”")
@@ -248,20 +269,6 @@ def _from_ncatbot(env: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in pairs.items() if value not in (None, "")}
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"读不了设置文件 {path}：{error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"第 {mark.line + 1} 行" if mark else ""
-        raise SettingsError(f"设置文件 {path} {where}不是合法的 YAML") from None
-    if not isinstance(found, dict | None):
-        raise SettingsError(f"设置文件 {path} 的最外层要写成“名字: 值”")
-    return found or {}
-
-
 def private_data_dir(settings: Settings) -> Path:
     """Create the data folder, readable by its owner only."""
     try:
@@ -270,14 +277,3 @@ def private_data_dir(settings: Settings) -> Path:
     except OSError as error:
         raise SettingsError(f"数据目录 {settings.data_dir} 不能用：{error}") from None
     return settings.data_dir
-
-
-def shut_to_others(file: Path) -> bool:
-    """Take a file that holds a token from the eyes of other accounts; true when that was needed and worked."""
-    try:
-        if not file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            return False
-        file.chmod(0o600)
-    except OSError:
-        return False
-    return True

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from qqvl_client.alarm import Alarm
 from qqvl_client.bodies import status_of
 from qqvl_client.errors import ActionRefusedError, LineDownError, LineError
+from qqvl_client.figures import Figures
 from qqvl_client.message import AccountOffline, Chat, Event, Heartbeat, LineUp, MessageEvent
 from qqvl_client.onebot import Link, OneBot
 from qqvl_client.settings import Settings
@@ -83,6 +84,7 @@ class Watch:
         onebot: OneBot,
         server: Server,
         outbox: Says,
+        figures: Figures,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -90,6 +92,7 @@ class Watch:
         self._onebot = onebot
         self._server = server
         self._outbox = outbox
+        self._figures = figures
         self._steady = steady
         self._alarm = Alarm(settings)
         self._accounts: dict[str, Account] = {settings.bot_qq: Account(settings.bot_qq)}
@@ -163,6 +166,7 @@ class Watch:
         stands = [await self._server.stands(status_of(account.id, account.reason)) for account in accounts]
         for account in accounts:
             await self._judge_line(account)
+        self._figures.server_up.set(all(stands))
         self._judge_server(all(stands))
 
     async def _probe(self, account: Account) -> None:

@@ -40,10 +40,12 @@ from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice
 from qqvl_server.hosts import is_loopback
 from qqvl_server.keeping.finishing import finish
+from qqvl_server.language import told
 from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
+from qqvl_server.observe import logs
 from qqvl_server.observe.links import Links
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
@@ -75,8 +77,8 @@ def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, load: Load
 
 @contextmanager
 def held(settings: Settings, data_dir: Path) -> Iterator[Callable[[], bool]]:
-    """As ``locked``; what a restore was doing when it was killed is brought to its end."""
-    with locked(data_dir) as is_ours:
+    """As ``locked``, with the log kept there; what a restore was doing when it was killed is brought to its end."""
+    with locked(data_dir) as is_ours, logs.kept_in(data_dir / "logs", settings.observe):
         finish(data_dir.absolute(), settings.storage.database_url or sqlite_url(data_dir), logger().warning)
         yield is_ours
 
@@ -110,10 +112,11 @@ async def opened(
         service = ChatService(
             store, life.get, library, settings.chat, settings.generation, settings.media.max_images, metrics,
             Personas(data_dir / "personas"), (settings.server.served_model_name or (checkpoint.name,))[0],
-            await asyncio.to_thread(_gate, checkpoint, data_dir),
+            await asyncio.to_thread(_gate, checkpoint, data_dir), data_dir / "words",
         )  # fmt: skip
         access = _access(settings, checkpoint, library, lambda: life.unless_stopping(service))
         links = Links()
+        metrics.show_link(links)
         rooms = Rooms(
             resolved, data_dir, checkpoint.is_demo, store, service, access, life.get,
             lambda: life.status(service, store.trouble), library, metrics, links, sign_in,
@@ -156,7 +159,7 @@ async def _serve(
             await http.serve(sockets=[listener])
         signin.withdraw(data_dir)
     if life.failure is not None:
-        print(f"错误：{life.failure.message}", file=sys.stderr)
+        print(told(f"错误：{life.failure.message}"), file=sys.stderr)
         return _EXITS.get(type(life.failure), EXIT_ENGINE_DEAD)
     logger().info("已停止")
     if life.voice is None:
@@ -223,6 +226,7 @@ def load_voice(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary
     from qqvl_server.generation.prompts.preprocess import Preprocessor
     from qqvl_server.weights.load import load
 
+    logger().info("正在加载模型", model=checkpoint.name, gb=round(checkpoint.weight_bytes / 1e9, 2))
     loaded = load(checkpoint, settings.weights)
     context = min(loaded.context_tokens, settings.generation.context_tokens)
     engine = choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending)
@@ -252,8 +256,8 @@ def load_voice(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary
 def _announce_ready(settings: Settings, checkpoint: Checkpoint, data_dir: Path, url: str) -> None:
     logger().info("已就绪", url=url)
     if settings.observe.log_format == "console":
-        told = welcome.lines(settings, url, checkpoint.name, data_dir, is_demo=checkpoint.is_demo)
-        print(welcome.box(told), file=sys.stderr, flush=True)
+        lines = welcome.lines(settings, url, checkpoint.name, data_dir, is_demo=checkpoint.is_demo)
+        print(welcome.box(lines), file=sys.stderr, flush=True)
 
 
 def _announce_address(settings: Settings, url: str) -> None:
@@ -273,7 +277,8 @@ def _announce_page(sign_in: SignIn, data_dir: Path, url: str) -> None:
     """A line for whoever started us. Not in the log, which more people may read and which keeps it for longer."""
     sign_in.announce(data_dir, url)
     if not is_loopback(urllib.parse.urlsplit(url).hostname or ""):
-        print(f"网页：{url}/（用有 admin 权限的密钥登录）", file=sys.stderr, flush=True)
+        print(told(f"网页：{url}/（用有 admin 权限的密钥登录）"), file=sys.stderr, flush=True)
         return
     again = invocation.command("page")
-    print(f"网页：{url}/?token={sign_in.link_token()}（只能用一次；再要一个：{again}）", file=sys.stderr, flush=True)
+    line = f"网页：{url}/?token={sign_in.link_token()}（只能用一次；再要一个：{again}）"
+    print(told(line), file=sys.stderr, flush=True)

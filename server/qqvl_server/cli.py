@@ -10,9 +10,10 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qqvl_server import config, flags, invocation, overrides, setting_up, signin
+from qqvl_server import config, derived, flags, invocation, language, overrides, setting_up, signin
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.hosts import is_loopback
+from qqvl_server.language import told
 from qqvl_server.observe import logs
 from qqvl_server.openmp import bound_spinning
 from qqvl_server.process import (
@@ -32,7 +33,11 @@ from qqvl_server.weights.locate import DEMO, PREFERRED, Checkpoint, locate, resu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit status: 0 fine, 2 settings, 3 weights, else 1."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with language.spoken(sys.argv[1:] if argv is None else argv, os.environ) as arguments:
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     bound_spinning()
     try:
         try:
@@ -42,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = int(asked.code or 0)
         sys.stdout.flush()
     except QqvlError as error:
-        print(f"错误：{error.message}", file=sys.stderr)
+        print(told(f"错误：{error.message}"), file=sys.stderr)
         if isinstance(error, WeightsError):
             return EXIT_WEIGHTS
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
@@ -83,6 +88,8 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
         return _show(_with_page(resolved))
     if parsed.command == "page":
         return _page(config.data_dir(resolved))
+    if parsed.command == "trace":
+        return _trace(resolved, parsed)
     if parsed.command in flags.KEEPING:
         # Imported late: it knows the database.
         from qqvl_server.keeping import command as keeping
@@ -110,7 +117,7 @@ def _show(resolved: config.Resolved) -> int:
     for knob in config.knobs():
         value = getattr(getattr(resolved.settings, knob.section), knob.name)
         shown = "******" if knob.key in config.SECRET and value else repr(value)
-        print(f"{knob.key} = {shown}    # {resolved.sources[knob.key]}")
+        print(f"{knob.key} = {shown}    # {told(resolved.sources[knob.key])}")
     return EXIT_OK
 
 
@@ -119,7 +126,7 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
     end_when_asked()
     if env.get("QQVL_API_KEY") and not settings.server.api_keys:
         _tell("注意：QQVL_API_KEY 是客户端的变量，服务器的密钥写在 QQVL_API_KEYS 里；现在服务器没有密钥。")
-    logs.configure(settings.observe.log_level, settings.observe.log_format)
+    logs.configure(settings.observe)
     check_extras(settings.weights)
     root = config.project_root()
     checkpoint = locate(settings.weights.model_path, root)
@@ -127,6 +134,7 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
         _tell(f"注意：{checkpoint.instead_of}")
     if checkpoint.is_demo:
         _announce_demo(checkpoint)
+    derived.keep_in(config.data_dir(resolved))
     # Imported late: reading settings must not wait for the web framework.
     if settings.cluster.replicas:
         from qqvl_server import cluster
@@ -154,7 +162,29 @@ def _try(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
     from qqvl_server.trying import command
 
     data_dir = Path(parsed.data_dir) if parsed.data_dir else config.project_root() / "data"
-    return command.run(Path(parsed.script), parsed.url, parsed.key or env.get("QQVL_API_KEY"), data_dir, parsed.rest)
+    key = parsed.key or env.get("QQVL_API_KEY")
+    if parsed.saved:
+        if parsed.script or parsed.rest:
+            raise ConfigError(f"--saved 演服务器上存着的，不能和 {(parsed.script or parsed.rest[0])} 一起用")
+        return command.run_saved(parsed.saved, parsed.url, key, data_dir)
+    if not parsed.script:
+        raise ConfigError("要写脚本文件，或用 --saved 写网页里存下的名字（--saved all 是全部）")
+    return command.run(Path(parsed.script), parsed.url, key, data_dir, parsed.rest)
+
+
+def _trace(resolved: config.Resolved, parsed: argparse.Namespace) -> int:
+    # Imported late: the database's library takes its time.
+    from qqvl_server import tracing
+    from qqvl_server.chat.store import sqlite_url
+
+    data_dir = config.data_dir(resolved)
+    folders = [folder for folder in (data_dir, parsed.client_data_dir) if folder is not None]
+    url = resolved.settings.storage.database_url or sqlite_url(data_dir)
+    found = tracing.stories(url, folders, parsed.message_id, parsed.chat)
+    if not found:
+        raise tracing.nothing(folders, parsed.message_id)
+    print(tracing.as_json(found) if parsed.json else tracing.render(found, parsed.message_id))
+    return EXIT_OK
 
 
 def _label(resolved: config.Resolved, file: Path, group: str | None, count: int) -> int:
@@ -164,7 +194,7 @@ def _label(resolved: config.Resolved, file: Path, group: str | None, count: int)
     settings, data_dir = resolved.settings, config.data_dir(resolved)
     if not settings.storage.database_url and not (data_dir / "qqvl.sqlite3").is_file():
         raise ConfigError(f"{data_dir} 里还没有聊天记录；让机器人先在群里听一阵，或用 --data-dir 指对文件夹")
-    logs.configure("warning", settings.observe.log_format)
+    logs.configure(settings.observe.model_copy(update={"log_level": "warning"}))
     print(labelling.label(settings.storage.database_url or sqlite_url(data_dir), file, group, count))
     return EXIT_OK
 
@@ -175,17 +205,18 @@ def _calibrate(resolved: config.Resolved, files: Sequence[Path], rate: float, in
     settings = resolved.settings
     if not 0 < rate <= 0.5:
         raise ConfigError("--rate 要在 0 到 0.5 之间，如 0.05：每一百句插五句")
-    logs.configure(settings.observe.log_level, settings.observe.log_format)
+    logs.configure(settings.observe)
     check_extras(settings.weights)
     checkpoint = locate(settings.weights.model_path, config.project_root())
     if checkpoint.instead_of:
         _tell(f"注意：{checkpoint.instead_of}")
+    derived.keep_in(config.data_dir(resolved))
     print(calibrating.calibrate(settings, checkpoint, config.data_dir(resolved), files, rate, into))
     return EXIT_OK
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(told(text), file=sys.stderr, flush=True)
 
 
 def _announce_demo(checkpoint: Checkpoint) -> None:
@@ -211,7 +242,7 @@ def _download(model: str, source: str, into: str | None) -> int:
 
     signal.signal(signal.SIGINT, interrupted)
     download.fetch(model, "hf" if source == "hf" else "modelscope", folder)
-    print(f"下载完成，已校验：{folder}")
+    print(told(f"下载完成，已校验：{folder}"))
     if folder.name != PREFERRED:
-        print(f"用它启动：{invocation.command('--model-path', str(folder))}")
+        print(told(f"用它启动：{invocation.command('--model-path', str(folder))}"))
     return EXIT_OK

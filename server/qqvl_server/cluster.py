@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qqvl_server import app as house
-from qqvl_server import config, invocation
+from qqvl_server import config, derived, invocation
 from qqvl_server.config import Resolved
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.generation.engines.ray_replicas import RayReplicas
@@ -118,7 +118,8 @@ class Replica(Served):
     def __init__(self, plan: Plan) -> None:
         settings = plan.resolved.settings
         bound_spinning()
-        logs.configure(settings.observe.log_level, settings.observe.log_format)
+        derived.keep_in(plan.data_dir)
+        logs.configure(settings.observe)
         self._open = contextlib.ExitStack()
         library = house.image_library(settings, self._open.enter_context(_scratch()))
         super().__init__(house.load_voice(settings, plan.checkpoint, library, Metrics()), library)
@@ -154,7 +155,7 @@ class _Entrance:
             await self._web(scope, receive, send)
             return
         plan, settings, metrics = self._plan, self._plan.resolved.settings, Metrics()
-        logs.configure(settings.observe.log_level, settings.observe.log_format)
+        logs.configure(settings.observe)
         await receive()
         try:
             async with contextlib.AsyncExitStack() as leaving:

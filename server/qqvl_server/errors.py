@@ -11,6 +11,7 @@
     │   │   └── ModelNotFound        a model name that is not served
     │   ├── MethodNotAllowed
     │   ├── Conflict                 something else is going on there
+    │   │   └── AlreadySaid              this very message came before
     │   ├── PayloadTooLarge
     │   ├── UnsupportedMedia         content type or encoding of the body
     │   ├── ImageRejected            a picture cannot be used
@@ -36,14 +37,17 @@ exception text, paths or the caller's input.
 
 from __future__ import annotations
 
+from qqvl_server.language import told
+
 
 class QqvlError(Exception):
-    """Root of the tree. ``str(error)`` is the operator's message."""
+    """Root of the tree. ``str(error)`` is the operator's message, in the operator's language."""
 
     code = "internal_error"
     may_retry = False
 
     def __init__(self, message: str) -> None:
+        message = told(message)
         super().__init__(message)
         self.message = message
 
@@ -92,6 +96,10 @@ class MethodNotAllowed(RequestError):
 
 class Conflict(RequestError):
     code = "conflict"
+
+
+class AlreadySaid(Conflict):
+    code = "already_said"
 
 
 class PayloadTooLarge(RequestError):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NoReturn
 
 from qqvl_server import config, invocation, own_flags
 from qqvl_server.errors import ConfigError
+from qqvl_server.language import FLAG, told
 from qqvl_server.version import VERSION
 from qqvl_server.weights.locate import PREFERRED
 
@@ -21,6 +22,7 @@ COMMANDS: Final = {
     "show-config": "列出每个设置的值和它从哪里来",
     "setup": "问四个问题，写成 qqvl.yaml",
     "doctor": "体检：从显卡到 QQ 逐项检查，不行的说出要改哪个设置、改成什么",
+    "trace": "一条消息的来龙去脉：从 QQ 到回答再到发出，日志和数据库里的都列出来",
     "backup": "备份：聊天记录、图片、人设、设置写成一个文件，服务器开着也行",
     "restore": "从备份恢复；现在的数据留在旁边",
     "export": "把一个会话写成 JSON",
@@ -69,6 +71,10 @@ class Parser(argparse.ArgumentParser):
     def add_others(self) -> None:
         group = self.add_argument_group("其他")
         group.add_argument("-h", "--help", action="help", help="显示这段说明")
+        # Taken out before anything is parsed; another word than these two comes here to be refused.
+        group.add_argument(
+            FLAG, choices=("zh", "en"), help="说中文还是英文；默认看 LC_ALL、LC_MESSAGES、LANG，en 开头是英文"
+        )
         group.add_argument("--version", action="version", version=f"qqvl {VERSION}", help="显示版本")
 
     def error(self, message: str) -> NoReturn:
@@ -81,7 +87,8 @@ class Parser(argparse.ArgumentParser):
         if "expected one argument" in rest:
             return f"{flag} 后面要跟一个值"
         if choices := re.search(r"choose from (.*)\)", rest):
-            return f"{flag} 只能是 " + choices[1].replace("'", "").replace(", ", "、")
+            known = choices[1].replace("'", "").replace(", ", "、")
+            return f"{flag} 只能是 {known}"
         if "invalid" in rest and " value: " in rest:
             return f"{flag} 的值不对：要是一个数"
         if "arguments are required" in message:
@@ -95,10 +102,27 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.HelpFormatter):
+    """Where help leaves the program: in the user's language."""
+
     def add_usage(
         self, usage: str | None, actions: Iterable[argparse.Action], groups: object, prefix: str | None = None
     ) -> None:
-        super().add_usage(usage, actions, groups, "用法：")  # type: ignore[arg-type]
+        super().add_usage(told(usage) if usage else usage, actions, groups, told("用法："))  # type: ignore[arg-type]
+
+    def add_text(self, text: str | None) -> None:
+        super().add_text(told(text) if text else text)
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(told(heading) if heading else heading)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return told(action.help.replace("%%", "%")).replace("%", "%%") if action.help else action.help
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        if isinstance(action.metavar, str):
+            default_metavar = told(action.metavar)
+            return lambda size: (default_metavar,) * size
+        return super()._metavar_formatter(action, default_metavar)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -186,9 +210,13 @@ def _download() -> Parser:
 
 
 def _try() -> Parser:
-    parser = Parser(invocation.command("try"), COMMANDS["try"], "%(prog)s 脚本.json [参数…]")
+    parser = Parser(invocation.command("try"), COMMANDS["try"], "%(prog)s 脚本.json [参数…]，或 --saved 名字")
     group = parser.add_argument_group("参数")
-    group.add_argument("script", metavar="脚本.json", help="在网页的“试一个群”里存下来的，写法见 docs/page.md")
+    group.add_argument("script", metavar="脚本.json", nargs="?", help="在网页的“试群”里导出的文件，写法见 docs/page.md")
+    group.add_argument(
+        "--saved", metavar="名字", action="append", help="演在网页里存下的这一个，可以写几次；写 all 是全部。"
+        "从正在运行的服务器取，也在它上面演"
+    )  # fmt: skip
     group.add_argument(
         "--url", metavar="地址", help="在哪个服务器上演，如 http://127.0.0.1:9999；不写就自己起一个，数据用完就删，"
         "别的参数（如 --model-path）都交给它",

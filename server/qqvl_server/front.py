@@ -19,7 +19,7 @@ from qqvl_server.api.admin.house import House
 from qqvl_server.api.admin.routes import Status
 from qqvl_server.api.door import Door
 from qqvl_server.api.model_access import ModelAccess
-from qqvl_server.api.page import conversations, live, pictures, session, tries
+from qqvl_server.api.page import conversations, live, pictures, plays, session, tries
 from qqvl_server.api.page.conversations import Talks
 from qqvl_server.api.page.session import Desk
 from qqvl_server.api.web import routes as web
@@ -28,6 +28,7 @@ from qqvl_server.chat.care import Care
 from qqvl_server.chat.conversations.talking import Talking
 from qqvl_server.chat.page_settings import PageSettings
 from qqvl_server.chat.persona_files import PersonaFiles
+from qqvl_server.chat.plays import Plays
 from qqvl_server.chat.retelling import Retelling
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.steering import Steering
@@ -75,7 +76,7 @@ async def opened(rooms: Rooms) -> AsyncIterator[Front]:
     """
     settings, store, access = rooms.resolved.settings, rooms.store, rooms.access
     talking = Talking(
-        store.conversations, access.voice, rooms.library, conversations.sampling_of, access.timeout_s, access.names[0]
+        store.conversations, access.voice, rooms.library, conversations.wishes_of, access.timeout_s, access.names[0]
     )
     page_settings = PageSettings(store.database)
     steering = Steering(
@@ -89,6 +90,7 @@ async def opened(rooms: Rooms) -> AsyncIterator[Front]:
         conversations.build(Talks(talking, access.pictures, access.max_images)),
         pictures.build(rooms.library.read, store.conversations.shows),
         tries.build(care),
+        plays.build(Plays(store.database)),
         live.build(pulse, lambda: rooms.service.is_draining),
         *_owners(rooms, steering, care),
     )
@@ -109,7 +111,7 @@ def _owners(rooms: Rooms, steering: Steering, care: Care) -> tuple[Door, ...]:
     files = PersonaFiles(rooms.data_dir / "personas", service.preferences.personas)
     return (
         chats.build(Chats(service, care, retelling, Auditor(audit))),
-        house.build(House(steering, service.books, audit, files)),
+        house.build(House(steering, service.books, audit, files, rooms.data_dir / "words")),
     )
 
 

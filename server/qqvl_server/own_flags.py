@@ -23,6 +23,16 @@ def _labelling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--count", metavar="值", type=int, default=100, help="这次最多问多少句（默认 100）")
 
 
+def _tracing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("要看的消息")
+    group.add_argument("message_id", metavar="消息编号", help="QQ 的消息编号，或请求编号（qq-…、req-…）")
+    group.add_argument("--chat", metavar="会话", help="只看这个会话，如 group:群号、private:QQ号；编号会重复")
+    group.add_argument(
+        "--client-data-dir", metavar="文件夹", type=Path, help="客户端的数据目录，不在 data_dir 下面时才要写"
+    )
+    group.add_argument("--json", action="store_true", help="写成 JSON，给程序看")
+
+
 def _backing_up(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("备份")
     group.add_argument(
@@ -73,9 +83,9 @@ def _add_json(group: argparse._ArgumentGroup) -> None:
 
 OWN: Final = {
     "calibrate-gate": _calibrating, "label-lines": _labelling, "backup": _backing_up, "restore": _restoring,
-    "export": _exporting, "import": _importing, "forget": _forgetting, "doctor": _examining,
+    "export": _exporting, "import": _importing, "forget": _forgetting, "doctor": _examining, "trace": _tracing,
 }  # fmt: skip
 FILES: Final = {
     "calibrate-gate": "文件… ", "label-lines": "文件 ", "backup": "[文件] ", "restore": "文件 ",
-    "export": "会话 [文件] ", "import": "文件 ", "forget": "QQ号 ",
+    "export": "会话 [文件] ", "import": "文件 ", "forget": "QQ号 ", "trace": "消息编号 ",
 }  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 import uvicorn
 
 from qqvl_server.errors import ConfigError
+from qqvl_server.observe import logs
 from qqvl_server.observe.logs import logger
 
 EXIT_OK: Final = 0
@@ -73,6 +74,7 @@ class Server(uvicorn.Server):
 
 def leave(status: int) -> NoReturn:
     """End the process now, whatever its other threads are doing: at a regular end they trip over the interpreter."""
+    logs.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -16,6 +16,7 @@ import yaml
 
 from qqvl_server import config, invocation
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
+from qqvl_server.language import told
 from qqvl_server.weights.locate import DEMO, HUB_ID, PREFERRED, is_whole, locate
 
 NAME: Final = "qqvl.yaml"
@@ -41,7 +42,7 @@ class _Person:
         """What ``check`` makes of an answer; it raises QqvlError for one that will not do, and is asked again."""
         while self._is_there:
             _tell(question)
-            print(f"  直接回车用“{shown}”：", end="", file=sys.stderr, flush=True)
+            print(told(f"  直接回车用“{shown}”："), end="", file=sys.stderr, flush=True)
             line = sys.stdin.readline()
             if not line:
                 self._is_there = False
@@ -77,7 +78,7 @@ def run(file: Path | None, *, is_asked: bool, force: bool) -> int:
     config.resolve({}, {}, path)
     _tell(f"\n写好了 {path}（只有自己能读）。接着：")
     for number, line in enumerate(_next(settings, made), 1):
-        _tell(f"{number}. {line}")
+        _tell(f"{number}. {told(line)}")
     return 0
 
 
@@ -227,4 +228,4 @@ def _is_here(model: str) -> bool:
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(told(text), file=sys.stderr, flush=True)

@@ -236,6 +236,16 @@ class ChatSettings(MannersSettings, SendingSettings):
 class ObserveSettings(Room):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="日志级别")
     log_format: Literal["console", "json"] = Field("console", description="日志格式：给人看，或一行一个 JSON")
+    log_text: Annotated[Literal["off", "on"], BeforeValidator(switch)] = Field(
+        "off", description="on 把群友说的话和回答也写进日志；默认只写谁、哪个群、答没答、为什么、多少 token、多久"
+    )
+    log_file_mb: float = Field(
+        10,
+        ge=0,
+        le=10240,
+        description="data_dir 下 logs/server.log 多大就换一个，MB；0 不写文件。文件总是一行一个 JSON",
+    )
+    log_files: int = Field(5, ge=1, le=1000, description="换下来的日志文件留几个")
 
 
 class Settings(Room):

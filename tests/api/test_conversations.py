@@ -108,6 +108,64 @@ def test_a_picture_is_seen_shown_and_said_again(browser: Browser, server: Runnin
     check_error(server.http.get(shown["url"]), 401)
 
 
+TOOLS = [
+    {"type": "function", "function": {"name": "get_weather", "parameters": {
+        "type": "object", "properties": {"city": {"enum": ["北京"]}}, "required": ["city"],
+        "additionalProperties": False,
+    }}}
+]  # fmt: skip
+
+
+def test_tools_of_a_conversation_are_called_and_what_they_gave_goes_back(browser: Browser) -> None:
+    at = browser.begin(tools=TOOLS, tool_choice="required")
+    assert (browser.get(at).json()["tools"], browser.get(at).json()["tool_choice"]) == (TOOLS, "required")
+    events = events_of(browser.post(f"{at}/reply", text="北京天气怎么样？"))
+    called = events[-1][1]
+    (call,) = called["tool_calls"]
+    assert call["name"] == "get_weather"
+    assert json.loads(call["arguments"]) == {"city": "北京"}
+    assert "".join(data["arguments"] for name, data in events if name == "tool_call") == call["arguments"]
+    browser.post(at, tool_choice="none", tools=TOOLS)
+    result = {"tool_call_id": call["id"], "content": "晴，二十度"}
+    answer = events_of(browser.post(f"{at}/reply", parent=called["id"], tool_results=[result]))[-1][1]
+    assert answer["status"] == "done"
+    assert answer["tool_calls"] == []
+    assert browser.messages(at)[2]["tool_results"] == [result]
+    taken = browser.get(f"{at}/export").text
+    assert "get_weather" in taken
+    assert "晴，二十度" in taken
+    assert browser.post(at, tools=[]).json()["tools"] == []
+    wrong: list[dict[str, Any]] = [
+        {"tools": [{"type": "web_search"}]}, {"tools": [{"function": {"name": "a b"}}]}, {"tools": TOOLS * 2},
+        {"tools": TOOLS, "tool_choice": "other"}, {"tool_choice": "required"},
+    ]  # fmt: skip
+    for body in wrong:
+        check_error(browser.post(at, **body), 400)
+    unknown = [result | {"tool_call_id": "no"}]
+    check_error(browser.post(f"{at}/reply", parent=called["id"], tool_results=unknown), 400)
+
+
+def test_a_message_that_comes_again_is_not_said_twice(browser: Browser) -> None:
+    at = browser.begin()
+    assert events_of(browser.post(f"{at}/reply", text="你好", key="k1"))[-1][0] == "done"
+    again = browser.post(f"{at}/reply", text="你好", key="k1")
+    check_error(again, 409)
+    assert again.json()["error"]["code"] == "already_said"
+    assert len(browser.messages(at)) == 2
+
+
+def test_the_list_tells_how_many_and_what_was_last_in_the_branch_that_is_shown(browser: Browser) -> None:
+    at = browser.begin()
+    first = browser.say(at, "第一支")
+    browser.say(at, "第二支")
+    browser.post(at, head=first["id"])
+    empty = browser.begin()
+    listed = {f"/{one['id']}": one for one in browser.get().json()["conversations"]}
+    assert listed[at]["messages"] == 4
+    assert listed[at]["preview"] == " ".join(first["text"].split())[:80]
+    assert (listed[empty]["messages"], listed[empty]["preview"]) == (0, "")
+
+
 def test_editing_and_answering_again_make_branches(browser: Browser) -> None:
     at = browser.begin()
     first = browser.say(at, "我叫小明")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,43 @@ def test_the_metrics_name_nobody(server: RunningServer) -> None:
     shown = server.http.get("/metrics").text
     assert "QZX9" not in shown
     assert "qqvl_http_requests_total" in shown
+
+
+def test_the_line_of_a_message_says_whose_it_is_and_what_came_of_it(server: RunningServer) -> None:
+    """On the screen and in the file; the name that its client gave it is the request's."""
+    body = group_body(f"{SECRET} 你好", group="880011", user="880012", message_id="-880013", at_me=True)
+    named = {"X-Request-ID": "qq-0123456789abcdef"}
+    answer = server.http.post("/api/chat/group", json=body, headers=named)
+    assert (answer.json()["request_id"], answer.headers["x-request-id"]) == ("qq-0123456789abcdef",) * 2
+    forged = server.http.get("/health", headers={"X-Request-ID": "a b\tc"})
+    assert forged.headers["x-request-id"].startswith("req-")
+    file = server.data_dir / "logs" / "server.log"
+    for log in (server.log(), file.read_text("utf-8")):
+        (line,) = (line for line in lines_of(log) if line.get("message_id") == "-880013")
+        told = {"chat": "group:880011", "user": "880012", "answered": True, "reason": "addressed"}
+        assert line | told | {"request_id": "qq-0123456789abcdef", "status": 200} == line
+        assert line["prompt_tokens"] > 0
+        engine = [
+            one
+            for one in lines_of(log)
+            if one["event"] == "模型答完" and one.get("request_id") == "qq-0123456789abcdef"
+        ]
+        assert engine[0]["completion_tokens"] == line["completion_tokens"]
+        assert SECRET not in log
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_errors_are_counted_by_their_code(server: RunningServer) -> None:
+    def count(code: str) -> float:
+        found = re.search(
+            rf'^qqvl_errors_total{{code="{code}"}} (\S+)$', server.http.get("/metrics").text, re.MULTILINE
+        )
+        return float(found[1]) if found else 0
+
+    before = count("not_found"), count("invalid_request")
+    server.http.get("/path/of/nobody")
+    server.post("private", {"user_id": []})
+    assert (count("not_found"), count("invalid_request")) == (before[0] + 1, before[1] + 1)
 
 
 def test_what_is_kept_is_for_the_owner_only(server: RunningServer) -> None:

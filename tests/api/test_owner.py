@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,20 @@ def said(server: RunningServer, group: str, number: int, text: str, **extra: Any
     assert answer.status_code == 200, answer.text
     value: dict[str, Any] = answer.json()
     return value
+
+
+def kept_back(server: RunningServer, text: str) -> bool:
+    """Whether of that line in a group only that it had a blocked word is kept."""
+    said(server, "words-group", time.monotonic_ns(), text, at_me=False)
+    return text not in str(server.messages("group", "words-group")[-1])
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Lists are looked at once a second."""
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.25)
 
 
 def test_the_list_of_chats_tells_the_last_line_and_what_was_done(owner: Owner, server: RunningServer) -> None:
@@ -178,11 +193,15 @@ def test_settings_of_the_page_hold_after_a_restart_below_flags(tmp_path: Path) -
         owner = Owner(server)
         owner.done("settings", **{"chat.group_reply": "all", "chat.block_words_out": [str(other)]})
         assert not owner.setting("chat.bot_names")["editable"]
-        assert owner.get("words")["lists"] == [{"name": "words.txt", "text": "坏词\n"}]
+        named = {"name": "words.txt", "text": "坏词\n", "blocks": "in", "own": False}
+        assert owner.get("words")["lists"] == [named]
         owner.done("words/words.txt", text="坏词\n更坏\n")
         assert words.read_text("utf-8") == "坏词\n更坏\n"
-        check_error(owner.post("words/other.txt", text="x"), 404)
+        check_error(owner.post("words/words.txt", text="x", blocks="out"), 400)
+        check_error(owner.post("words/other.txt", text="x"), 400)
         check_error(owner.post("words/..%2fwords.txt", text="x"), 404)
+        check_error(owner.delete("words/words.txt"), 400)
+        assert words.is_file()
         with server.http.stream("GET", "/api/page/live", headers=server.owner) as live:
             server.terminate()
             live.read()
@@ -218,6 +237,25 @@ def test_personas_are_written_read_and_deleted(owner: Owner, server: RunningServ
     assert owner.delete("personas/猫 1").json() == {"deleted": True}
     check_error(owner.delete("personas/猫 1"), 404)
     assert owner.changes()[0] == ("local", "persona 猫 1", text, None)
+
+
+def test_word_lists_are_made_hold_at_once_and_are_deleted(owner: Owner, server: RunningServer) -> None:
+    made = owner.done("words/群里 1", text="# 说明\n卖假药\n", blocks="in")
+    assert made == {"name": "群里 1", "text": "# 说明\n卖假药\n", "blocks": "in", "own": True}
+    assert made in owner.get("words")["lists"]
+    until(lambda: kept_back(server, "有人卖假药吗"))
+    owner.done("words/群里 1", text="卖真药\n")
+    assert owner.get("words")["lists"] == [made | {"text": "卖真药\n"}]
+    until(lambda: kept_back(server, "有人卖真药吗"))
+    owner.done("words/群里 1", text="卖真药\n", blocks="out")
+    until(lambda: not kept_back(server, "还有人卖真药吗"))
+    assert owner.delete("words/群里 1").json() == {"deleted": True}
+    assert owner.get("words")["lists"] == []
+    check_error(owner.delete("words/群里 1"), 404)
+    assert [what for _, what, _, _ in owner.changes()[:4]] == ["words 群里 1"] * 4
+    for name in (".x", "x" * 65, "a.txt"):
+        check_error(owner.post(f"words/{name}", text="x"), 400)
+    check_error(owner.post("words/x", text="x", blocks="all"), 400)
 
 
 def test_the_ledger_of_a_day(owner: Owner, server: RunningServer) -> None:
@@ -267,6 +305,7 @@ def test_the_state_comes_by_itself(server: RunningServer) -> None:
     assert last["status"] == "healthy"
     assert last["model"] == "qqvl-demo"
     assert last["memory"]["rss_mb"] > 50
+    assert all(0 <= card["used_mb"] <= card["total_mb"] for card in last["cards"])
     assert 0 <= last["cpu"]["own"] <= 1
     assert last["decisions"]["addressed"] >= 1
     assert last["first_token_s"] > 0

@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from qqvl_server.chat.playscript import answered, parsed
+from qqvl_server.errors import ConfigError, InvalidRequest
+from qqvl_server.trying.script import read
 from tests.api.wire import check_error, metric
 from tests.pictures import base64_picture
 from tests.running import RunningServer, group_body, run_cli
@@ -117,6 +121,47 @@ def test_a_script_is_a_test(server: RunningServer, tmp_path: Path) -> None:
     assert "try-" not in json.dumps(server.http.get("/admin/chats").json())
 
 
+def test_a_play_is_kept_on_the_server_and_played_again_by_name(server: RunningServer) -> None:
+    def kept(script: Any) -> httpx.Response:
+        return server.http.post("/api/page/plays", json=script, headers=server.owner)
+
+    at = ("--data-dir", str(server.data_dir))
+    assert "一个都没有" in run_cli("try", "--saved", "认人", *at).stderr
+    first = kept(SCRIPT | {"lines": SCRIPT["lines"][:1]}).json()
+    short = SCRIPT | {"lines": SCRIPT["lines"][:2]}
+    second = kept(short).json()
+    assert (second["id"], second["name"], second["lines"]) == (first["id"], "认人", 2)
+    wrong = {**short, "name": "不对的", "lines": [{**SCRIPT["lines"][0], "expect": {"speaks": True}}]}
+    other = kept(wrong).json()
+    listed = server.http.get("/api/page/plays", headers=server.owner).json()["plays"]
+    assert [one["name"] for one in listed] == ["不对的", "认人"]
+    assert server.http.get(f"/api/page/plays/{first['id']}", headers=server.owner).json() == short
+    done = run_cli("try", "--saved", "认人", *at)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[0] == "— 认人"
+    assert done.stdout.splitlines()[-1] == "2 句都和预期一样"
+    every = run_cli("try", "--saved", "all", "--url", server.base, *at)
+    assert every.returncode == 1
+    assert "✗ a" in every.stdout
+    assert "认人、不对的" in (told := run_cli("try", "--saved", "没有", *at).stderr) or "不对的、认人" in told
+    for bad in (SCRIPT | {"name": " "}, SCRIPT | {"name": "x" * 81}, BAD["lines.0.from"], {}):
+        check_error(kept(bad), 400)
+    for one in (first, other):
+        path = f"/api/page/plays/{one['id']}"
+        assert server.http.delete(path, headers=server.owner).json() == {"deleted": True}
+        check_error(server.http.delete(path, headers=server.owner), 404)
+        check_error(server.http.get(path, headers=server.owner), 404)
+    check_error(server.http.get("/api/page/plays"), 401)
+
+
+def test_what_the_bot_said_is_named_by_its_line_and_its_place() -> None:
+    lines = [*SCRIPT["lines"][:2], {"id": "c", "at_s": 40, "recall": "b/reply2"}]
+    assert parsed(SCRIPT | {"lines": lines}).lines[2].recall == "b/reply2"
+    assert [answered(name) for name in ("b", "b/reply", "b/reply3")] == [None, ("b", 0), ("b", 2)]
+    with pytest.raises(InvalidRequest, match=r"lines\.2\.recall"):
+        parsed(SCRIPT | {"lines": [*lines[:2], {"id": "c", "at_s": 40, "recall": "x/reply2"}]})
+
+
 BAD: dict[str, Any] = {
     "qqvl_try": SCRIPT | {"qqvl_try": 2},
     "members": SCRIPT | {"members": []},
@@ -140,9 +185,6 @@ def test_a_wrong_script_is_one_line_that_says_where(where: str, tmp_path: Path) 
 
 
 def test_every_kind_of_wrong_script_is_told_where(tmp_path: Path) -> None:
-    from qqvl_server.errors import ConfigError
-    from qqvl_server.trying.script import read
-
     for where, script in BAD.items():
         with pytest.raises(ConfigError, match=where.replace(".", r"\.")):
             read(Path(saved(tmp_path, script)))

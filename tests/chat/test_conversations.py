@@ -11,22 +11,29 @@ import pytest
 
 from qqvl_server.chat.conversations.running import Ended, Running
 from qqvl_server.chat.conversations.talking import Saying, Talking, cut
-from qqvl_server.chat.conversations.values import Said, Status
+from qqvl_server.chat.conversations.values import Said, Status, ToolResult, Wishes
 from qqvl_server.chat.store import Store, sqlite_url
-from qqvl_server.errors import Conflict, GenerationFailed
-from qqvl_server.generation.port import Sampling, TextDelta, Thinking
+from qqvl_server.errors import AlreadySaid, Conflict, GenerationFailed, InvalidRequest
+from qqvl_server.generation.port import GenerationRequest, Sampling, TextDelta, Tool
 from tests.fakes import PictureShelf, ScriptedVoice, text_of
 
 pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def talking(folder: Path, voice: ScriptedVoice) -> AsyncIterator[tuple[Talking, str]]:
+async def talking(
+    folder: Path, voice: ScriptedVoice, tools: tuple[Tool, ...] = ()
+) -> AsyncIterator[tuple[Talking, str]]:
     async with Store.open(sqlite_url(folder)) as store:
         talks = Talking(
-            store.conversations, lambda: voice, PictureShelf(), lambda _, most: (Sampling(most), Thinking()), 60, "m"
+            store.conversations,
+            lambda: voice,
+            PictureShelf(),
+            lambda _, most: Wishes(Sampling(most), tools=tools),
+            60,
+            "m",
         )
-        made = await store.conversations.create("me", "", "", {})
+        made = await store.conversations.create("me", "", {})
         yield talks, made.id
         await talks.aclose()
 
@@ -63,6 +70,46 @@ async def test_an_answer_goes_on_alone_and_whoever_comes_back_misses_nothing(tmp
         assert [(said.text, said.status) for said in await talks.store.messages("me", one)] == [
             ("你好", Status.DONE), ("好的", Status.DONE)
         ]  # fmt: skip
+
+
+async def test_what_is_sent_twice_is_said_once(tmp_path: Path) -> None:
+    async with talking(tmp_path, ScriptedVoice(lambda _: "好的")) as (talks, one):
+        for attempt in ("r1", "r2"):
+            saying = Saying(attempt, None, "你好", key="a")
+            if attempt == "r1":
+                await ended(await talks.say("me", one, saying))
+            else:
+                with pytest.raises(AlreadySaid):
+                    await talks.say("me", one, saying)
+        await ended(await talks.say("me", one, Saying("r3", None, "你好", key="b")))
+        texts = [said.text for said in await talks.store.messages("me", one)]
+        assert texts == ["你好", "好的", "你好", "好的"]
+
+
+async def test_what_a_call_gave_is_shown_to_the_model_with_the_call(tmp_path: Path) -> None:
+    def script(request: GenerationRequest) -> str:
+        given = [text_of(message) for message in request.messages if message.role == "tool"]
+        return f"是{given[-1]}" if given else '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+
+    voice, now = ScriptedVoice(script, context_tokens=400), Tool("now", "几点", "{}")
+    async with talking(tmp_path, voice, (now,)) as (talks, one):
+        called = await ended(await talks.say("me", one, Saying("r", None, "几点了？")))
+        (call,) = called.tool_calls
+        assert call.name == "now"
+        for wrong in ((ToolResult("other", "x"),), (ToolResult(call.id, "x"), ToolResult(call.id, "y"))):
+            with pytest.raises(InvalidRequest):
+                await talks.say("me", one, Saying("r", called.id, results=wrong))
+        given = (ToolResult(call.id, "八点"),)
+        said = await ended(await talks.say("me", one, Saying("r", called.id, results=given)))
+        assert said.text == "是八点"
+        roles = [message.role for message in voice.asked[-1].messages]
+        assert roles == ["user", "assistant", "tool"]
+        assert voice.asked[-1].messages[2].tool_call_id == voice.asked[-1].messages[1].tool_calls[0].id == call.id
+        assert voice.asked[-1].tools == (now,)
+        assert (await talks.store.messages("me", one))[2].tool_results == given
+        # What was cut off with its call is not shown without it.
+        long = await ended(await talks.say("me", one, Saying("r", said.id, "长" * 300)))
+        assert [message.role for message in voice.asked[-1].messages] == ["user"], long
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -20,6 +20,7 @@ from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Speaker, StoredM
 from qqvl_server.chat.store import Draft, Outcome, Store, sqlite_url
 from qqvl_server.errors import StorageFailed
 from qqvl_server.observe import logs
+from qqvl_server.settings import ObserveSettings
 
 pytestmark = pytest.mark.anyio
 CHAT = ChatKey(ChatKind.PRIVATE, "1")
@@ -57,7 +58,7 @@ async def set_aside(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A start goes on with a new database; what was there keeps every byte under another name, and a line says so."""
     before = {path.name.removeprefix(NAME): path.read_bytes() for path in folder.glob(f"{NAME}*")}
     before.pop("-shm", None)
-    logs.configure("info", "json")
+    logs.configure(ObserveSettings(log_format="json"))
     async with Store.open(sqlite_url(folder)) as store:
         assert await store.window(CHAT, until=999) == ()
         assert await store.add_message(said("新的", "m1")) is not None

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from qqvl_server.chat import inspection
+from qqvl_server.chat.conversations.values import ToolResult
 from qqvl_server.chat.identity import Identity, identify
 from qqvl_server.chat.message import ChatKey, ChatKind, Incoming, Picture, Quote, Speaker, StoredMessage, Text
+from qqvl_server.chat.plays import Plays
 from qqvl_server.chat.store import Draft, Store, sqlite_url
 
 pytestmark = pytest.mark.anyio
@@ -77,5 +79,9 @@ async def test_what_an_older_version_kept_is_all_there(dump: Path, tmp_path: Pat
             if dump.stem >= "0007":
                 (talk,) = await store.conversations.listed("local", "", None, 9)
                 assert (talk.conversation.title, talk.preview) == ("写一首诗", "秋雨")
+            if dump.stem >= "0008":
+                said = await store.conversations.messages("local", talk.conversation.id)
+                assert said[-1].tool_results == (ToolResult("call_1", "晴"),)
+                assert [(play.name, play.lines) for play in await Plays(store.database).all()] == [("打招呼", 1)]
             await store.add_message(Draft(GROUP, "", ZHANG, (Text("新的"),), None))
     assert texts(lines)[3:] == ["新的"]

@@ -73,7 +73,7 @@ async def test_the_database_is_durable_and_whole(tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "qqvl.sqlite3") as database:
             assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            assert database.execute("SELECT version_num FROM alembic_version").fetchone() == ("0007",)
+            assert database.execute("SELECT version_num FROM alembic_version").fetchone() == ("0008",)
         database.close()
 
 

@@ -56,7 +56,7 @@ async def _running(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp(request.param)
     async with OneBotServer(TOKEN) as onebot, ChatServer() as chat, PictureHost() as pictures:
         world = World(onebot, chat, pictures)
-        async with ClientProcess(folder, world.settings(request.param)) as client:
+        async with ClientProcess(folder, world.settings(request.param) | {"metrics_address": "127.0.0.1:0"}) as client:
             yield Stack(onebot, chat, pictures, client)
 
 

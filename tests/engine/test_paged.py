@@ -55,7 +55,8 @@ class Bench:
         return item.values
 
     def value(self, name: str) -> float:
-        return self.metrics.registry.get_sample_value(name) or 0
+        samples = (sample for family in self.metrics.registry.collect() for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == name)
 
 
 def asked(owner: str = "", urgency: Urgency = Urgency.API, **wishes: Any) -> GenerationRequest:
@@ -235,6 +236,12 @@ async def test_gauges_and_counters_tell_the_truth(twins: Twins) -> None:
         before = bench.value("qqvl_prefix_cached_tokens_total")
         _, end = await bench.ask(prompts[4], owner="o")
         assert bench.value("qqvl_prefix_cached_tokens_total") - before == end.cached_tokens > 0
+        assert bench.value("qqvl_kv_blocks") == 400
+        assert bench.value("qqvl_kv_blocks_used") == 0
+        assert bench.value("qqvl_kv_blocks_named") > 0
+        asked_for = bench.metrics.registry.get_sample_value("qqvl_inter_token_seconds_count", {"class": "api"})
+        assert asked_for == bench.value("qqvl_inter_token_seconds_count") > 0
+        assert bench.value("qqvl_step_seconds_count") > 0
         assert bench.engine.alive
         bench.core.check_integrity()
 

@@ -134,6 +134,7 @@ def test_what_is_computed_again_after_preemption_is_not_called_cached() -> None:
     assert machine.shrink(ScheduledBatch((ScheduledChunk(made, 0, 1),)))
     assert run(machine) == [made]
     assert (made.cached, made.output) == (0, [7] * 6)
+    assert machine.preemptions["memory"] == 1
 
 
 def test_idle_reading_waits_for_everybody_and_takes_small_steps() -> None:
@@ -148,6 +149,7 @@ def test_idle_reading_waits_for_everybody_and_takes_small_steps() -> None:
         assert [one.id for one in batch.requests] == [expected]
         machine.update(batch, [Chosen(7)] * (expected == "urgent"))
     assert (idle.computed, idle.cached) == (512, 0)
+    assert {why: count for why, count in machine.preemptions.items() if count} == {"idle": 1}
     assert run(machine, tokens=256) == [idle]
 
 

@@ -14,6 +14,7 @@ import pytest
 from qqvl_server.engine.steps.batch import Chosen, PendingTokens, Sampled, ScheduledBatch
 from qqvl_server.engine.steps.block_pool import BlockPool
 from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.figures import StepFigures
 from qqvl_server.engine.steps.jobs import Ended, Item, Job, Sink
 from qqvl_server.engine.steps.planted import plant
 from qqvl_server.engine.steps.request import FinishReason, Priority, Request, SamplingParams
@@ -28,6 +29,7 @@ from qqvl_server.errors import (
     GenerationFailed,
     PromptTooLong,
 )
+from qqvl_server.observe.metrics import Metrics
 
 END = 50
 STOP = 40
@@ -155,7 +157,8 @@ class Bench:
         self.runner = CountingRunner()
         scheduler = Scheduler(BlockPool(32, 4), max_tokens=tokens, max_requests=4)
         self.core = EngineCore(scheduler, plant(self.runner, fault), PassThrough(), ahead=ahead)
-        self.worker = Worker(self.core, deliver, max_waiting=max_waiting)
+        self.metrics = Metrics()
+        self.worker = Worker(self.core, deliver, max_waiting=max_waiting, figures=StepFigures(self.metrics))
 
     def job(
         self, name: str = "r", *, new: int = 3, prompt: int = 2, seconds: float = 60, seed: int | None = None,
@@ -448,6 +451,21 @@ def test_a_thread_that_vanishes_is_not_alive_and_nobody_waits_for_ever() -> None
     assert isinstance(bench.ask().error(), EngineDead)
     thread.join(5)
     assert not bench.worker.alive
+
+
+def test_what_steps_take_is_told_by_their_kind_and_by_who_waits(bench: Bench) -> None:
+    bench.ask("one", new=5).all()
+    bench.ask("two", new=3, priority=Priority.ADDRESSED).all()
+
+    def count(name: str, **labels: str) -> float | None:
+        return bench.metrics.registry.get_sample_value(f"qqvl_{name}_seconds_count", labels)
+
+    assert [count("step", kind=kind) for kind in ("prefill", "decode", "mixed")] == [2, 6, 0]
+    assert [count("inter_token", **{"class": name}) for name in ("private", "addressed", "api")] == [4, 2, 0]
+    told = bench.metrics.registry.get_sample_value(
+        "qqvl_inter_token_seconds_bucket", {"class": "private", "le": "+Inf"}
+    )
+    assert told == 4
 
 
 def test_an_end_tells_how_long_was_waited(bench: Bench) -> None:

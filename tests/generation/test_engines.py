@@ -257,12 +257,16 @@ async def test_how_long_replies_wait_is_in_the_metrics(
     for _ in range(2):
         await reply_to(voice)
     await voice.aclose()
-    value = metrics.registry.get_sample_value
+
+    def value(name: str) -> float | None:
+        return metrics.registry.get_sample_value(name, {"class": "private"})
+
     assert (value("qqvl_queue_seconds_count"), value("qqvl_time_to_first_token_seconds_count")) == (2, 2)
     queued, first = value("qqvl_queue_seconds_sum"), value("qqvl_time_to_first_token_seconds_sum")
     assert queued is not None
     assert first is not None
     assert 0 < queued < first
+    assert (value("qqvl_inter_token_seconds_count") or 0) > 0
 
 
 async def test_whether_to_join_a_talk_is_read_and_not_generated(

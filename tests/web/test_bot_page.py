@@ -25,11 +25,13 @@ def heard(house: RunningServer) -> RunningServer:
 
 def test_why_it_spoke_is_three_clicks_away(heard: RunningServer, window: Window) -> None:
     page = window("/")
+    page.evaluate("addEventListener('click', (one) => (window.clicks = (window.clicks ?? 0) + one.isTrusted), true)")
     page.get_by_role("link", name="机器人").click()
     page.get_by_role("link", name="看的群").click()
     asked = page.locator("li.message", has_text="@小Q 你好")
     asked.locator(".why").click()
     expect(asked.locator(".detail")).to_contain_text("所以一定回")
+    assert page.evaluate("window.clicks") == 3
     past = page.locator("li.message", has_text="随便聊聊")
     expect(past.locator(".why")).to_contain_text("没叫它")
 
@@ -41,8 +43,15 @@ def test_what_the_model_saw_is_shown_and_replays_the_same(heard: RunningServer, 
     asked.get_by_role("button", name="模型看到了什么").click()
     seen = page.get_by_role("dialog", name="模型看到的")
     expect(seen.locator("li").last).to_contain_text("你好")
-    seen.get_by_role("button", name="温度 0 再答一次").click()
-    expect(seen.locator("section pre").first).not_to_be_empty()
+    expect(seen.locator(".facts")).to_contain_text("token")
+    again = seen.get_by_role("button", name="温度 0 再答一次")
+    again.click()
+    told = seen.locator("section pre").first
+    expect(told).not_to_be_empty()
+    first = told.inner_text()
+    again.click()
+    expect(again).to_be_enabled()
+    expect(told).to_have_text(first)
 
 
 def test_the_state_is_live(heard: RunningServer, window: Window) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.pictures import base64_picture
 from tests.running import RunningServer
@@ -137,6 +137,79 @@ def test_a_message_that_cannot_be_sent_is_given_back_and_the_page_recovers(windo
     expect(page.get_by_text("连不上服务器，正在重试")).to_be_hidden()
     field(page).press("Enter")
     answered(page, 2)
+
+
+def test_a_tool_is_called_folded_and_goes_on_with_what_it_gave(page: Page) -> None:
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {
+        "type": "object", "properties": {"city": {"enum": ["北京"]}}, "required": ["city"],
+        "additionalProperties": False,
+    }}}  # fmt: skip
+    page.get_by_role("button", name="这个对话的设置").click()
+    page.get_by_role("textbox", name="工具").fill(json.dumps(tool))
+    page.get_by_role("combobox", name="怎么用工具").select_option("required")
+    page.get_by_role("button", name="保存").click()
+    reply = talk(page, "北京天气怎么样？")
+    fold = reply.locator("details", has_text="调用工具 get_weather")
+    expect(fold).not_to_have_attribute("open", "")
+    fold.locator("summary").click()
+    expect(fold.locator("pre")).to_contain_text("北京")
+    page.get_by_role("button", name="这个对话的设置").click()
+    expect(page.get_by_role("textbox", name="工具")).to_have_value(re.compile("get_weather"))
+    page.get_by_role("combobox", name="怎么用工具").select_option("none")
+    page.get_by_role("button", name="保存").click()
+    page.get_by_role("textbox", name="get_weather 的结果").fill("晴")
+    page.get_by_role("button", name="把结果交给模型").click()
+    expect(answered(page, 2).locator(".words")).not_to_be_empty()
+    expect(page.locator("article.user").last).to_contain_text("get_weather 的结果")
+    expect(page.get_by_role("button", name="把结果交给模型")).to_have_count(0)
+
+
+def test_on_a_slow_network_the_page_comes_streams_and_says_nothing_twice(window: Window) -> None:
+    page = window("/bot/ledger")
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    slow = {"offline": False, "latency": 300, "downloadThroughput": 100_000, "uploadThroughput": 50_000}
+    session.send("Network.emulateNetworkConditions", slow)
+    page.goto("/")
+    expect(field(page)).to_be_visible()
+    took = "performance.getEntries().reduce((sum, one) => sum + (one.transferSize ?? 0), 0)"
+    assert 50_000 < page.evaluate(took) <= 300_000
+    field(page).fill("你好，请介绍一下自己")
+    for _ in range(3):
+        field(page).press("Enter")
+    expect(page.get_by_role("button", name="停下")).to_be_visible()
+    expect(page.locator("article.assistant .words")).not_to_be_empty()
+    answered(page, 1)
+    page.reload()
+    answered(page, 1)
+    expect(page.locator("article.user")).to_have_count(1)
+
+
+def test_what_was_sent_but_not_heard_of_is_not_said_twice(window: Window) -> None:
+    page = window(quiet=True)
+    talk(page, "你好")
+    lost: list[str] = []
+
+    def lose(route: Route) -> None:
+        """The server hears it and answers; the answer never comes back."""
+        if lost:
+            route.continue_()
+            return
+        route.fetch()
+        lost.append(route.request.url)
+        route.abort()
+
+    page.route(re.compile("/reply$"), lose)
+    say(page, "这句只说一次")
+    answered(page, 2)
+    assert len(lost) == 1
+    expect(field(page)).to_have_value("")
+    expect(page.locator("article.user", has_text="这句只说一次")).to_have_count(1)
+    page.unroute_all()
+    page.reload()
+    answered(page, 2)
+    expect(page.locator("article.user", has_text="这句只说一次")).to_have_count(1)
 
 
 def test_strangers_are_told_how_to_come_in_and_see_nothing(window: Window) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.running import RunningServer, run_cli
 from tests.web.acting import field
 from tests.web.conftest import Window
 
@@ -69,7 +71,9 @@ def test_the_clock_runs_ahead_and_lines_follow_it(play: Page) -> None:
     assert int(line.locator(".who .number").inner_text()[:2]) in (hour, (hour + 1) % 24)
 
 
-def test_a_play_is_saved_exported_and_replayed_against_what_came_out(play: Page) -> None:
+def test_a_play_is_saved_exported_and_replayed_against_what_came_out(
+    play: Page, window: Window, house: RunningServer
+) -> None:
     speak(play, "小明", "@小Q 你好")
     speak(play, "小红", "不是对它说的")
     menu = play.get_by_role("button", name="更多")
@@ -88,11 +92,33 @@ def test_a_play_is_saved_exported_and_replayed_against_what_came_out(play: Page)
         {"speaks": True, "reason": "addressed"},
         {"speaks": False, "reason": "silent"},
     ]
+    # Another browser has it too, and so has the command line.
+    other = window("/try")
+    other.get_by_role("button", name=re.compile("^打招呼 2 步")).click()
+    other.get_by_role("button", name="更多").click()
+    other.get_by_role("button", name="从头重放").click()
+    expect(other.get_by_text("2/2 符合期望")).to_be_visible()
+    done = run_cli("try", "--saved", "打招呼", "--data-dir", str(house.data_dir))
+    assert done.returncode == 0, done.stdout + done.stderr
+    other.get_by_role("button", name="删掉脚本“打招呼”").click()
+    other.get_by_role("dialog").get_by_role("button", name="删除").click()
+    expect(other.get_by_role("button", name=re.compile("^打招呼"))).to_have_count(0)
     play.reload()
-    play.get_by_role("button", name="打招呼 2 步").click()
-    menu.click()
-    play.get_by_role("button", name="从头重放").click()
-    expect(play.get_by_text("2/2 符合期望")).to_be_visible()
+    expect(play.get_by_text("还没有。玩完一场")).to_be_visible()
+
+
+def test_scripts_that_only_the_browser_had_come_to_the_server(play: Page, window: Window) -> None:
+    member = {"id": "20001", "name": "小明", "card": "", "role": "owner", "is_bot": False}
+    line = {"id": "l1", "at_s": 0, "from": "20001", "text": "大家好", "at": [], "quote": None, "images": []}
+    script = {
+        "qqvl_try": 1, "name": "从前的", "group": {"name": "群"}, "settings": {}, "bot": {"id": "10000", "name": "小Q"},
+        "members": [member], "lines": [line],
+    }  # fmt: skip
+    play.evaluate("(scripts) => localStorage.setItem('qqvl.tries', scripts)", json.dumps([script]))
+    play.reload()
+    expect(play.get_by_role("button", name=re.compile("^从前的 1 步"))).to_be_visible()
+    assert play.evaluate("localStorage.getItem('qqvl.tries')") is None
+    expect(window("/try").get_by_role("button", name=re.compile("^从前的 1 步"))).to_be_visible()
 
 
 def test_names_and_words_are_never_markup(play: Page) -> None:

@@ -44,7 +44,7 @@ def run(settings: Settings, folder: Path, journal: Journal) -> None:
     from ncatbot.core.api import BotAPI
 
     # Tokens in the log: the import hangs three log files and a console on the root logger that show them; ours do not.
-    logs.install(settings.log_level, settings.secrets, folder)
+    logs.install(settings)
 
     class RelayAdapter(Adapter):  # type: ignore[misc]  # ncatbot ships no types
         """ncatbot's adapter with its receive loop and its `send` replaced by ones that survive."""

@@ -142,7 +142,7 @@ def _adapter_for(settings: Settings) -> type[Adapter]:
 
 def run(settings: Settings, folder: Path, journal: Journal) -> None:
     """A NoneBot that does nothing but relay; stays until it is told to stop."""
-    _log_through_ours(settings, folder)
+    _log_through_ours(settings)
     token = settings.napcat_token.get_secret_value() or None
     reverse = settings.nonebot_mode == "reverse"
     # The adapter also takes events by plain HTTP, without the token: a secret nobody knows shuts that door.
@@ -239,9 +239,9 @@ def _tap(relay: Relay, swallow: bool) -> None:
     adapter.json_to_event = tapped  # type: ignore[method-assign, unused-ignore]
 
 
-def _log_through_ours(settings: Settings, folder: Path) -> None:
+def _log_through_ours(settings: Settings) -> None:
     """One log, ours: NoneBot's own goes to stdout in colours and knows no secrets."""
-    logs.install(settings.log_level, settings.secrets, folder)
+    logs.install(settings)
 
     def forward(message: Any) -> None:
         record = message.record

@@ -12,6 +12,7 @@ from typing import Any
 
 from qqvl_client.doctor.finding import Finding
 from qqvl_client.errors import SettingsError
+from qqvl_client.language import told
 from qqvl_client.settings import Settings, load
 
 MARKS = {"ok": "好", "warning": "注意", "failed": "不行", "skipped": "略过"}
@@ -59,9 +60,12 @@ async def _examined(settings: Settings, send: bool, picture: str) -> list[Findin
 
 def _json(found: Sequence[Finding]) -> str:
     findings = [
-        {"check": one.check, "state": one.state, "message": one.message, "field": one.field, "value": one.value}
+        {
+            "check": one.check, "state": one.state, "message": told(one.message), "field": told(one.field),
+            "value": told(one.value),
+        }
         for one in found
-    ]
+    ]  # fmt: skip
     well = all(one.state != "failed" for one in found)
     return json.dumps({"ok": well, "findings": findings}, ensure_ascii=False, indent=2) + "\n"
 
@@ -70,7 +74,9 @@ def _lines(found: Sequence[Finding]) -> str:
     lines = []
     for one in found:
         line = f"[{MARKS[one.state]}] {TITLES[one.check]}：{one.message}"
-        lines.append(f"{line}\n       要改：{one.field} → {one.value}" if one.field else line)
+        lines.append(told(line))
+        if one.field:
+            lines.append(told(f"       要改：{one.field} → {one.value}"))
     bad = sum(one.state == "failed" for one in found)
-    lines.append(f"有 {bad} 项不行，照“要改”那一行改" if bad else "没有查出问题")
+    lines.append(told(f"有 {bad} 项不行，照“要改”那一行改" if bad else "没有查出问题"))
     return "\n".join(lines) + "\n"

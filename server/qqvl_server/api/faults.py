@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from qqvl_server import errors
 from qqvl_server.api.door import Door, ErrorBody, at
+from qqvl_server.api.facts import facts_of
 from qqvl_server.api.paths import meant
 from qqvl_server.observe.logs import logger
 
@@ -72,6 +73,7 @@ class Faults:
         return JSONResponse(body(error, request_id), status, headers)
 
     def answer_to(self, request: Request, error: errors.QqvlError) -> Response:
+        facts_of(request.scope)["code"] = error.code
         return self.respond(error, request_id_of(request), request.scope["path"])
 
     async def on_error(self, request: Request, error: Exception) -> Response:
@@ -86,6 +88,7 @@ class Faults:
         if right is not None:
             known = errors.NotFound(f"没有这个接口，正确的地址是 {right}，请检查 base URL（the right path is {right}）")
         # A client that reads errors reads them as the door that it meant tells them.
+        facts_of(request.scope)["code"] = known.code
         response = self.respond(known, request_id_of(request), right or path)
         response.headers.update(error.headers or {})
         return response

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from starlette.types import Scope as AsgiScope
 
 from qqvl_server import errors, keys
 from qqvl_server.api.door import Door, at
+from qqvl_server.api.facts import facts_of
 from qqvl_server.api.faults import Faults
 from qqvl_server.api.intake import Intake
 from qqvl_server.api.model_access import Caller
@@ -39,6 +41,8 @@ LOG_IN: Final = (
     "要先登录：在运行服务器的那台机器上执行 qqvl page（从源码运行是 ./run_server.sh page），打开它给的网址；"
     "程序请带 Authorization: Bearer <data_dir 里 page.key 的内容>"
 )
+# What a caller may name its request, so that its own log and ours are read together.
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -78,8 +82,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"req-{uuid.uuid4().hex[:20]}"
-        scope["qqvl.request_id"] = request_id
+        request_id = scope["qqvl.request_id"] = _name_of(scope)
+        facts = facts_of(scope)
         started = time.monotonic()
         status: int | None = None
 
@@ -97,6 +101,7 @@ class Guard:
             await self._admit(scope, receive, send_named)
         except errors.QqvlError as error:
             response = self._faults.respond(error, request_id, scope["path"])
+            facts["code"] = error.code
             slow = isinstance(error, errors.BodyTimeout)
             if slow or _is_ambiguous(Headers(scope=scope)):
                 # What follows on this connection may be the rest of this body, or a smuggled request.
@@ -116,11 +121,14 @@ class Guard:
         finally:
             door = at(self._doors, scope["path"])
             self._metrics.http_requests.labels(door.name if door is not None else _NOBODYS, str(status)).inc()
+            if "code" in facts:
+                self._metrics.errors.labels(facts["code"]).inc()
             # Supervisors ask /health every few seconds for ever.
             log = logger().debug if door is not None and door.is_open(scope["path"]) else logger().info
             log(
                 "请求", method=scope["method"], path=scope["path"], status=status,
                 ms=round((time.monotonic() - started) * 1000), request_id=request_id,
+                **facts,
             )  # fmt: skip
 
     async def _admit(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -258,6 +266,11 @@ def bucket(scope: AsgiScope) -> str:
     network = ipaddress.ip_address(where.partition("%")[0])
     mapped = network.ipv4_mapped if isinstance(network, ipaddress.IPv6Address) else None
     return str(mapped or ipaddress.ip_network((int(network), 64), strict=False))
+
+
+def _name_of(scope: AsgiScope) -> str:
+    told = Headers(scope=scope).get("x-request-id", "")
+    return told if _NAME.fullmatch(told) else f"req-{uuid.uuid4().hex[:20]}"
 
 
 def _is_ambiguous(headers: Headers) -> bool:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from qqvl_server.api.facts import facts_of
 from qqvl_server.errors import Draining, QqvlError
 from qqvl_server.observe.logs import logger
 
@@ -94,6 +95,7 @@ class EventStream(StreamingResponse):
         self._failure = failure
         self._ping_s = ping_s
         self._request_id = ""
+        self._facts: dict[str, Any] = {}
         self._gathered: list[str] = []
         self._silent = False
         self._filled = asyncio.Event()
@@ -102,6 +104,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._request_id = str(scope.get("qqvl.request_id", ""))
+        self._facts = facts_of(scope)
         async with aclosing(self._begun.chunks):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             sending = asyncio.create_task(self._send(send))
@@ -114,7 +117,7 @@ class EventStream(StreamingResponse):
             except asyncio.CancelledError:
                 # The server is stopping: a stream that just broke off would look like a fault of the line.
                 await _ended(sending, *aside)
-                self._put(self._failure(Draining("服务正在停止，回答没有说完，请稍后再试", retry_after=5)))
+                self._fail(Draining("服务正在停止，回答没有说完，请稍后再试", retry_after=5))
                 await send({"type": "http.response.body", "body": self._taken(), "more_body": False})
                 raise
             finally:
@@ -131,13 +134,17 @@ class EventStream(StreamingResponse):
                     await self._room.wait()
         except QqvlError as error:
             logger().warning("流式回答中断", code=error.code, reason=error.message, request_id=self._request_id)
-            self._put(self._failure(error))
+            self._fail(error)
         except Exception as error:
             # The edge of a request whose status is out: the reader must hear of it, the log must say why.
             logger().error("内部错误", request_id=self._request_id, exc_info=error)
-            self._put(self._failure(QqvlError("服务器内部出错，请把 X-Request-ID 和日志一起反馈")))
+            self._fail(QqvlError("服务器内部出错，请把 X-Request-ID 和日志一起反馈"))
         self._over.set()
         self._filled.set()
+
+    def _fail(self, error: QqvlError) -> None:
+        self._facts["code"] = error.code
+        self._put(self._failure(error))
 
     async def _send(self, send: Send) -> None:
         over = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from qqvl_server.chat import arrivals, commanding, policy, stopping
@@ -57,11 +58,10 @@ class ChatService:
         personas: Personas | None = None,
         model: str = "",
         gate: Gate | None = None,
+        words: Path | None = None,
     ) -> None:
-        """``model`` is the name that is told of what answers; ``gate`` is what was calibrated for it."""
-        self._store = store
-        self._voice = voice
-        self.books = store.books
+        """``model``: the name told of what answers. ``gate``: calibrated for it. ``words``: where its lists are."""
+        self._store, self._voice, self.books = store, voice, store.books
         known = personas or Personas()
         preferences = self.preferences = Preferences(store.books, known, settings, has_gate=gate is not None)
         self._timeout_s = generation.request_timeout_s
@@ -71,7 +71,7 @@ class ChatService:
         window = Window(store, pictures, preferences, generation)
         ledger = Ledger(store.books, voice)
         commander = Commander(store, voice, preferences, ledger, model)
-        blocking = self._blocking = Blocking(settings, self._metrics)
+        blocking = self._blocking = Blocking(settings, self._metrics, words)
         self._turns = Turns(
             store, voice, receiver, window, preferences, ledger, commander, blocking, exchanges, meters, gate
         )
@@ -126,8 +126,7 @@ class ChatService:
 
     def _arrived(self, incoming: Incoming, chat_name: str) -> Arrival | None:
         """The message in its lane, where it may be already; None for a word that stops an answer."""
-        running = self._unanswered.find(incoming)
-        if running is not None:
+        if (running := self._unanswered.find(incoming)) is not None:
             return running
         if self._draining:
             raise Draining("服务正在停止，请稍后再试", retry_after=5)
@@ -174,6 +173,7 @@ class ChatService:
             StorageFailed
         """
         self._exchanges.delivered(chat, time.time())
+        self._metrics.sent.inc(len(ids))
         withdraw = await self._store.sent(chat, message_id, ids)
         return withdraw if self.preferences.of(chat).withdraw_replies == "on" else ()
 

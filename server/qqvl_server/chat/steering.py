@@ -83,7 +83,7 @@ class Steering:
         if now.chat != was.chat:
             self._apply(now)
         if now.observe != was.observe:
-            logs.configure(now.observe.log_level, now.observe.log_format)
+            logs.configure(now.observe)
 
     def _told(self, knob: Knob) -> dict[str, Any]:
         source = self.now.sources[knob.key]

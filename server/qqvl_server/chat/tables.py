@@ -170,6 +170,7 @@ CONVERSATIONS = Table(
     Column("titled", Boolean, nullable=False),
     Column("system_prompt", Text, nullable=False),
     Column("sampling", JSON, nullable=False),
+    Column("tools", JSON, nullable=False, server_default="{}"),
     Column("head", String(32)),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
@@ -190,6 +191,8 @@ CONVERSATION_MESSAGES = Table(
     Column("images", JSON, nullable=False),
     Column("reasoning", Text, nullable=False),
     Column("tool_calls", JSON, nullable=False),
+    # What calls of the parent's gave.
+    Column("tool_results", JSON, nullable=False, server_default="[]"),
     Column("status", String(16), nullable=False),
     Column("finish_reason", String(16)),
     Column("error", Text),
@@ -200,6 +203,20 @@ CONVERSATION_MESSAGES = Table(
     Column("created_at", Float, nullable=False),
     UniqueConstraint("public_id", name="uq_conversation_messages_public_id"),
     Index("ix_conversation_messages_conversation", "conversation_id"),
+)
+
+# Groups that were played in the browser and may be played again, as the file that ``qqvl try`` reads.
+PLAYS = Table(
+    "plays",
+    METADATA,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("public_id", String(32), nullable=False),
+    Column("name", String(80), nullable=False),
+    Column("lines", Integer, nullable=False),
+    Column("script", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    UniqueConstraint("public_id", name="uq_plays_public_id"),
 )
 
 # What an owner changed by a door: ``before`` and ``after`` as JSON has them.

@@ -13,6 +13,7 @@ from qqvl_server import config
 from qqvl_server.doctor import relay, service, table
 from qqvl_server.doctor.finding import Case, Finding, State, failed, ok
 from qqvl_server.errors import ConfigError
+from qqvl_server.language import told
 from qqvl_server.process import EXIT_FAILED, EXIT_OK
 
 _MARKS: Final = {State.OK: "好", State.WARNING: "注意", State.FAILED: "不行", State.SKIPPED: "略过"}
@@ -46,7 +47,13 @@ def run(
 
 def as_json(found: Iterable[tuple[str, Finding]]) -> str:
     findings = [
-        {"check": name, "state": one.state, "message": one.message, "field": one.field, "value": one.value}
+        {
+            "check": name,
+            "state": one.state,
+            "message": told(one.message),
+            "field": told(one.field),
+            "value": told(one.value),
+        }
         for name, one in found
     ]
     well = all(one["state"] != State.FAILED for one in findings)
@@ -57,7 +64,9 @@ def as_lines(found: Iterable[tuple[str, Finding]]) -> str:
     lines, bad = [], 0
     for name, one in found:
         line = f"[{_MARKS[one.state]}] {table.TITLES.get(name, name)}：{one.message}"
-        lines.append(f"{line}\n       要改：{one.field} → {one.value}" if one.field else line)
+        lines.append(told(line))
+        if one.field:
+            lines.append(told(f"       要改：{one.field} → {one.value}"))
         bad += one.state is State.FAILED
-    lines.append(f"有 {bad} 项不行，照“要改”那一行改" if bad else "没有查出问题")
+    lines.append(told(f"有 {bad} 项不行，照“要改”那一行改" if bad else "没有查出问题"))
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from qqvl_server import language
 from qqvl_server.config import FOREIGN_SECTIONS
 from qqvl_server.doctor.finding import Finding, State, skipped
 
@@ -34,7 +35,7 @@ def findings(root: Path, env: Mapping[str, str], asked: Asked) -> list[tuple[str
         return [(_CHECK, skipped("这里没有客户端"))]
     if not _is_set_up(root, env, asked.config):
         return [(_CHECK, skipped("没有设置过 QQ 客户端；要接 QQ 就按 README 的“接上 QQ”做"))]
-    words = [*command, "doctor", "--json"]
+    words = [*command, "doctor", "--json", *language.words()]
     words += ["--config", str(asked.config)] if asked.config else []
     words += [] if asked.send else ["--no-send"]
     words += ["--picture", asked.picture] if asked.picture else []

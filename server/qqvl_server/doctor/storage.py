@@ -23,7 +23,7 @@ _LEAST_FREE: Final = 0.5 * _GB
 _SPARE: Final = 1 * _GB
 _AHEAD_S: Final = 60
 _DAY_S: Final = 86400
-_ELSEWHERE: Final = str(Path("~/qqvl-data").expanduser())
+_ELSEWHERE: Final = os.path.expanduser("~/qqvl-data")
 
 
 def folder(case: Case) -> Finding:

@@ -92,10 +92,12 @@ def build(
     if model.device.type != "cpu" or getattr(model.config, "quantization_config", None) is not None:
         warm_up(core, model, settings.step_tokens)
     tokens = blocks * backend.block_size
+    core.facts = {
+        "device": "、".join(map(str, dict.fromkeys([model.device, *devices]))),
+        "dtype": str(dtype).removeprefix("torch."), **backend.facts, "block_size": backend.block_size, "ahead": ahead,
+    }  # fmt: skip
     logger().info(
-        "引擎已备好", device="、".join(map(str, dict.fromkeys([model.device, *devices]))),
-        dtype=str(dtype).removeprefix("torch."), **backend.facts,
-        block_size=backend.block_size, ahead=ahead, kv_tokens=tokens, kv_gb=round(blocks * per_block / 1e9, 2),
+        "引擎已备好", **core.facts, kv_tokens=tokens, kv_gb=round(blocks * per_block / 1e9, 2),
         chats_of_8k=round(tokens / 8192, 1), free_gb=round(_free_bytes(model.device) / 1e9, 1),
     )  # fmt: skip
     return core

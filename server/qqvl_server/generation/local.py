@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest, PromptTooLong, QqvlError
+from qqvl_server.generation.account import Account
 from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
 from qqvl_server.generation.choices import one_choice
 from qqvl_server.generation.constraints.bad_words import BadWords
@@ -107,7 +108,7 @@ class LocalVoice(Generic[P]):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
         wanted = constraint(request)
-        seat = self._seats.take(request)
+        seat, account = self._seats.take(request), Account(request)
         async with AsyncExitStack() as leaving:
             leaving.callback(self._seats.leave, seat)
             async with self._seats.waiting(seat):
@@ -124,9 +125,11 @@ class LocalVoice(Generic[P]):
                 fitting = replace(request, sampling=sampling)
                 events = await leaving.enter_async_context(aclosing(self._events(prompt, fitting, fresh_mask, seat)))
                 event = await anext(events, None)
+            account.begun()
             while event is not None:
-                if prompt.unseen and isinstance(event, Finished):
+                if isinstance(event, Finished):
                     event = replace(event, unseen=prompt.unseen)
+                    account.ended(event)
                 yield event
                 event = await anext(events, None)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from qqvl_server import invocation
+from qqvl_server import invocation, language
 from qqvl_server.chat.message import ChatKey, ChatKind
 from qqvl_server.errors import ConfigError
 from qqvl_server.keeping import backing_up, forgetting, restoring, transferring
@@ -21,6 +21,7 @@ from qqvl_server.keeping.places import Places, claimed
 from qqvl_server.keeping.places import places as places
 from qqvl_server.observe import logs
 from qqvl_server.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, is_held
+from qqvl_server.settings import ObserveSettings
 
 _EVERY_S: Final = 2.0
 _PERSON: Final = re.compile("[0-9]{5,20}")
@@ -35,12 +36,12 @@ class Progress:
     def __call__(self, text: str) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY_S
-            print(f"  {text}", file=sys.stderr, flush=True)
+            print(f"  {language.told(text)}", file=sys.stderr, flush=True)
 
 
 def run(asked: argparse.Namespace, where: Places) -> int:
     """Raises ConfigError, QqvlError: one line that says what to do; nothing was changed."""
-    logs.configure("warning", "console")
+    logs.configure(ObserveSettings(log_level="warning"))
     return {"backup": _back_up, "restore": _restore, "export": _export, "import": _import, "forget": _forget}[
         asked.command
     ](asked, where)
@@ -137,7 +138,7 @@ def _forget(asked: argparse.Namespace, where: Places) -> int:
 
 
 def _agreed(question: str) -> bool:
-    print(f"{question}确定就输入 yes：", end="", file=sys.stderr, flush=True)
+    print(language.told(f"{question}确定就输入 yes："), end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("yes", "y", "是")
 
 
@@ -152,9 +153,9 @@ def _told(asked: argparse.Namespace, told: Mapping[str, Any], lines: list[str]) 
     if asked.json:
         sys.stdout.write(json.dumps(told, ensure_ascii=False, default=str) + "\n")
     else:
-        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.write("\n".join(map(language.told, lines)) + "\n")
     return EXIT_OK
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(language.told(text), file=sys.stderr, flush=True)

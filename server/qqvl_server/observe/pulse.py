@@ -1,4 +1,4 @@
-"""The server's state once a second, for those who look on: figures of the metrics as rates, memory, processors.
+"""The server's state once a second, for those who look on: figures of the metrics as rates, memory, processors, cards.
 
 Knows the metrics and this machine; no chats and no HTTP.
 """
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psutil
 
+from qqvl_server.observe.cards import Cards
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 
@@ -22,6 +23,8 @@ EVERY_S: Final = 1.0
 # Five minutes.
 _KEPT: Final = 300
 _MINUTE: Final = 60
+# Told by class; here they are added up.
+_OF_ALL_CLASSES: Final = ("qqvl_time_to_first_token_seconds_sum", "qqvl_time_to_first_token_seconds_count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Pulse:
     def __init__(self, metrics: Metrics, now: Callable[[], dict[str, Any]]) -> None:
         self._metrics = metrics
         self._now = now
+        self._cards = Cards()
         self._process = psutil.Process()
         self._cores = os.cpu_count() or 1
         self._began = time.monotonic()
@@ -61,7 +65,8 @@ class Pulse:
         while True:
             await asyncio.sleep(EVERY_S)
             try:
-                self._take()
+                # Drivers answer at their own pace.
+                self._take(await asyncio.to_thread(self._cards.read))
             except (OSError, psutil.Error) as error:
                 # Without descriptors left nothing of ``/proc`` can be read; there will be some again.
                 logger().debug("读不到这一秒的状态", kind=type(error).__name__)
@@ -72,12 +77,12 @@ class Pulse:
             await self._news.wait()
             yield self._states[-1]
 
-    def _take(self) -> None:
+    def _take(self, cards: list[dict[str, Any]]) -> None:
         before, reading = self._readings[-1], self._read()
         if reading.qq_requests > before.qq_requests:
             self._last_contact = time.time()
         self._readings.append(reading)
-        self._states.append(self._state(before, reading) | self._now())
+        self._states.append(self._state(before, reading) | {"cards": cards} | self._now())
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -91,8 +96,8 @@ class Pulse:
                     reasons[sample.labels["reason"]] = sample.value
                 elif sample.name == "qqvl_http_requests_total":
                     qq_requests += sample.value if sample.labels["door"] == "qq" else 0
-                elif not sample.labels:
-                    values[sample.name] = sample.value
+                elif not sample.labels or sample.name.startswith(_OF_ALL_CLASSES):
+                    values[sample.name] = values.get(sample.name, 0.0) + sample.value
         own, whole = self._process.cpu_times(), psutil.cpu_times()
         idle = whole.idle + getattr(whole, "iowait", 0.0)
         busy = sum(whole) - idle - getattr(whole, "guest", 0.0) - getattr(whole, "guest_nice", 0.0)

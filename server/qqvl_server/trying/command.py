@@ -16,6 +16,7 @@ import httpx
 
 from qqvl_server import signin
 from qqvl_server.errors import ConfigError, QqvlError
+from qqvl_server.trying.kept import kept
 from qqvl_server.trying.play import Play, shown
 from qqvl_server.trying.script import read
 
@@ -41,6 +42,26 @@ def run(path: Path, url: str | None, key: str | None, data_dir: Path, rest: Sequ
         return _report(Play(script, url.rstrip("/"), _headers(url, key, data_dir)))
     with _own_server(rest) as (own, headers):
         return _report(Play(script, own, headers))
+
+
+def run_saved(names: Sequence[str], url: str | None, key: str | None, data_dir: Path) -> int:
+    """Scripts that are kept on a running server, played there; ``all`` are all of them. Exit status as ``run``.
+
+    Raises:
+        ConfigError: there is none of that name.
+        QqvlError: no server runs on ``data_dir``, where no ``url`` is given; it cannot be reached, or refuses.
+    """
+    if url is None:
+        found = signin.running(data_dir)
+        if found is None:
+            raise QqvlError(f"没有服务器在用数据目录 {data_dir}：先启动它，或用 --url、--data-dir 指明")
+        url = found.url
+    url, status = url.rstrip("/"), 0
+    headers = _headers(url, key, data_dir)
+    for name, script in kept(url, headers, names):
+        print(f"— {name}", flush=True)
+        status = max(status, _report(Play(script, url, headers)))
+    return status
 
 
 def _report(play: Play) -> int:

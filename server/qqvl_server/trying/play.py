@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import httpx
 
+from qqvl_server.chat.playscript import Expected, Line, Script, answered
 from qqvl_server.errors import QqvlError
-from qqvl_server.trying.script import Expected, Line, Script
 
 # What the server itself waits at most for the same speaker's next line; behind a longer pause nothing is merged.
 _PAUSE_S: Final = 10.0
@@ -78,12 +78,12 @@ class Play:
 
     def _play(self, line: Line) -> dict[str, Any]:
         if line.recall is not None:
-            meant = f"{line.recall}/0" if line.recall.endswith("/reply") else line.recall
-            return self._post("/api/chat/group/recall", {"group_id": self._group, "message_id": meant})
+            body = {"group_id": self._group, "message_id": _sent_id(line.recall)}
+            return self._post("/api/chat/group/recall", body)
         answer = self._post("/api/chat/group", self._body(line))
         if answer["should_reply"]:
-            self._said[line.id] = answer["reply"]
             ids = [f"{line.id}/reply/{number}" for number in range(len(answer["messages"]))]
+            self._said |= zip(ids, (_text_of(message) for message in answer["messages"]), strict=True)
             report = {"group_id": self._group, "message_id": line.id, "sent_ids": ids}
             self._post("/api/chat/group/sent", report)
         return answer
@@ -111,11 +111,10 @@ class Play:
         return body if line.quote is None else body | {"reply_to": self._quoted(line.quote, names)}
 
     def _quoted(self, quote: str, names: Mapping[str, str]) -> dict[str, Any]:
-        line = next(line for line in self._script.lines if line.id == quote.removesuffix("/reply"))
-        if quote.endswith("/reply"):
-            bot = self._script.bot
-            told = self._said.get(line.id, "")
-            return {"id": f"{line.id}/reply/0", "text": told, "user_id": bot.id, "user_nickname": bot.name}
+        if answered(quote):
+            bot, sent = self._script.bot, _sent_id(quote)
+            return {"id": sent, "text": self._said.get(sent, ""), "user_id": bot.id, "user_nickname": bot.name}
+        line = next(line for line in self._script.lines if line.id == quote)
         sender = line.sender or ""
         return {"id": line.id, "text": line.text, "user_id": sender, "user_nickname": names.get(sender, sender)}
 
@@ -137,6 +136,20 @@ class Play:
         said, reason = answer["reply"] if answer["should_reply"] else "", answer.get("reason", "")
         name = member.card or member.name or member.id
         return Played(line, name, said, reason, tuple(_wrong(line.expect, said, reason)))
+
+
+def _sent_id(name: str) -> str:
+    """What a line, or what the bot said to it, goes by in this group."""
+    found = answered(name)
+    return f"{found[0]}/reply/{found[1]}" if found else name
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    if message.get("text") is not None:
+        return str(message["text"])
+    if message.get("segments"):
+        return "".join(str(segment["data"].get("text", "")) for segment in message["segments"])
+    return "\n".join(str(node["text"]) for node in message.get("forward") or ())
 
 
 def _wrong(expected: Expected, said: str, reason: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ def cached(model: str) -> Path | None:
     Layouts: ``models--owner--name/snapshots/<commit>`` with the commit of a branch in ``refs/``
     (https://huggingface.co/docs/huggingface_hub/guides/manage-cache); ``models/owner/name``, dots as ``___``.
     """
-    home = Path.home() / ".cache"
+    home = Path(os.path.expanduser("~/.cache"))
     hugging_face = Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
     place = Path(os.environ.get("HF_HUB_CACHE") or hugging_face) / f"models--{model.replace('/', '--')}"
     try:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import shutil
+import sys
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final, Literal
 
 from tqdm import tqdm
 
 from qqvl_server.errors import WeightsError
+from qqvl_server.language import told
 from qqvl_server.weights.locate import HUB_ID, UNFINISHED, is_whole, resume
 
 Hub = Literal["hf", "modelscope"]
@@ -53,10 +57,34 @@ def _begin(model: str, hub: Hub, folder: Path) -> None:
         (folder / UNFINISHED).write_text(json.dumps({"model": model, "from": hub}), encoding="utf-8")
 
 
+def _check_room(model: str, folder: Path, sizes: Mapping[str, int]) -> None:
+    """Say what is to come, in bytes by file, before gigabytes of it do.
+
+    Raises:
+        WeightsError: the disk has no room for what is not there yet.
+    """
+    wanted = {name: size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in PATTERNS)}
+    missing = sum(size for name, size in wanted.items() if not _is_there(folder / name, size))
+    place = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    free, total = shutil.disk_usage(place).free, sum(wanted.values())
+    if missing > free:
+        raise WeightsError(
+            f"{model} 还要下载 {missing / 1e9:.1f} GB，{place} 所在的磁盘只剩 {free / 1e9:.1f} GB，"
+            f"差 {(missing - free) / 1e9:.1f} GB：腾出空间，或用 --into 放到别的磁盘上"
+        )
+    words = f"{model}：{len(wanted)} 个文件，共 {total / 1e9:.1f} GB，还要下载 {missing / 1e9:.1f} GB"
+    sys.stderr.write(told(f"{words}；磁盘剩 {free / 1e9:.1f} GB") + "\n")
+
+
+def _is_there(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
+
+
 def _from_hf(model: str, folder: Path) -> dict[str, str]:
     import huggingface_hub
 
     info = huggingface_hub.HfApi().model_info(model, files_metadata=True)
+    _check_room(model, folder, {file.rfilename: file.size or 0 for file in info.siblings or ()})
     _begin(model, "hf", folder)
     huggingface_hub.snapshot_download(model, revision=info.sha, local_dir=folder, allow_patterns=PATTERNS)
     return {
@@ -71,6 +99,7 @@ def _from_modelscope(model: str, folder: Path) -> dict[str, str]:
 
     hub = modelscope_hub.HubApi()
     files = hub.list_repo_files(model, "model", recursive=True)
+    _check_room(model, folder, {file.path: file.size or 0 for file in files})
     _begin(model, "modelscope", folder)
     hub.download_repo(model, "model", local_dir=folder, allow_patterns=PATTERNS)
     return {file.path: file.sha256 for file in files if file.sha256 and (folder / file.path).exists()}
@@ -83,7 +112,7 @@ def verify(folder: Path, checksums: Mapping[str, str]) -> None:
         WeightsError: a file differs; it is deleted, so that the next run fetches it again.
     """
     total = sum((folder / name).stat().st_size for name in checksums)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="校验 SHA-256") as progress:
+    with tqdm(total=total, unit="B", unit_scale=True, desc=told("校验 SHA-256")) as progress:
         for name, promised in checksums.items():
             digest = hashlib.sha256()
             with (folder / name).open("rb") as file:

@@ -32,6 +32,7 @@ class ChatServer(WebServer):
         """How the client finds its line."""
         self.is_ready = True
         self.requests: list[Request] = []
+        self.report_requests: list[Request] = []
         self.script: Script = answer_for
         self.scripts: dict[str, Script] = {}
         self.refuses_at_the_door: tuple[int, str] | None = None
@@ -51,6 +52,7 @@ class ChatServer(WebServer):
             return Response(json.dumps({"status": "success", "ready": self.is_ready}).encode())
         if (kind := request.path.rpartition("/")[2]) in ("sent", "recall"):
             self.reports.append((kind, body))
+            self.report_requests.append(request)
             self.changed()
             answer = self.report_script(body)
             return answer if isinstance(answer, Response) else Response(json.dumps(answer).encode())

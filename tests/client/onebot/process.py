@@ -118,6 +118,7 @@ class ClientProcess(Process):
         cwd: Path | None = None,
         entry: Path = ENTRY,
     ) -> None:
+        self.data_dir = data_dir
         values = {**SHORT, "data_dir": data_dir, **settings}
         own = {f"QQVL_CLIENT_{name.upper()}": str(value) for name, value in values.items()}
         super().__init__([sys.executable, str(entry), *flags], {**own, **(env or {})}, cwd or data_dir)

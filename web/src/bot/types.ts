@@ -58,6 +58,8 @@ export interface State {
   prompt_tokens_s: number;
   first_token_s: number | null;
   cache_hit: number | null;
+  link: { state: string; since: number | null; reason: string };
+  cards: { name: string; total_mb: number; used_mb: number; own_mb: number | null; busy: number | null }[];
   memory: { rss_mb: number; total_mb: number; available_mb: number };
   cpu: { own: number; others: number; cores: number };
   busy: number;

@@ -5,7 +5,7 @@ import { t } from "../lib/i18n";
 import { router } from "../lib/router.svelte";
 import { toasts } from "../lib/toasts.svelte";
 import { leaf, path, withPiece, type Piece, type Tree } from "./thread";
-import type { Conversation, Message, Sampling } from "./types";
+import type { Conversation, Message, ToolResult } from "./types";
 
 const ROOT = "/api/page/conversations";
 const PAGE = 50;
@@ -17,7 +17,13 @@ interface Opened extends Conversation {
 export interface Said {
   text: string;
   images: { source: string; preview: string }[];
+  results?: ToolResult[];
 }
+
+/** What holds in a conversation. */
+export type Wishes = Pick<Conversation, "system_prompt" | "sampling" | "tools" | "tool_choice">;
+
+const PLAIN: Wishes = { system_prompt: "", sampling: {}, tools: [], tool_choice: null };
 
 class Chats {
   list = $state<Conversation[]>([]);
@@ -32,10 +38,14 @@ class Chats {
   /** Sent, and not yet heard of again. */
   pending = $state<Said | null>(null);
   /** Of the conversation that begins with the next message. */
-  fresh = $state<{ system_prompt: string; sampling: Sampling }>({ system_prompt: "", sampling: {} });
+  fresh = $state<Wishes>({ ...PLAIN });
   missing = $state(false);
   thread = $derived(path(this.tree, this.head));
   #listening: AbortController | null = null;
+  /** The words of a message that was given back and turned out to be there. */
+  turnedUp = $state<string | null>(null);
+  /** What was sent last and never heard of: it may be there all the same, so it goes again under the same key. */
+  #unheard: { words: string; key: string; conversation: string; parent: string | null; text: string; before: number } | null = null;
 
   get busy(): boolean {
     return this.running !== null || this.pending !== null;
@@ -90,6 +100,11 @@ class Chats {
     this.current = conversation;
     this.tree = Object.fromEntries(messages.map((message) => [message.id, message]));
     this.head = conversation.head;
+    const lost = this.#unheard;
+    if (lost?.conversation === id && this.#alike(lost.parent, lost.text) > lost.before) {
+      this.#unheard = null;
+      this.turnedUp = lost.text;
+    }
     if (conversation.running) void this.#listen(`${ROOT}/${id}/events`);
   }
 
@@ -100,11 +115,21 @@ class Chats {
     const shown = this.head;
     this.head = parent;
     const id = await this.#conversation().catch((error: unknown) => this.#failed(error));
-    const body = { parent, text: said.text, images: said.images.map((image) => image.source) };
-    const heard = id !== null && (await this.#listen(`${ROOT}/${id}/reply`, body));
+    const images = said.images.map((image) => image.source);
+    const body = { parent, text: said.text, images, tool_results: said.results ?? [] };
+    const words = JSON.stringify([id, body]);
+    const key = this.#unheard?.words === words ? this.#unheard.key : randomKey();
+    const before = this.#alike(parent, said.text);
+    this.#unheard = id === null ? null : { words, key, conversation: id, parent, text: said.text, before };
+    const heard = id !== null && (await this.#listen(`${ROOT}/${id}/reply`, { ...body, key }));
+    if (heard) this.#unheard = null;
     this.pending = null;
     if (!heard) this.head = shown;
     return heard;
+  }
+
+  #alike(parent: string | null, text: string): number {
+    return Object.values(this.tree).filter((one) => one.role === "user" && one.parent === parent && one.text === text).length;
   }
 
   /** Another answer to the message that `reply` answers. */
@@ -126,16 +151,16 @@ class Chats {
     if (this.current) await this.change(this.current.id, { head: this.head });
   }
 
-  async change(
-    id: string,
-    body: Partial<Pick<Conversation, "title" | "system_prompt" | "sampling" | "head">>,
-  ): Promise<void> {
+  /** Whether the server would have it. */
+  async change(id: string, body: Partial<Wishes & Pick<Conversation, "title" | "head">>): Promise<boolean> {
     try {
       const changed = await post<Conversation>(`${ROOT}/${id}`, body);
       if (this.current?.id === id) this.current = { ...this.current, ...changed };
       this.list = this.list.map((one) => (one.id === id ? { ...one, ...changed } : one));
+      return true;
     } catch (error) {
       toasts.fail(error);
+      return false;
     }
   }
 
@@ -155,7 +180,7 @@ class Chats {
     const made = await post<Conversation>(ROOT, this.fresh);
     this.current = made;
     this.tree = {};
-    this.fresh = { system_prompt: "", sampling: {} };
+    this.fresh = { ...PLAIN };
     router.go(`/c/${made.id}`, { replace: true });
     return made.id;
   }
@@ -186,7 +211,11 @@ class Chats {
       }
     } catch (error) {
       if (!listening.signal.aborted) {
-        if (!begun) this.#failed(error);
+        if (error instanceof ApiError && error.code === "already_said" && this.current) {
+          begun = true;
+          this.pending = null;
+          void this.#read(this.current.id);
+        } else if (!begun) this.#failed(error);
         else if (!(error instanceof ApiError && error.isOffline)) toasts.fail(error);
       }
     }
@@ -242,6 +271,10 @@ class Chats {
     this.tree[message.id] = message;
     if (this.running === message.id) this.running = null;
   }
+}
+
+function randomKey(): string {
+  return [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 export const chats = new Chats();

@@ -19,6 +19,9 @@ export interface Conversation {
   titled: boolean;
   system_prompt: string;
   sampling: Sampling;
+  /** As chat completions have them. */
+  tools: unknown[];
+  tool_choice: unknown;
   head: string | null;
   created_at: number;
   updated_at: number;
@@ -39,6 +42,11 @@ export interface ToolCall {
   arguments: string;
 }
 
+export interface ToolResult {
+  tool_call_id: string;
+  content: string;
+}
+
 export interface Usage {
   prompt_tokens: number;
   cached_tokens: number;
@@ -54,6 +62,7 @@ export interface Message {
   images: Picture[];
   reasoning: string;
   tool_calls: ToolCall[];
+  tool_results: ToolResult[];
   status: "done" | "running" | "stopped" | "failed" | "interrupted";
   finish_reason: string | null;
   error: string | null;

@@ -23,7 +23,6 @@ export const enTry = {
   "try.expected": "Noted: a replay compares whether it spoke, and why",
   "try.save": "Save as a script",
   "try.saved": "Saved",
-  "try.too_large": "Too large to keep here: too many pictures. Export it as a file",
   "try.export": "Export file (for qqvl try)",
   "try.script_name": "Name of the script",
   "try.not_a_script": "Not a script of a play: {why}",

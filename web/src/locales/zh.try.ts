@@ -23,7 +23,6 @@ export const zhTry = {
   "try.expected": "记下了：重放时会对照回没回、为什么",
   "try.save": "存成脚本",
   "try.saved": "存好了",
-  "try.too_large": "存不下：图太多了，请导出成文件",
   "try.export": "导出文件（给 qqvl try）",
   "try.script_name": "脚本的名字",
   "try.not_a_script": "这不是试群的脚本：{why}",

@@ -3,7 +3,7 @@
 import { ApiError, get, post, remove } from "../lib/api";
 import { t } from "../lib/i18n";
 import { toasts } from "../lib/toasts.svelte";
-import { bodyOf, isWords, mentioned, replyId, unmet, type Expectation, type Line, type Said, type Script, type Words } from "./script";
+import { bodyOf, isWords, mentioned, read, replyId, unmet, type Expectation, type Line, type Said, type Script, type Words } from "./script";
 
 export interface Outcome {
   state: "waiting" | "done" | "failed";
@@ -34,6 +34,15 @@ interface Reply {
   messages: { text?: string; segments?: { data: { text?: string; qq?: string } }[]; forward?: { name: string; text: string }[] }[];
 }
 
+/** A script that the server keeps. */
+export interface KeptPlay {
+  id: string;
+  name: string;
+  lines: number;
+  updated_at: number;
+}
+
+const PLAYS = "/api/page/plays";
 const STORE = "qqvl.tries";
 
 function newGroup(): string {
@@ -74,7 +83,8 @@ class Play {
   quoting = $state<string | null>(null);
   speed = $state(1);
   replaying = $state(false);
-  saved = $state<Script[]>(stored());
+  saved = $state<KeptPlay[]>([]);
+  listed = $state(false);
   #began = Date.now() / 1000;
   #skipped = 0;
   #since = Date.now() / 1000;
@@ -281,23 +291,43 @@ class Play {
     return found.decisions.find((one) => one.message_id === line) ?? null;
   }
 
-  save(): void {
-    const kept = $state.snapshot(this.script) as Script;
-    const others = this.saved.filter((one) => one.name !== kept.name);
-    const next = [kept, ...others];
+  /** The scripts on the server; those that only this browser had come to it first. */
+  async list(): Promise<void> {
     try {
-      localStorage.setItem(STORE, JSON.stringify(next));
+      for (const script of leftBehind()) await post(PLAYS, script);
+      localStorage.removeItem(STORE);
     } catch {
-      toasts.say(t("try.too_large"), true);
-      return;
+      // The next visit tries again.
     }
-    this.saved = next;
-    toasts.say(t("try.saved"));
+    try {
+      this.saved = (await get<{ plays: KeptPlay[] }>(PLAYS)).plays;
+      this.listed = true;
+    } catch (error) {
+      if (!(error instanceof ApiError && error.isOffline)) toasts.fail(error);
+    }
   }
 
-  forget(name: string): void {
-    this.saved = this.saved.filter((one) => one.name !== name);
-    localStorage.setItem(STORE, JSON.stringify($state.snapshot(this.saved)));
+  async save(): Promise<void> {
+    try {
+      await post(PLAYS, $state.snapshot(this.script));
+      toasts.say(t("try.saved"));
+    } catch (error) {
+      toasts.fail(error);
+    }
+    await this.list();
+  }
+
+  async openKept(kept: KeptPlay): Promise<void> {
+    try {
+      this.open(read(await get(`${PLAYS}/${kept.id}`)));
+    } catch (error) {
+      toasts.fail(error);
+    }
+  }
+
+  async forget(kept: KeptPlay): Promise<void> {
+    await remove(`${PLAYS}/${kept.id}`).catch((error: unknown) => toasts.fail(error));
+    await this.list();
   }
 
   #throwAway(): void {
@@ -306,12 +336,9 @@ class Play {
   }
 }
 
-function stored(): Script[] {
-  try {
-    return JSON.parse(localStorage.getItem(STORE) ?? "[]") as Script[];
-  } catch {
-    return [];
-  }
+/** Scripts were once kept by the browser alone. */
+function leftBehind(): Script[] {
+  return JSON.parse(localStorage.getItem(STORE) ?? "[]") as Script[];
 }
 
 export const play = new Play();

@@ -60,7 +60,11 @@ const ID = /^[\w/.:-]{1,64}$/;
 
 /** Throws Error, with what is wrong: not a script. What we do not know of is left out. */
 export function parsed(text: string): Script {
-  const told = JSON.parse(text) as Partial<Script> | null;
+  return read(JSON.parse(text));
+}
+
+export function read(value: unknown): Script {
+  const told = value as Partial<Script> | null;
   if (told?.qqvl_try !== 1) throw new Error("qqvl_try: 1");
   const members = (told.members ?? []).map(({ id, name, card, role, is_bot }) => ({
     id: String(id),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -22,7 +23,7 @@ from qqvl_server.chat.audit import Audit
 from qqvl_server.chat.books import Books
 from qqvl_server.chat.persona_files import PersonaFiles
 from qqvl_server.chat.steering import Steering
-from qqvl_server.chat.words import files
+from qqvl_server.chat.words.files import Side, WordFiles
 from qqvl_server.keys import Scope
 
 _LIMITS = ("user_messages_per_day", "group_messages_per_day", "user_seconds_per_day", "group_seconds_per_day")
@@ -41,12 +42,21 @@ class TextBody(Model):
     text: Annotated[str, Field(max_length=1_000_000)]
 
 
+class WordsBody(TextBody):
+    """``blocks``: what comes from QQ (in), what the model says (out), or both; null leaves it as it is."""
+
+    blocks: Side | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class House:
+    """``words`` is the folder of the lists that are made here."""
+
     steering: Steering
     books: Books
     audit: Audit
     personas: PersonaFiles
+    words: Path
 
 
 def build(house: House) -> Door:
@@ -97,23 +107,33 @@ def _add_personas(router: APIRouter, house: House, auditor: Auditor) -> None:
 
 
 def _add_words(router: APIRouter, house: House, auditor: Auditor) -> None:
-    def entries() -> tuple[str, ...]:
+    def files() -> WordFiles:
         # Those that the page itself named could be any file of this machine.
         named = house.steering.below.settings.chat
-        return (*named.block_words_in, *named.block_words_out)
+        return WordFiles(house.words, named.block_words_in, named.block_words_out)
 
     @router.get("/admin/words")
     async def words() -> dict[str, Any]:
-        """The files among block_words_in and block_words_out; words that stand there themselves are settings."""
-        return {"lists": [asdict(one) for one in await asyncio.to_thread(files.all_files, entries())]}
+        """The files that the settings name and the lists that were made here; words that stand in block_words_in and
+        block_words_out themselves are settings."""
+        return {"lists": [asdict(one) for one in await asyncio.to_thread(files().all)]}
 
-    @router.post("/admin/words/{name}", openapi_extra=request_body(TextBody))
+    @router.post("/admin/words/{name}", openapi_extra=request_body(WordsBody))
     async def write(request: Request, name: str) -> dict[str, Any]:
-        body = validated(TextBody, await read_object(request))
-        known = {one.name: one.text for one in await asyncio.to_thread(files.all_files, entries())}
-        after = await asyncio.to_thread(files.write, entries(), name, body.text)
-        await auditor.note(request, f"words {name}", known.get(name), after.text)
+        """A whole list, a word a line; it holds within a second. A new name makes a new list."""
+        body = validated(WordsBody, await read_object(request))
+        before = await asyncio.to_thread(files().get, name)
+        after = await asyncio.to_thread(files().write, name, body.text, body.blocks)
+        await auditor.note(request, f"words {name}", before and before.text, after.text)
         return asdict(after)
+
+    @router.delete("/admin/words/{name}")
+    async def delete(request: Request, name: str) -> dict[str, bool]:
+        """A list that was made here; those that the settings name stay."""
+        before = await asyncio.to_thread(files().get, name)
+        await asyncio.to_thread(files().delete, name)
+        await auditor.note(request, f"words {name}", before and before.text)
+        return {"deleted": True}
 
 
 def _add_books(router: APIRouter, house: House) -> None:

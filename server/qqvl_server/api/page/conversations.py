@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,13 +16,13 @@ from qqvl_server.api.document import request_body
 from qqvl_server.api.door import Door, Lock
 from qqvl_server.api.faults import request_id_of
 from qqvl_server.api.model_access import Caller, PictureIntake
-from qqvl_server.api.page import render
+from qqvl_server.api.page import render, toolset
 from qqvl_server.api.page.schema import ConversationBody, Nothing, SayBody, TalkSampling, kept
 from qqvl_server.api.validation import bad, validated
 from qqvl_server.chat.conversations.running import Running, Told
 from qqvl_server.chat.conversations.talking import Saying, Talking
-from qqvl_server.chat.conversations.values import Said
-from qqvl_server.generation.port import Sampling, Thinking
+from qqvl_server.chat.conversations.values import Conversation, Said, ToolResult, Wishes
+from qqvl_server.generation.port import Thinking
 from qqvl_server.keys import Scope
 from qqvl_server.media.image import ImageRef
 
@@ -44,10 +44,13 @@ def whose(request: Request) -> str:
     return OWNER if Scope.ADMIN in caller.scopes else caller.name
 
 
-def sampling_of(wishes: Mapping[str, Any], context: int) -> tuple[Sampling, Thinking]:
+def wishes_of(conversation: Conversation, context: int) -> Wishes:
     """The voice's own of what is kept with a conversation; another version may have kept more."""
-    read = TalkSampling.model_validate(dict(wishes), strict=False)
-    return read.sampling(read.max_tokens or context, None), Thinking(enabled=read.enable_thinking)
+    read = TalkSampling.model_validate(dict(conversation.sampling), strict=False)
+    tools, choice = toolset.read(conversation.tools)
+    return Wishes(
+        read.sampling(read.max_tokens or context, None), Thinking(enabled=read.enable_thinking), tools, choice
+    )
 
 
 def build(talks: Talks) -> Door:
@@ -80,9 +83,7 @@ def _add_lists(router: APIRouter, talks: Talks) -> None:
     @router.post("", openapi_extra=request_body(ConversationBody))
     async def begin(request: Request) -> Response:
         body = validated(ConversationBody, await read_object(request))
-        sampling = kept(body.sampling) if body.sampling is not None else {}
-        title = (body.title or "").strip()
-        made = await store.create(whose(request), title, body.system_prompt or "", sampling)
+        made = await store.create(whose(request), (body.title or "").strip(), kept(body))
         return JSONResponse(render.conversation(made, running=False))
 
     @router.delete("")
@@ -108,9 +109,7 @@ def _add_one(router: APIRouter, talks: Talks) -> None:
     async def change(request: Request, conversation_id: str) -> dict[str, Any]:
         """What is not named stays."""
         body = validated(ConversationBody, await read_object(request))
-        values = body.model_dump(exclude_none=True, include={"title", "system_prompt", "head"})
-        if body.sampling is not None:
-            values["sampling"] = kept(body.sampling)
+        values = kept(body) | body.model_dump(exclude_none=True, include={"title", "head"})
         changed = await store.change(whose(request), conversation_id, values)
         return render.conversation(changed, running=talks.talking.find(conversation_id) is not None)
 
@@ -138,7 +137,8 @@ def _add_saying(router: APIRouter, talks: Talks) -> None:
         """Say something and be answered by events; the answer is kept, whether anybody stays to read it or not."""
         body = validated(SayBody, await read_object(request))
         images = await _pictures(talks, whose(request), conversation_id, body.images)
-        saying = Saying(request_id_of(request), body.parent, body.text, images)
+        results = tuple(ToolResult(one.tool_call_id, one.content) for one in body.tool_results)
+        saying = Saying(request_id_of(request), body.parent, body.text, images, results, body.key)
         running = await talks.talking.say(whose(request), conversation_id, saying)
         return await _stream(running, running.asked)
 

@@ -22,6 +22,8 @@ def conversation(one: Conversation, *, running: bool) -> dict[str, Any]:
         "titled": one.titled,
         "system_prompt": one.system_prompt,
         "sampling": dict(one.sampling),
+        "tools": one.tools.get("tools", []),
+        "tool_choice": one.tools.get("tool_choice"),
         "head": one.head,
         "created_at": one.created_at,
         "updated_at": one.updated_at,
@@ -42,6 +44,7 @@ def message(said: Said) -> dict[str, Any]:
         ],
         "reasoning": said.reasoning,
         "tool_calls": [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in said.tool_calls],
+        "tool_results": [{"tool_call_id": one.call_id, "content": one.text} for one in said.tool_results],
         "status": said.status.value,
         "finish_reason": said.finish_reason,
         "error": said.error,
@@ -92,7 +95,9 @@ def as_markdown(one: Conversation, messages: Sequence[Said]) -> str:
     for said in thread(messages, one.head):
         pictures = [f"[图片 {image.width}×{image.height}]" for image in said.images]
         broken = [f"（{said.error}）"] if said.error else []
-        parts.append("\n\n".join([f"## {_WHO[said.role]}", *pictures, said.text, *broken]))
+        calls = [f"> 调用 {call.name}：{call.arguments}" for call in said.tool_calls]
+        results = ["> 结果：" + one.text.replace("\n", "\n> ") for one in said.tool_results]
+        parts.append("\n\n".join([f"## {_WHO[said.role]}", *results, *pictures, said.text, *calls, *broken]))
     return "\n\n".join(parts) + "\n"
 
 

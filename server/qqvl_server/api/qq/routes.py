@@ -15,8 +15,9 @@ from qqvl_server.api import error_bodies, sse
 from qqvl_server.api.body import read_object
 from qqvl_server.api.document import request_body
 from qqvl_server.api.door import Door
+from qqvl_server.api.facts import facts_of
 from qqvl_server.api.faults import request_id_of
-from qqvl_server.api.qq import translate
+from qqvl_server.api.qq import noting, translate
 from qqvl_server.api.qq.schema import (
     ChatMessageBody,
     GroupMessage,
@@ -56,35 +57,39 @@ def build(service: ChatService) -> Door:
         body = await _read(GroupMessage, request)
         incoming = translate.group_to_incoming(body, request_id_of(request))
         told = translate.answer_to_group
-        return await _answered(service, painting, incoming, body.group_name, told, is_streamed=body.stream)
+        return await _answered(service, painting, request, incoming, body.group_name, told, is_streamed=body.stream)
 
     @router.post("/private", openapi_extra=request_body(PrivateMessage), response_model=PrivateReply)
     async def private(request: Request) -> Response:
         body = await _read(PrivateMessage, request)
         incoming = translate.private_to_incoming(body, request_id_of(request))
         told = translate.answer_to_private
-        return await _answered(service, painting, incoming, body.user_nickname, told, is_streamed=body.stream)
+        return await _answered(service, painting, request, incoming, body.user_nickname, told, is_streamed=body.stream)
 
     @router.post("/group/recall", openapi_extra=request_body(GroupRecall), response_model=RecallReply)
     async def group_recall(request: Request) -> Response:
         body = await _read(GroupRecall, request)
-        return _told(RecallReply(withdraw=await service.recall(_group(body.group_id), body.message_id)))
+        return _told(
+            RecallReply(withdraw=await service.recall(_noted(request, _group(body.group_id), body), body.message_id))
+        )
 
     @router.post("/private/recall", openapi_extra=request_body(PrivateRecall), response_model=RecallReply)
     async def private_recall(request: Request) -> Response:
         body = await _read(PrivateRecall, request)
-        return _told(RecallReply(withdraw=await service.recall(_private(body.user_id), body.message_id)))
+        return _told(
+            RecallReply(withdraw=await service.recall(_noted(request, _private(body.user_id), body), body.message_id))
+        )
 
     @router.post("/group/sent", openapi_extra=request_body(GroupSent), response_model=SentReply)
     async def group_sent(request: Request) -> Response:
         body = await _read(GroupSent, request)
-        withdraw = await service.sent(_group(body.group_id), body.message_id, body.sent_ids)
+        withdraw = await service.sent(_noted(request, _group(body.group_id), body), body.message_id, body.sent_ids)
         return _told(SentReply(withdraw=withdraw or None))
 
     @router.post("/private/sent", openapi_extra=request_body(PrivateSent), response_model=SentReply)
     async def private_sent(request: Request) -> Response:
         body = await _read(PrivateSent, request)
-        withdraw = await service.sent(_private(body.user_id), body.message_id, body.sent_ids)
+        withdraw = await service.sent(_noted(request, _private(body.user_id), body), body.message_id, body.sent_ids)
         return _told(SentReply(withdraw=withdraw or None))
 
     # One relay brings all chats: a busy one is not to spend what the others may ask.
@@ -92,10 +97,20 @@ def build(service: ChatService) -> Door:
 
 
 async def _answered(
-    service: ChatService, painting: Painting, incoming: Incoming, chat_name: str, told: _Told, *, is_streamed: bool
+    service: ChatService,
+    painting: Painting,
+    request: Request,
+    incoming: Incoming,
+    chat_name: str,
+    told: _Told,
+    *,
+    is_streamed: bool,
 ) -> Response:
+    facts = facts_of(request.scope)
+    facts |= noting.asked(incoming)
     if not is_streamed:
         answer = await service.handle(incoming, chat_name)
+        facts |= noting.answered(answer)
         elements = [await painting.painted(e) for e in await service.outgoing(incoming, answer)]
         return _told(told(answer, elements, incoming.request_id))
 
@@ -106,6 +121,7 @@ async def _answered(
         async with aclosing(service.stream(incoming, chat_name)) as stream:
             async for item in stream:
                 if isinstance(item, Sent):
+                    facts.update(noting.answered(item.answer))
                     elements = [await painting.painted(element) for element in item.messages]
                     yield _event("done", _json(told(item.answer, elements, incoming.request_id)))
                 else:
@@ -124,6 +140,11 @@ def _group(group_id: str) -> ChatKey:
 
 def _private(user_id: str) -> ChatKey:
     return ChatKey(ChatKind.PRIVATE, user_id)
+
+
+def _noted(request: Request, chat: ChatKey, body: GroupReport | PrivateReport) -> ChatKey:
+    facts_of(request.scope).update(noting.reported(chat, body.message_id))
+    return chat
 
 
 def _json(reply: BaseModel) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy import Row, delete, func, or_, select, update
 from sqlalchemy import Text as SqlText
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from qqvl_server.chat.conversations.values import Conversation, Listed, Said, Status, leaf
+from qqvl_server.chat.conversations.values import Conversation, Listed, Said, Status, ToolResult, leaf
 from qqvl_server.chat.database import Database
 from qqvl_server.chat.tables import CONVERSATION_MESSAGES, CONVERSATIONS
 from qqvl_server.errors import NotFound
@@ -22,6 +22,22 @@ from qqvl_server.media.image import ImageRef
 _TITLE: Final = 40
 _PREVIEW: Final = 80
 _PICTURE: Final = "图片"
+# Of each conversation in a list: how many messages it has, and what was said last in the branch that is shown. Blanks
+# are folded later, so more is taken than is shown; a long answer is not read whole.
+_COUNT: Final = (
+    select(func.count())
+    .where(CONVERSATION_MESSAGES.c.conversation_id == CONVERSATIONS.c.id)
+    .correlate(CONVERSATIONS)
+    .scalar_subquery()
+    .label("message_count")
+)
+_LAST: Final = (
+    select(func.substr(CONVERSATION_MESSAGES.c.text, 1, 4 * _PREVIEW))
+    .where(CONVERSATION_MESSAGES.c.public_id == CONVERSATIONS.c.head)
+    .correlate(CONVERSATIONS)
+    .scalar_subquery()
+    .label("last_text")
+)
 
 
 def new_id(kind: str) -> str:
@@ -41,9 +57,13 @@ class ConversationStore:
         unfinished = CONVERSATION_MESSAGES.c.status == Status.RUNNING.value
         await self._database.write(lambda c: c.execute(update(CONVERSATION_MESSAGES).where(unfinished).values(ended)))
 
-    async def create(self, owner: str, title: str, system_prompt: str, sampling: Mapping[str, Any]) -> Conversation:
+    async def create(self, owner: str, title: str, values: Mapping[str, Any]) -> Conversation:
+        """``values`` are ``system_prompt``, ``sampling`` and ``tools``, where there are any."""
         now = time.time()
-        made = Conversation(new_id("c"), owner, title, bool(title), system_prompt, None, now, now, dict(sampling))
+        made = Conversation(
+            new_id("c"), owner, title, bool(title), values.get("system_prompt", ""), None, now, now,
+            dict(values.get("sampling", {})), dict(values.get("tools", {})),
+        )  # fmt: skip
         row = {**asdict(made), "public_id": made.id}
         del row["id"]
         await self._database.write(lambda connection: connection.execute(CONVERSATIONS.insert().values(row)))
@@ -51,7 +71,7 @@ class ConversationStore:
 
     async def listed(self, owner: str, words: str, before: float | None, limit: int) -> tuple[Listed, ...]:
         """The newest first; those that hold ``words`` in their title or in what was said."""
-        query = select(CONVERSATIONS).where(CONVERSATIONS.c.owner == owner)
+        query = select(CONVERSATIONS, _COUNT, _LAST).where(CONVERSATIONS.c.owner == owner)
         if before is not None:
             query = query.where(CONVERSATIONS.c.updated_at < before)
         if words:
@@ -62,7 +82,7 @@ class ConversationStore:
             query = query.where(or_(CONVERSATIONS.c.title.icontains(words, autoescape=True), said.exists()))
         async with self._database.read() as connection:
             rows = await connection.execute(query.order_by(CONVERSATIONS.c.updated_at.desc()).limit(limit))
-            return tuple([await _listed(connection, row) for row in rows.all()])
+            return tuple(map(_listed, rows))
 
     async def find(self, owner: str, public_id: str) -> Conversation:
         async with self._database.read() as connection:
@@ -74,7 +94,8 @@ class ConversationStore:
             return await _messages(connection, (await _row(connection, owner, public_id)).id)
 
     async def change(self, owner: str, public_id: str, values: Mapping[str, Any]) -> Conversation:
-        """``title`` (empty for one that is made), ``system_prompt``, ``sampling``, ``head`` (then its newest leaf)."""
+        """``title`` (empty for one that is made), ``system_prompt``, ``sampling``, ``tools``, ``head`` (then its newest
+        leaf)."""
 
         async def work(connection: AsyncConnection) -> Conversation:
             row = await _row(connection, owner, public_id)
@@ -165,12 +186,8 @@ async def _messages(connection: AsyncConnection, conversation_id: int) -> tuple[
     return tuple(map(_said, rows))
 
 
-async def _listed(connection: AsyncConnection, row: Row[Any]) -> Listed:
-    mine = CONVERSATION_MESSAGES.c.conversation_id == row.id
-    count = (await connection.execute(select(func.count()).select_from(CONVERSATION_MESSAGES).where(mine))).scalar_one()
-    last = select(CONVERSATION_MESSAGES.c.text).where(CONVERSATION_MESSAGES.c.public_id == row.head)
-    text = (await connection.execute(last)).scalar() or ""
-    return Listed(_conversation(row), " ".join(text.split())[:_PREVIEW], int(count))
+def _listed(row: Row[Any]) -> Listed:
+    return Listed(_conversation(row), " ".join((row.last_text or "").split())[:_PREVIEW], int(row.message_count))
 
 
 def _made_title(first: Said) -> str:
@@ -180,7 +197,7 @@ def _made_title(first: Said) -> str:
 def _conversation(row: Row[Any]) -> Conversation:
     return Conversation(
         row.public_id, row.owner, row.title, row.titled, row.system_prompt, row.head, row.created_at, row.updated_at,
-        row.sampling,
+        row.sampling, row.tools,
     )  # fmt: skip
 
 
@@ -196,4 +213,5 @@ def _said(row: Row[Any]) -> Said:
         tuple(ImageRef(**{**image, "frames": tuple(image["frames"])}) for image in row.images), row.reasoning,
         tuple(ToolCall(**call) for call in row.tool_calls), Status(row.status), row.finish_reason, row.error,
         row.model, Usage(**row.usage) if row.usage else None, row.first_token_s, row.seconds,
+        tuple(ToolResult(**result) for result in row.tool_results),
     )  # fmt: skip

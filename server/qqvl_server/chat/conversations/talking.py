@@ -6,16 +6,17 @@ Knows the store's methods and the voice's port; no HTTP, no SQL, no torch.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from qqvl_server.chat.conversations.running import Running
 from qqvl_server.chat.conversations.store import ConversationStore, new_id
-from qqvl_server.chat.conversations.values import Conversation, Said, Status, thread
-from qqvl_server.errors import Conflict, InvalidRequest, QqvlError, StorageFailed
+from qqvl_server.chat.conversations.values import Conversation, Said, Status, ToolResult, Wishes, thread
+from qqvl_server.errors import AlreadySaid, Conflict, InvalidRequest, QqvlError, StorageFailed
 from qqvl_server.generation.port import (
     ChatMessage,
     GenerationRequest,
@@ -23,7 +24,6 @@ from qqvl_server.generation.port import (
     Part,
     Sampling,
     TextPart,
-    Thinking,
     Urgency,
     Voice,
 )
@@ -46,32 +46,39 @@ class PictureShelf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Saying:
-    """What comes from the browser: to be said below ``parent``, or, with neither words nor pictures, a wish for
-    another answer to ``parent``."""
+    """What comes from the browser: to be said below ``parent``, or, with neither words, pictures nor results, a wish
+    for another answer to ``parent``. ``key`` is the browser's own for this message, so that one that is sent again
+    because nothing was heard of it is not said twice."""
 
     request_id: str
     parent: str | None
     text: str = ""
     images: tuple[ImageRef, ...] = ()
+    results: tuple[ToolResult, ...] = ()
+    key: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.text.strip() or self.images or self.results)
 
 
 class Talking:
-    """``model`` is the name that is told of what answers; ``sampling`` reads a conversation's own wishes, given how
-    many tokens there may be."""
+    """``model`` is the name that is told of what answers; ``wishes`` reads a conversation's own, given how many tokens
+    there may be."""
 
     def __init__(
         self,
         store: ConversationStore,
         voice: Callable[[], Voice],
         pictures: PictureShelf,
-        sampling: Callable[[Mapping[str, Any], int], tuple[Sampling, Thinking]],
+        wishes: Callable[[Conversation, int], Wishes],
         timeout_s: float,
         model: str,
     ) -> None:
         self.store = store
         self._voice = voice
         self._pictures = pictures
-        self._sampling = sampling
+        self._wishes = wishes
         self._timeout_s = timeout_s
         self._model = model
         self._running: dict[str, Running] = {}
@@ -88,14 +95,15 @@ class Talking:
 
         Raises:
             NotFound, StorageFailed, InvalidRequest: nothing to say, or to nobody.
-            Conflict: one is being made.
+            AlreadySaid: this very message is there.
+            Conflict: an answer is being made.
             As the voice where there is none.
         """
         voice = self._voice()
         began = time.monotonic()
         conversation = await self.store.find(owner, conversation_id)
         said = await self.store.messages(owner, conversation_id)
-        asked, path = _placed(said, saying)
+        asked, path = _placed(conversation_id, said, saying)
         if conversation_id in self._running:
             raise Conflict("这个对话里的上一个回答还没说完：等它说完，或先停下它")
         answer = Said(new_id("m"), path[-1].id, "assistant", "", time.time(), status=Status.RUNNING, model=self._model)
@@ -179,26 +187,40 @@ class Talking:
         self, voice: Voice, conversation: Conversation, path: Sequence[Said], request: GenerationRequest
     ) -> GenerationRequest:
         """``request`` with what the model is shown: the system prompt and as much of the talk as fits."""
-        sampling, thinking = self._sampling(conversation.sampling, voice.context_tokens)
+        wishes = self._wishes(conversation, voice.context_tokens)
         shown = await asyncio.to_thread(lambda: [self._shown(said) for said in path])
         prompt = conversation.system_prompt.strip()
         system = [ChatMessage("system", (TextPart(prompt),))] if prompt else []
-        counts = await voice.count((*system, *shown))
-        room = min(sampling.max_new_tokens, _ROOM_TOKENS, voice.context_tokens // 2)
-        budget = voice.context_tokens - room - _HEADER_TOKENS - sum(counts[: len(system)])
-        start = cut(counts[len(system) :], budget)
-        while start < len(shown) - 1 and shown[start].role != "user":
+        asked = replace(
+            request,
+            sampling=wishes.sampling,
+            thinking=wishes.thinking,
+            tools=wishes.tools,
+            tool_choice=wishes.tool_choice,
+        )
+        counts = iter(await voice.count([message for messages in shown for message in messages]))
+        tokens = [sum(next(counts) for _ in messages) for messages in shown]
+        room = min(wishes.sampling.max_new_tokens, _ROOM_TOKENS, voice.context_tokens // 2)
+        head = await _head(voice, asked, system)
+        start = cut(tokens, voice.context_tokens - room - _HEADER_TOKENS - head)
+        while start < len(shown) - 1 and (path[start].role != "user" or path[start].tool_results):
+            # What a call gave says nothing without the call.
             start += 1
-        return replace(request, messages=(*system, *shown[start:]), sampling=sampling, thinking=thinking)
+        return replace(asked, messages=(*system, *(one for messages in shown[start:] for one in messages)))
 
-    def _shown(self, said: Said) -> ChatMessage:
+    def _shown(self, said: Said) -> list[ChatMessage]:
         """Blocking: asks the disk which pictures are still there."""
+        results = [ChatMessage("tool", (TextPart(one.text),), tool_call_id=one.call_id) for one in said.tool_results]
         parts: list[Part] = [
             ImagePart(image) if self._pictures.holds(image) else TextPart(EXPIRED) for image in said.images
         ]
-        if said.text or not parts:
+        if said.text or not (parts or results):
             parts.append(TextPart(said.text))
-        return ChatMessage(said.role, tuple(parts), said.tool_calls)
+        return [*results, ChatMessage(said.role, tuple(parts), said.tool_calls)] if parts else results
+
+
+def _id(conversation_id: str, key: str) -> str:
+    return f"m_{hashlib.sha256(f'{conversation_id} {key}'.encode()).hexdigest()[:16]}"
 
 
 def cut(counts: Sequence[int], budget: int) -> int:
@@ -216,15 +238,30 @@ def cut(counts: Sequence[int], budget: int) -> int:
     return start
 
 
-def _placed(said: Sequence[Said], saying: Saying) -> tuple[Said | None, tuple[Said, ...]]:
+async def _head(voice: Voice, asked: GenerationRequest, system: Sequence[ChatMessage]) -> int:
+    """Tokens of what stands before the talk: the system prompt, and the tools that the template writes into it."""
+    if not asked.shown_tools:
+        return sum(await voice.count(system))
+    # No template goes without a user's words.
+    return len(await voice.tokenize(replace(asked, messages=(*system, ChatMessage("user", (TextPart("?"),))))))
+
+
+def _placed(conversation_id: str, said: Sequence[Said], saying: Saying) -> tuple[Said | None, tuple[Said, ...]]:
     """The new message, if there is one, and all that is answered, from the first to the last."""
+    new = _id(conversation_id, saying.key) if saying.key else new_id("m")
+    if any(one.id == new for one in said):
+        raise AlreadySaid("这句话服务器已经收到了")
     before = thread(said, saying.parent)
     if saying.parent is not None and not before:
         raise InvalidRequest("parent 不是这个对话里的消息", param="parent")
-    if saying.text.strip() or saying.images:
+    if not saying.is_empty:
         if before and before[-1].role == "user":
             raise InvalidRequest("parent 应是一条回答，或不写（从头说起）", param="parent")
-        asked = Said(new_id("m"), saying.parent, "user", saying.text, time.time(), saying.images)
+        calls = {call.id for call in before[-1].tool_calls} if before else set()
+        answered = [result.call_id for result in saying.results]
+        if not calls.issuperset(answered) or len(set(answered)) < len(answered):
+            raise InvalidRequest("tool_results 里的 tool_call_id 应是 parent 里的调用，每个一次", param="tool_results")
+        asked = Said(new, saying.parent, "user", saying.text, time.time(), saying.images, tool_results=saying.results)
         return asked, (*before, asked)
     if not before or before[-1].role != "user":
         raise InvalidRequest("要说点什么，或带图；要再答一次，parent 应是一条提问", param="text")

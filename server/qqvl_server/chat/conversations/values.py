@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from qqvl_server.generation.port import ToolCall, Usage
+from qqvl_server.generation.port import Sampling, Thinking, Tool, ToolCall, ToolChoice, Usage
 from qqvl_server.media.image import ImageRef
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -25,9 +25,18 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a call of the model's gave, as its user tells it."""
+
+    call_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """One message of a conversation's tree. ``first_token_s`` and ``seconds`` are from the question's arrival.
 
+    ``tool_results`` come with a user's message, for calls of the parent's.
     ``error`` is told to whoever reads it, where the answer broke off.
     """
 
@@ -46,11 +55,13 @@ class Said:
     usage: Usage | None = None
     first_token_s: float | None = None
     seconds: float | None = None
+    tool_results: tuple[ToolResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """``sampling`` is as JSON has it, looked over when it came. ``titled``: the title was given, not made.
+    """``sampling`` and ``tools``, with the choice among them, are as JSON has them, looked over when they came.
+    ``titled``: the title was given, not made.
 
     ``head`` is the message shown last.
     """
@@ -64,6 +75,17 @@ class Conversation:
     created_at: float
     updated_at: float
     sampling: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    tools: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a conversation is to be answered, as the voice has it."""
+
+    sampling: Sampling
+    thinking: Thinking = field(default_factory=Thinking)
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from qqvl_server.chat.tables import (
     LEDGER,
     MESSAGES,
     PAGE_SETTINGS,
+    PLAYS,
     RECALLS,
     SENT,
 )
@@ -33,8 +34,9 @@ _PAGE: Final = 500
 _WORDS: Final = {
     ANSWERS: ("reply", "warnings"),
     CHATS: ("name",),
-    CONVERSATIONS: ("title", "system_prompt"),
-    CONVERSATION_MESSAGES: ("text", "reasoning", "tool_calls", "error"),
+    CONVERSATIONS: ("title", "system_prompt", "tools"),
+    CONVERSATION_MESSAGES: ("text", "reasoning", "tool_calls", "tool_results", "error"),
+    PLAYS: ("name", "script"),
     AUDIT: ("what", "before", "after"),
 }
 

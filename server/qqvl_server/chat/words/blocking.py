@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from qqvl_server.chat.message import Incoming, Quote, Speaker, Text
+from qqvl_server.chat.words.files import folders
 from qqvl_server.chat.words.gate import Gate
 from qqvl_server.chat.words.lists import WordList
 from qqvl_server.observe.logs import logger
@@ -19,19 +21,23 @@ _MOST_BANNED: Final = 200
 
 
 class Blocking:
-    """Raises:
-    ConfigError: a list cannot be read.
+    """``folder`` is where the page keeps its own lists.
+
+    Raises:
+        ConfigError: a list cannot be read.
     """
 
-    def __init__(self, settings: ChatSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ChatSettings, metrics: Metrics, folder: Path | None = None) -> None:
         self._metrics = metrics
+        self._coming_from = folders(folder, "in") if folder is not None else ()
+        self._going_from = folders(folder, "out") if folder is not None else ()
         self.heed(settings)
 
     def heed(self, settings: ChatSettings) -> None:
         """Other lists than before, from now on; where one cannot be read, all stay."""
         pinyin = settings.block_words_pinyin == "on"
-        coming = WordList(settings.block_words_in, pinyin=pinyin)
-        going = WordList(settings.block_words_out, pinyin=pinyin)
+        coming = WordList(settings.block_words_in, folders=self._coming_from, pinyin=pinyin)
+        going = WordList(settings.block_words_out, folders=self._going_from, pinyin=pinyin)
         self._coming, self._going = coming, going
         self.reply = settings.block_reply.strip()
 

@@ -17,15 +17,17 @@ _LOOK_S: Final = 1.0
 
 
 class WordList:
-    """``entries`` are words; one that ends in ``.txt`` is a file, a word a line, ``#`` begins a remark.
+    """``entries`` are words; one that ends in ``.txt`` is a file, a word a line, ``#`` begins a remark. ``folders``
+    hold more such files, which may come and go while the server runs.
 
     Raises:
         ConfigError: a file cannot be read, or pinyin was asked for and is not installed.
     """
 
-    def __init__(self, entries: Sequence[str], *, pinyin: bool = False) -> None:
+    def __init__(self, entries: Sequence[str], *, folders: Sequence[Path] = (), pinyin: bool = False) -> None:
         self._words = [entry for entry in entries if not entry.endswith(".txt")]
-        self._files = [Path(entry) for entry in entries if entry.endswith(".txt")]
+        self._named = [Path(entry) for entry in entries if entry.endswith(".txt")]
+        self._folders = folders
         self._pinyin = pinyin
         if pinyin and entries and importlib.util.find_spec("pypinyin") is None:
             raise ConfigError(
@@ -42,7 +44,7 @@ class WordList:
 
     async def fresh(self) -> Matcher | None:
         """The list as its files have it now; None where it is empty. A file that cannot be read changes nothing."""
-        if self._files and time.monotonic() - self._looked_at >= _LOOK_S:
+        if (self._named or self._folders) and time.monotonic() - self._looked_at >= _LOOK_S:
             self._looked_at = time.monotonic()
             await asyncio.to_thread(self._look)
         return self._matcher
@@ -57,11 +59,14 @@ class WordList:
         except (OSError, UnicodeDecodeError) as error:
             logger().warning("屏蔽词文件读不了，继续用原来的", kind=type(error).__name__)
 
-    def _stamps(self) -> list[tuple[int, int]]:
-        return [(found.st_mtime_ns, found.st_size) for found in map(Path.stat, self._files)]
+    def _files(self) -> list[Path]:
+        return [*self._named, *(file for folder in self._folders for file in sorted(folder.glob("*.txt")))]
+
+    def _stamps(self) -> list[tuple[str, int, int]]:
+        return [(str(file), found.st_mtime_ns, found.st_size) for file in self._files() for found in [file.stat()]]
 
     def _compiled(self) -> Matcher | None:
-        lines = [line.strip() for file in self._files for line in file.read_text("utf-8-sig").splitlines()]
+        lines = [line.strip() for file in self._files() for line in file.read_text("utf-8-sig").splitlines()]
         words = [*self._words, *(line for line in lines if line and not line.startswith("#"))]
         return Matcher(words, _syllables(words) if self._pinyin else None) if words else None
 

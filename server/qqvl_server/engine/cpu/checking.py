@@ -13,16 +13,16 @@ from torch.nn.functional import rms_norm, silu
 from qqvl_server.engine.cache.gathered import by_sdpa
 from qqvl_server.engine.cache.kv_cache import KVCache, KVShape
 from qqvl_server.engine.cpu.abi import KINDS, NativeLayer
-from qqvl_server.engine.cpu.compiling import COMPILER, KEPT, built
+from qqvl_server.engine.cpu.compiling import COMPILER, built
 from qqvl_server.engine.cpu.kernels import Kernels, NativeRows, Norm, TextShape, lay_out
 
 _GUARD = 4096
 
 
 def find(
-    device: torch.device, dtype: torch.dtype, shape: TextShape, *, folder: Path = KEPT, compiler: str = COMPILER
+    device: torch.device, dtype: torch.dtype, shape: TextShape, *, folder: Path | None = None, compiler: str = COMPILER
 ) -> Kernels | None:
-    """The kernels, compiled into ``folder`` if they are not there yet; None where they cannot be had or err."""
+    """The kernels, compiled if need be, into ``folder`` where one is named; None where they cannot be had or err."""
     if device.type != "cpu" or dtype not in KINDS:
         return None
     try:

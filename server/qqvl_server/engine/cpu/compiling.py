@@ -15,9 +15,11 @@ from typing import Final
 
 import torch
 
+from qqvl_server.observe.logs import logger
+
 COMPILER: Final = "c++"
 # Beside what Python compiles from this package: as much the user's own, and gone with it.
-KEPT: Final = Path(importlib.util.cache_from_source(__file__)).parent
+_BESIDE: Final = Path(importlib.util.cache_from_source(__file__)).parent
 SOURCES: Final = Path(__file__).with_name("cpp")
 # The parts of -ffast-math that sums need; the whole of it would change how this process rounds denormals.
 _FLAGS: Final = (
@@ -32,25 +34,41 @@ _LEFT_S: Final = 3600
 _WATCHED: Final = 'exec 3<&0 </dev/null; (read -r _ <&3; kill -KILL 0) >/dev/null 2>&1 & exec 3<&-; "$@"'
 
 
-def built(folder: Path = KEPT, compiler: str = COMPILER) -> Path:
-    """The library in ``folder``. Raises OSError (no compiler, no room), SubprocessError (it fails or hangs)."""
+def built(folder: Path | None = None, compiler: str = COMPILER) -> Path:
+    """The library in ``folder``, by default beside this package's bytecode, or in the user's cache where nobody may
+    write there. Raises OSError (no compiler, no room), SubprocessError (it fails or hangs)."""
     # A library for another processor would end this process with an illegal instruction.
     sources = [source.read_bytes() for source in sorted(SOURCES.glob("*.[ch]*"))]
     made_of = repr((_FLAGS, compiler, torch.__version__, _processor(), sources)).encode()
-    target = folder / f"kernels-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
-    if target.exists():
-        return target
+    name = f"kernels-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
+    places = [folder] if folder else [_BESIDE, _in_the_cache()]
+    for place in places:
+        if (place / name).exists():
+            return place / name
     if shutil.which(compiler) is None:
         raise FileNotFoundError(compiler)
+    folder = next((place for place in places if _can_be_written(place)), places[-1])
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("building-*"):
         if time.time() - left.stat().st_mtime > _LEFT_S:
             shutil.rmtree(left, ignore_errors=True)
+    logger().info("正在编译 CPU 算子，只有第一次要", folder=str(folder))
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder, prefix="building-", ignore_cleanup_errors=True) as scratch:
         linked = Path(scratch, "linked.so")
         _run([compiler, *_FLAGS, "-shared", str(SOURCES / "kernels.cpp"), "-o", str(linked)])
-        os.replace(linked, target)
-    return target
+        os.replace(linked, folder / name)
+    size_kb = (folder / name).stat().st_size // 1024
+    logger().info("CPU 算子编译好了", kb=size_kb, seconds=round(time.monotonic() - began, 1))
+    return folder / name
+
+
+def _in_the_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "qqvl")
+
+
+def _can_be_written(folder: Path) -> bool:
+    return os.access(next(place for place in (folder, *folder.parents) if place.exists()), os.W_OK)
 
 
 def _run(command: list[str]) -> None:

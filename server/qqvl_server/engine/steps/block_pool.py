@@ -36,6 +36,11 @@ class BlockPool:
     def available(self) -> int:
         return len(self._free)
 
+    @property
+    def named(self) -> int:
+        """Blocks whose content may be found again."""
+        return len(self._named)
+
     def holds(self, hashes: Sequence[bytes]) -> bool:
         """Whether blocks of all these names are in the cache."""
         return all(name in self._named for name in hashes)

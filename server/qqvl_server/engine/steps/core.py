@@ -6,7 +6,7 @@ of the one before are known, wherever it can be told without them (``Scheduler.c
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -100,6 +100,8 @@ class EngineCore:
         self._launched: _Launched | None = None
         # Tokens computed so far, prompts and replies.
         self.computed = 0
+        # How it computes, for those who look on; whoever has put it together says it.
+        self.facts: Mapping[str, object] = {}
         # What ``finish`` has booked last; None where nothing came of the step.
         self.booked: ScheduledBatch | None = None
 

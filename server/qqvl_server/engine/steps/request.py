@@ -116,8 +116,8 @@ class Request:
     at the prompt's end. ``rivals`` of the last are wanted as well, in its place. ``scores`` are keyed by place in
     ``targets`` and, behind them, ``rivals``. ``cached`` counts the tokens that were found in the cache when the request
     first ran.
-    ``arrived``, ``started`` and ``answered`` are ``time.monotonic`` instants: when it was made, when it first ran, and
-    when its first token came.
+    ``arrived``, ``started``, ``answered`` and ``told_at`` are ``time.monotonic`` instants: when it was made, when it
+    first ran, when its first token came, and when its last one so far.
     """
 
     id: str
@@ -142,6 +142,7 @@ class Request:
     arrived: float = field(default_factory=time.monotonic, init=False)
     started: float | None = field(default=None, init=False)
     answered: float | None = field(default=None, init=False)
+    told_at: float | None = field(default=None, init=False)
     _status: Status = field(default=Status.WAITING, init=False)
 
     def __post_init__(self) -> None:

@@ -26,6 +26,8 @@ from qqvl_server.errors import QqvlError
 
 # What a step of idle prefill may delay somebody who comes in its middle.
 _IDLE_STEP: Final = 256
+# Why somebody was put back: to make way for who asks, for a chat that has no place, for want of blocks or of memory.
+PREEMPTIONS: Final = ("idle", "active_speech", "places", "blocks", "memory")
 
 
 class Scheduler:
@@ -35,11 +37,18 @@ class Scheduler:
         self.waiting = WaitingQueue(quantum)
         # Insertion order is admission order; the last of the lowest class is preempted first.
         self.running: list[Request] = []
+        # Who was put back, by why; read by other threads.
+        self.preemptions = dict.fromkeys(PREEMPTIONS, 0)
 
     @property
     def capacity_tokens(self) -> int:
         """The longest prompt and reply together that can ever run."""
         return self._pool.total * self._pool.block_size
+
+    @property
+    def blocks(self) -> tuple[int, int, int]:
+        """All there are, those that are used, and those whose content may be found again. From any thread."""
+        return self._pool.total, self._pool.total - self._pool.available, self._pool.named
 
     @property
     def has_urgent(self) -> bool:
@@ -71,7 +80,7 @@ class Scheduler:
         self._share_places()
         if self.has_urgent:
             for request in [r for r in self.running if r.priority is Priority.IDLE_PREFILL]:
-                self._preempt(request)
+                self._preempt(request, "idle")
             self._hold_active_speech()
         else:
             budget = min(budget, _IDLE_STEP)
@@ -121,11 +130,11 @@ class Scheduler:
         heads = self.waiting.heads() if self.waiting.urgent else []
         if heads and heads[0].priority < Priority.ACTIVE_SPEECH:
             for request in [r for r in self.running if r.priority is Priority.ACTIVE_SPEECH and r.pending > 1]:
-                self._preempt(request)
+                self._preempt(request, "active_speech")
 
     def _share_places(self) -> None:
         for victim, request in self._claims():
-            self._preempt(victim)
+            self._preempt(victim, "places")
             self.waiting.favour(request)
 
     def _claims(self) -> Iterator[tuple[Request, Request]]:
@@ -154,7 +163,7 @@ class Scheduler:
         while needed > self._pool.available:
             victims = [r for r in self.running if r not in protected]
             victim = max(reversed(victims), key=lambda r: r.priority)
-            self._preempt(victim)
+            self._preempt(victim, "blocks")
             if victim is request:
                 return False
         request.blocks += self._pool.allocate(needed) or []
@@ -185,7 +194,8 @@ class Scheduler:
         """Of the full blocks before the first token whose logits are needed."""
         return block_names(request, request.reusable // self._pool.block_size, self._pool.block_size)
 
-    def _preempt(self, request: Request) -> None:
+    def _preempt(self, request: Request, why: str) -> None:
+        self.preemptions[why] += 1
         self.running.remove(request)
         self._release(request)
         if request.tokens[-1] == PENDING:
@@ -203,7 +213,7 @@ class Scheduler:
             return False
         for request in reversed(batch.requests):
             if request.status is Status.RUNNING:
-                self._preempt(request)
+                self._preempt(request, "memory")
         return True
 
     def update(self, batch: ScheduledBatch, sampled: Sampled) -> list[StepOutput]:

@@ -15,6 +15,7 @@ from typing import Final
 
 from qqvl_server.engine.steps.batch import StepOutput
 from qqvl_server.engine.steps.core import EngineCore, StepFailed
+from qqvl_server.engine.steps.figures import EngineReading, StepFigures
 from qqvl_server.engine.steps.jobs import Ended, Item, Job, Sink
 from qqvl_server.engine.steps.meter import Meter
 from qqvl_server.engine.steps.pace import Pace
@@ -44,11 +45,17 @@ class Worker:
     """
 
     def __init__(
-        self, core: EngineCore, deliver: Callable[[Sequence[tuple[Sink, Item]]], None], *, max_waiting: int
+        self,
+        core: EngineCore,
+        deliver: Callable[[Sequence[tuple[Sink, Item]]], None],
+        *,
+        max_waiting: int,
+        figures: StepFigures | None = None,
     ) -> None:
         self._core = core
         self._deliver = deliver
         self._max_waiting = max_waiting
+        self._figures = figures
         self._arriving: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs: dict[str, Job] = {}
         self._untold: list[tuple[Sink, Item]] = []
@@ -86,6 +93,10 @@ class Worker:
     def waiting(self) -> int:
         """Requests not admitted yet or put back, idle prefill left out once it is queued."""
         return self._arriving.qsize() + self._core.scheduler.waiting.urgent
+
+    def reading(self) -> EngineReading:
+        scheduler = self._core.scheduler
+        return EngineReading(*scheduler.blocks, dict(scheduler.preemptions))
 
     def submit(self, job: Job) -> None:
         """Raises:
@@ -194,6 +205,8 @@ class Worker:
         self._failed_steps = 0
         self._share_out()
         self._pace.stepped(self._core.computed - before, time.monotonic() - started)
+        if self._figures is not None:
+            self._figures.told(outputs, time.monotonic())
         self._untold = [item for output in outputs for item in self._items(output)]
         if not self._core.has_work:
             self._tell()
@@ -207,6 +220,8 @@ class Worker:
         if batch is not None:
             tokens = batch.tokens
             self.meter.spent(elapsed, [(chunk.request.chat, chunk.count / tokens) for chunk in batch.chunks])
+            if self._figures is not None:
+                self._figures.stepped(batch, elapsed)
         elif failed:
             self.meter.spent(elapsed, [(request.chat, 1 / len(failed)) for request in failed])
         else:

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from qqvl_server.engine.forward.vision import Patches
 from qqvl_server.engine.steps.batch import Chosen
 from qqvl_server.engine.steps.core import EngineCore
+from qqvl_server.engine.steps.figures import CLASSES, StepFigures
 from qqvl_server.engine.steps.jobs import Ended, Item, Job, Sink
 from qqvl_server.engine.steps.meter import Meter
 from qqvl_server.engine.steps.request import ImageSpan, Priority, Request, SamplingParams, TokenMask
@@ -50,7 +51,8 @@ class PagedEngine:
         self._idle: dict[str, IdleSink] = {}
         # Callers choose their own ids, and may choose one twice.
         self._numbers = itertools.count()
-        self._worker = Worker(core, self._deliver, max_waiting=max_waiting)
+        self._worker = Worker(core, self._deliver, max_waiting=max_waiting, figures=StepFigures(metrics))
+        metrics.show_engine({"engine": "paged", **core.facts}, self._worker.reading)
         metrics.count_model_time(self._worker.meter)
         metrics.requests_running.set_function(lambda: self._worker.running)
         metrics.requests_waiting.set_function(lambda: self._worker.waiting)
@@ -116,7 +118,7 @@ class PagedEngine:
             elif isinstance(item, Ended):
                 cached += item.cached
                 if isinstance(sink, ReplySink):
-                    self._metrics.waited(item.queued_s, item.answer_s)
+                    self._metrics.waited(item.queued_s, item.answer_s, CLASSES[sink.priority])
             delivery = cast(EngineSink, sink).take(item)
             if delivery is not None:
                 told.append(delivery)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
+from qqvl_server.engine.steps.figures import CLASSES
 from qqvl_server.engine.steps.meter import Meter
-from qqvl_server.engine.steps.request import TokenMask
+from qqvl_server.engine.steps.request import Priority, TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed, QqvlError
 from qqvl_server.generation.port import GenerationRequest, Sampling
 from qqvl_server.generation.replies.channel import End, LikelyToken, Scores, TokenChannel
@@ -42,6 +43,7 @@ class SerialEngine(Generic[P]):
         self._metrics = metrics
         self.meter = Meter(exact=False)
         metrics.count_model_time(self.meter)
+        metrics.show_engine({"engine": "generate"})
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="qqvl-model")
         self.alive = True
 
@@ -51,20 +53,25 @@ class SerialEngine(Generic[P]):
         def stop() -> bool:
             return _is_over(request, channel)
 
-        arrived = time.monotonic()
+        arrived, urgency = time.monotonic(), CLASSES[Priority(request.urgency)]
         first: float | None = None
+        last = arrived
 
         def on_token(token: int | LikelyToken) -> None:
-            nonlocal first
+            nonlocal first, last
+            now = time.monotonic()
             if first is None:
-                first = time.monotonic() - arrived
+                first = now - arrived
+            else:
+                self._metrics.inter_token_seconds.add(urgency, now - last)
+            last = now
             self._metrics.generation_tokens.inc()
             channel.send(token)
 
         def run() -> End:
             queued = time.monotonic() - arrived
             end = self._engine.run(prompt, request.sampling, on_token, stop, mask)
-            self._metrics.waited(queued, first)
+            self._metrics.waited(queued, first, urgency)
             return end
 
         self._queue(request, channel, run)

@@ -35,6 +35,7 @@ class ReplySink:
     def __init__(self, channel: TokenChannel, request: Request) -> None:
         self._channel = channel
         self._request = request
+        self.priority = request.priority
 
     def is_abandoned(self) -> bool:
         return self._channel.is_abandoned()
