@@ -52,6 +52,7 @@ _RUNNING: Final = 16
 _OBJECT_STORE_BYTES: Final = 128 * 1024**2
 # Of a cluster of our own, for Ray's own actors.
 _OTHER_CPUS: Final = 2
+_STARTS: Final = 5
 _DESCRIBE_S: Final = 60.0
 # To close the database and the rest after the last answer.
 _CLOSING_S: Final = 10.0
@@ -200,7 +201,7 @@ def _load(plan: Plan, library: ImageLibrary, metrics: Metrics) -> Voice:
     }  # fmt: skip
     joined = {"address": wanted.ray_address} if wanted.ray_address else {"address": "local", **own}
     try:
-        ray.init(**joined, namespace=NAME, logging_level="warning")
+        _begin({**joined, "namespace": NAME, "logging_level": "warning"})
         ray_serve.start(proxy_location="Disabled")
         handle = ray_serve.run(_engine(plan), name=NAME, route_prefix=None)
         described: Described = handle.describe.remote().result(timeout_s=_DESCRIBE_S)
@@ -218,6 +219,22 @@ def _load(plan: Plan, library: ImageLibrary, metrics: Metrics) -> Voice:
         ray.shutdown()
 
     return RemoteVoice(RayReplicas(handle, close), described, library, metrics)
+
+
+def _begin(options: dict[str, Any]) -> None:
+    """``ray.init``; it gives a node of its own half a minute, which is too little on a machine that is busy."""
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            # Ray raises Exception itself here, and tells by the text alone what it was.
+            ray.shutdown()
+            if not left or "timed out during startup" not in str(error):
+                raise
+            logs.logger().warning("机器太忙，Ray 没有及时起来，再试一次")
 
 
 def _engine(plan: Plan) -> Application:
