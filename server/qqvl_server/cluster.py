@@ -79,9 +79,12 @@ def app(arguments: Mapping[str, Any]) -> Application:
 
     Raises ConfigError, WeightsError.
     """
-    resolved = config.resolve(dict(arguments), os.environ, config.settings_file(None, os.environ))
+    file = config.settings_file(None, os.environ)
+    if unknown := set(arguments) - {knob.name for knob in config.knobs()}:
+        raise ConfigError(f"没有 {'、'.join(sorted(unknown))} 这个设置；参数是设置的名字，如 replicas=2")
+    resolved = config.resolve(dict(arguments), os.environ, file)
     if not resolved.settings.cluster.replicas:
-        resolved = config.resolve({**arguments, "replicas": "1"}, os.environ, config.settings_file(None, os.environ))
+        resolved = config.resolve({**arguments, "replicas": "1"}, os.environ, file)
     check(resolved.settings)
     checkpoint = locate(resolved.settings.weights.model_path, config.project_root())
     plan = _plan(resolved, checkpoint, config.data_dir(resolved))
@@ -265,7 +268,6 @@ def _engine(plan: Plan) -> Application:
 
 
 def _gpus(settings: Settings) -> float:
-    """Of a replica, where the settings leave it open: one, if the cluster has any."""
     import ray
 
     if settings.cluster.replica_gpus is not None:
