@@ -50,8 +50,7 @@ _BESIDE: Final = 64
 _RUNNING: Final = 16
 # The least that a picture's file needs; answers are smaller.
 _OBJECT_STORE_BYTES: Final = 128 * 1024**2
-# Of a cluster of our own, for Ray's own actors.
-_OTHER_CPUS: Final = 2
+_OTHER_CPUS: Final = 2  # of a cluster of our own, for Ray's own actors
 _STARTS: Final = 5
 _DESCRIBE_S: Final = 60.0
 # To close the database and the rest after the last answer.
@@ -202,9 +201,9 @@ def _load(plan: Plan, library: ImageLibrary, metrics: Metrics) -> Voice:
         "num_cpus": math.ceil(cpus), "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",
     }  # fmt: skip
-    joined = {"address": wanted.ray_address} if wanted.ray_address else {"address": "local", **own}
     try:
-        _begin({**joined, "namespace": NAME, "logging_level": "warning"})
+        where = {"address": wanted.ray_address} if wanted.ray_address else {"address": "local", **own}
+        _begin({**where, "namespace": NAME, "logging_level": "warning"})
         ray_serve.start(proxy_location="Disabled")
         handle = ray_serve.run(_engine(plan), name=NAME, route_prefix=None)
         described: Described = handle.describe.remote().result(timeout_s=_DESCRIBE_S)
@@ -281,9 +280,8 @@ def _gpus(settings: Settings) -> float:
 def _scratch() -> Iterator[Path]:
     """A folder for the pictures that this process is sent. What processes that were killed have left is deleted."""
     shelf = Path(tempfile.gettempdir()) / f"qqvl-replicas-{os.getuid()}"
-    for left in shelf.glob("*"):
-        if not is_held(left):
-            shutil.rmtree(left, ignore_errors=True)
+    for left in filter(lambda folder: not is_held(folder), shelf.glob("*")):
+        shutil.rmtree(left, ignore_errors=True)
     own = shelf / str(os.getpid())
     try:
         with locked(own):
