@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import socket
 import sys
 import time
@@ -27,16 +26,18 @@ from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
 from qqvl_server.api.qq import routes as qq
 from qqvl_server.api.responses import routes as responses
+from qqvl_server.chat import retention
 from qqvl_server.chat.gate.weights import Gate
 from qqvl_server.chat.gate.weights import load as load_gate
 from qqvl_server.chat.personas import Personas
+from qqvl_server.chat.postgres import is_address as is_shared
+from qqvl_server.chat.retention import Retention
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.config import Resolved
 from qqvl_server.connections import quieted, raise_limit, web_config
 from qqvl_server.errors import ConfigError, WeightsError
 from qqvl_server.front import Front, Rooms
-from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice
 from qqvl_server.hosts import is_loopback
 from qqvl_server.keeping.finishing import finish
@@ -45,6 +46,7 @@ from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
 from qqvl_server.media.library import ImageLibrary
+from qqvl_server.media.shared import SharedPictures
 from qqvl_server.observe import logs
 from qqvl_server.observe.links import Links
 from qqvl_server.observe.logs import logger
@@ -52,11 +54,11 @@ from qqvl_server.observe.metrics import Metrics
 from qqvl_server.process import EXIT_CONFIG, EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, leave, locked
 from qqvl_server.settings import Settings
 from qqvl_server.signin import SignIn
-from qqvl_server.weights.fingerprint import fingerprint
+from qqvl_server.voices import Loading, loading
+from qqvl_server.weights.fingerprint import fingerprint_of
 from qqvl_server.weights.locate import Checkpoint
 
 _EXITS = {WeightsError: EXIT_WEIGHTS, ConfigError: EXIT_CONFIG}
-Loading = Callable[[ImageLibrary, Metrics], Voice]
 
 
 def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, load: Loading | None = None) -> int:
@@ -70,7 +72,6 @@ def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, load: Load
         StorageFailed: the database cannot be opened.
     """
     place = resolved.settings.server
-    load = load or functools.partial(load_voice, resolved.settings, checkpoint)
     with held(resolved.settings, data_dir) as is_ours, bound(place.host, place.port) as listener:
         return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener, load))
 
@@ -78,14 +79,16 @@ def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, load: Load
 @contextmanager
 def held(settings: Settings, data_dir: Path) -> Iterator[Callable[[], bool]]:
     """As ``locked``, with the log kept there; what a restore was doing when it was killed is brought to its end."""
-    with locked(data_dir) as is_ours, logs.kept_in(data_dir / "logs", settings.observe):
-        finish(data_dir.absolute(), settings.storage.database_url or sqlite_url(data_dir), logger().warning)
+    url = settings.storage.database_url or sqlite_url(data_dir)
+    with locked(data_dir, with_others=is_shared(url)) as is_ours, logs.kept_in(data_dir / "logs", settings.observe):
+        finish(data_dir.absolute(), url, logger().warning)
         yield is_ours
 
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """All that stands behind the port. ``idle`` returns once nobody waits for an answer."""
+    """All that stands behind the port. ``idle`` returns once nobody waits for an answer; ``load`` gives the
+    checkpoint's own voice."""
 
     web: ASGIApp
     life: Lifecycle
@@ -93,6 +96,7 @@ class House:
     library: ImageLibrary
     sign_in: SignIn
     idle: Callable[[], Awaitable[None]]
+    load: Loading
 
 
 @asynccontextmanager
@@ -106,7 +110,7 @@ async def opened(
     settings = resolved.settings
     quieted(asyncio.get_running_loop())
     library = image_library(settings, data_dir)
-    life = Lifecycle(settings.weights.device)
+    life = Lifecycle("upstream" if checkpoint.is_elsewhere else settings.weights.device)
     sign_in = SignIn.at(data_dir)
     async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
         service = ChatService(
@@ -121,7 +125,8 @@ async def opened(
             resolved, data_dir, checkpoint.is_demo, store, service, access, life.get,
             lambda: life.status(service, store.trouble), library, metrics, links, sign_in,
         )  # fmt: skip
-        async with front.opened(rooms) as page:
+        retained = Retention(store, library, settings.storage, lambda: bool(service.running_turns()))
+        async with front.opened(rooms) as page, retention.running(retained):
             doors = (
                 qq.build(service), client.build(links, lambda: admin.is_healthy(rooms.status)), openai.build(access),
                 responses.build(access), anthropic.build(access), *admin.build(rooms.status, metrics, links),
@@ -130,7 +135,7 @@ async def opened(
             guard = server.build(doors, settings.server, metrics, sign_in)
             idle = functools.partial(_idle, guard, page)
             web = server.opened_to_pages(guard, settings.server)
-            yield House(web, life, service, library, sign_in, idle)
+            yield House(web, life, service, library, sign_in, idle, await loading(settings, checkpoint, store))
         if life.voice is not None:
             await life.voice.aclose()
 
@@ -141,7 +146,7 @@ async def _serve(
     data_dir: Path,
     is_ours: Callable[[], bool],
     listener: socket.socket,
-    load: Loading,
+    load: Loading | None,
 ) -> int:
     settings, place = resolved.settings, resolved.settings.server
     raise_limit()
@@ -155,9 +160,10 @@ async def _serve(
         # A decode may take longer than anybody waits for us to stop.
         ready = functools.partial(_announce_ready, settings, checkpoint, data_dir, url)
         stopping = life.stopping(http, house.service, house.idle, library.close, place.shutdown_grace_s)
-        async with life.supervised(http, functools.partial(load, library, metrics), ready), stopping:
+        voice = functools.partial(load or house.load, library, metrics)
+        async with life.supervised(http, voice, ready), stopping:
             await http.serve(sockets=[listener])
-        signin.withdraw(data_dir)
+        signin.withdraw(data_dir, house.sign_in)
     if life.failure is not None:
         print(told(f"错误：{life.failure.message}"), file=sys.stderr)
         return _EXITS.get(type(life.failure), EXIT_ENGINE_DEAD)
@@ -176,8 +182,7 @@ async def _idle(guard: Guard, page: Front) -> None:
 def _gate(checkpoint: Checkpoint, data_dir: Path) -> Gate | None:
     """Blocking; None also where the weights cannot be read: loading them will say so."""
     try:
-        folder = Path(checkpoint.source)
-        return load_gate(data_dir, folder, fingerprint(folder))
+        return load_gate(data_dir, Path(checkpoint.source), fingerprint_of(checkpoint))
     except (OSError, WeightsError):
         return None
 
@@ -194,6 +199,7 @@ def image_library(settings: Settings, data_dir: Path) -> ImageLibrary:
             min_share=settings.media.min_image_share,
             cpu_s=settings.media.decode_timeout_s,
         ),
+        SharedPictures(settings.storage.image_store_url) if settings.storage.image_store_url else None,
     )
 
 
@@ -217,40 +223,6 @@ def _access(
         settings.media.max_images,
         settings.server.any_model_name,
     )
-
-
-def load_voice(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, metrics: Metrics) -> Voice:
-    """Blocking; torch and Transformers are imported only here, so that usage errors answer in a blink."""
-    from qqvl_server.generation.constraints.grammar import GrammarCompiler
-    from qqvl_server.generation.engines import choosing
-    from qqvl_server.generation.prompts.preprocess import Preprocessor
-    from qqvl_server.weights.load import load
-
-    logger().info("正在加载模型", model=checkpoint.name, gb=round(checkpoint.weight_bytes / 1e9, 2))
-    loaded = load(checkpoint, settings.weights)
-    context = min(loaded.context_tokens, settings.generation.context_tokens)
-    engine = choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending)
-    context = choosing.longest(engine, context)
-    logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
-    voice = LocalVoice(
-        Preprocessor(loaded.processor, library, settings.media.max_image_tokens, context),
-        engine,
-        device=loaded.device,
-        context_tokens=context,
-        metrics=metrics,
-        max_pending=settings.generation.max_pending,
-        grammars=GrammarCompiler(
-            loaded.processor.tokenizer,
-            loaded.end_tokens,
-            loaded.vocabulary,
-            is_loose=settings.generation.loose_schemas,
-        ),
-    )
-    # Torch and Transformers leave hundreds of thousands of objects that live as long as the process. Each time the
-    # collector looks through them again it holds the interpreter, and with it every reply, for a tenth of a second.
-    gc.collect()
-    gc.freeze()
-    return voice
 
 
 def _announce_ready(settings: Settings, checkpoint: Checkpoint, data_dir: Path, url: str) -> None:

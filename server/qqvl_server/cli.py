@@ -27,8 +27,9 @@ from qqvl_server.process import (
     is_answering,
     leave,
 )
+from qqvl_server.settings import Settings
 from qqvl_server.weights.extras import check_extras
-from qqvl_server.weights.locate import DEMO, PREFERRED, Checkpoint, locate, resume
+from qqvl_server.weights.locate import DEMO, PREFERRED, Checkpoint, elsewhere, locate, resume
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +90,7 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
     if parsed.command == "page":
         return _page(config.data_dir(resolved))
     if parsed.command == "trace":
-        return _trace(resolved, parsed)
+        return _trace(resolved, parsed, file, env)
     if parsed.command in flags.KEEPING:
         # Imported late: it knows the database.
         from qqvl_server.keeping import command as keeping
@@ -127,11 +128,7 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
     if env.get("QQVL_API_KEY") and not settings.server.api_keys:
         _tell("注意：QQVL_API_KEY 是客户端的变量，服务器的密钥写在 QQVL_API_KEYS 里；现在服务器没有密钥。")
     logs.configure(settings.observe)
-    check_extras(settings.weights)
-    root = config.project_root()
-    checkpoint = locate(settings.weights.model_path, root)
-    if checkpoint.instead_of:
-        _tell(f"注意：{checkpoint.instead_of}")
+    checkpoint = _checkpoint(settings)
     if checkpoint.is_demo:
         _announce_demo(checkpoint)
     derived.keep_in(config.data_dir(resolved))
@@ -143,6 +140,20 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
     from qqvl_server import app
 
     return end(app.serve(resolved, checkpoint, config.data_dir(resolved)))
+
+
+def _checkpoint(settings: Settings) -> Checkpoint:
+    """The model that is to be loaded, here or elsewhere. Raises WeightsError, ConfigError."""
+    weights, root = settings.weights, config.project_root()
+    if settings.engine.engine == "upstream":
+        if not settings.upstream.upstream_url:
+            raise ConfigError("engine: upstream 还要写上游的网址，如 --upstream-url http://10.0.0.5:8000/v1")
+        return elsewhere(settings.upstream.upstream_model or "upstream", weights.model_path, root)
+    check_extras(weights)
+    checkpoint = locate(weights.model_path, root)
+    if checkpoint.instead_of:
+        _tell(f"注意：{checkpoint.instead_of}")
+    return checkpoint
 
 
 def _page(data_dir: Path) -> int:
@@ -172,15 +183,14 @@ def _try(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
     return command.run(Path(parsed.script), parsed.url, key, data_dir, parsed.rest)
 
 
-def _trace(resolved: config.Resolved, parsed: argparse.Namespace) -> int:
+def _trace(resolved: config.Resolved, parsed: argparse.Namespace, file: Path | None, env: Mapping[str, str]) -> int:
     # Imported late: the database's library takes its time.
     from qqvl_server import tracing
-    from qqvl_server.chat.store import sqlite_url
+    from qqvl_server.keeping.places import places
 
-    data_dir = config.data_dir(resolved)
-    folders = [folder for folder in (data_dir, parsed.client_data_dir) if folder is not None]
-    url = resolved.settings.storage.database_url or sqlite_url(data_dir)
-    found = tracing.stories(url, folders, parsed.message_id, parsed.chat)
+    where = places(resolved, config.data_dir(resolved), file, env)
+    folders = [where.data, parsed.client_data_dir or where.client]
+    found = tracing.stories(where.url, folders, parsed.message_id, parsed.chat)
     if not found:
         raise tracing.nothing(folders, parsed.message_id)
     print(tracing.as_json(found) if parsed.json else tracing.render(found, parsed.message_id))
@@ -206,10 +216,7 @@ def _calibrate(resolved: config.Resolved, files: Sequence[Path], rate: float, in
     if not 0 < rate <= 0.5:
         raise ConfigError("--rate 要在 0 到 0.5 之间，如 0.05：每一百句插五句")
     logs.configure(settings.observe)
-    check_extras(settings.weights)
-    checkpoint = locate(settings.weights.model_path, config.project_root())
-    if checkpoint.instead_of:
-        _tell(f"注意：{checkpoint.instead_of}")
+    checkpoint = _checkpoint(settings)
     derived.keep_in(config.data_dir(resolved))
     print(calibrating.calibrate(settings, checkpoint, config.data_dir(resolved), files, rate, into))
     return EXIT_OK

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qqvl_server import app as house
-from qqvl_server import config, derived, invocation
+from qqvl_server import config, derived, invocation, voices
 from qqvl_server.config import Resolved
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.generation.engines.ray_replicas import RayReplicas
@@ -125,7 +125,7 @@ class Replica(Served):
         logs.configure(settings.observe)
         self._open = contextlib.ExitStack()
         library = house.image_library(settings, self._open.enter_context(_scratch()))
-        super().__init__(house.load_voice(settings, plan.checkpoint, library, Metrics()), library)
+        super().__init__(voices.load_voice(settings, plan.checkpoint, library, Metrics()), library)
 
     def check_health(self) -> None:
         if not self.is_alive():

@@ -28,8 +28,8 @@ ENV_PREFIX = "QQVL_"
 OTHER_ENV = frozenset(("QQVL_CONFIG", "QQVL_TORCH", "QQVL_PLANT_FAULT", invocation.LAUNCHER)) | CLIENT_VARIABLES
 # What is never printed.
 SECRET = (
-    "server.api_keys", "storage.database_url", "upstream.upstream_key", "upstream.upstream_proxy",
-    "upstream.cluster_secret",
+    "server.api_keys", "server.rate_store_url", "storage.database_url", "upstream.upstream_key",
+    "upstream.upstream_proxy", "upstream.cluster_secret",
 )  # fmt: skip
 # Sections of the same file that other programs of this project read.
 FOREIGN_SECTIONS = ("client",)

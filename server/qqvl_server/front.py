@@ -82,6 +82,7 @@ async def opened(rooms: Rooms) -> AsyncIterator[Front]:
     steering = Steering(
         rooms.resolved, await page_settings.kept(), page_settings, lambda new: rooms.service.heed(new.chat)
     )
+    page_settings.listen(steering.adopt)
     care = Care(store, rooms.service.preferences, steering, rooms.service.make_way)
     pulse = Pulse(rooms.metrics, lambda: _now(rooms, talking))
     doors = (

@@ -128,8 +128,11 @@ def is_answering(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def locked(data_dir: Path) -> Iterator[Callable[[], bool]]:
+def locked(data_dir: Path, *, with_others: bool = False) -> Iterator[Callable[[], bool]]:
     """Hold the data folder: two servers on one history would number its messages twice.
+
+    Args:
+        with_others: the history is not in it, so that other servers may hold it as well; but nobody alone.
 
     Held are its lock file, the folder itself (a lock file may be deleted) and, on Linux, its path (the folder may be
     moved and another made in its place). Yields whether what is at the path is still what is held.
@@ -146,9 +149,10 @@ def locked(data_dir: Path) -> Iterator[Callable[[], bool]]:
     folder = os.open(path, os.O_RDONLY)
     with file, _closing(folder), socket.socket(socket.AF_UNIX) as name:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _lock_folder(folder)
-            if sys.platform == "linux":
+            kind = fcntl.LOCK_SH if with_others else fcntl.LOCK_EX
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            _lock_folder(folder, kind)
+            if sys.platform == "linux" and not with_others:
                 name.bind(_name_of(path))
         except OSError as error:
             raise ConfigError(
@@ -172,7 +176,7 @@ def is_held(data_dir: Path) -> bool:
                 continue
             opened.enter_context(_closing(descriptor))
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
             except OSError:
@@ -189,9 +193,9 @@ def _closing(descriptor: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock_folder(descriptor: int) -> None:
+def _lock_folder(descriptor: int, kind: int) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:

@@ -23,7 +23,7 @@ NAME: Final = "qqvl.yaml"
 _HEAD: Final = "# 由 setup 写成；别的设置见 qqvl.example.yaml，写在各自的段里。里面有 token，只让自己能读。\n"
 _ADDRESS: Final = re.compile(r"wss?://[^\s/?#@]+(:\d{1,5})?(/\S*)?")
 # What an existing file is shown without.
-_SECRET: Final = ("napcat_token", "api_key", "api_keys", "database_url")
+_SECRET: Final = ("napcat_token", "api_key", "api_keys", "database_url", "rate_store_url")
 # What the last question offers: its words, and the settings that make it so.
 _WHO: Final[tuple[tuple[str, Mapping[str, str]], ...]] = (
     ("私聊都答，群里 @ 它、引用它或叫它名字才答", {"group_reply": "auto"}),

@@ -53,6 +53,11 @@ class ServerSettings(Room):
         description="每个密钥（没设密钥时每个地址）最多问多少次，如 60/minute，QQ 的每个会话各算各的，"
         "合起来最多 50 倍；超出的得到 429。留空不限",
     )
+    rate_store_url: str = Field(
+        "",
+        description="几台服务器一起数 rate_limit 用的 Redis（或 Valkey），如 redis://:密码@主机:6379/0；要装 redis。"
+        "它不在时各数各的；留空自己数",
+    )
     max_body_mb: int = Field(32, ge=1, le=1024, description="一个请求体最多多少 MB")
     max_buffered_mb: int = Field(
         256, ge=1, le=65536, description="所有请求体同时占用的内存上限，MB；64 KB 以内的不受它限制，大的先等再拒"
@@ -72,8 +77,25 @@ class ServerSettings(Room):
 
 class StorageSettings(Room):
     data_dir: str = Field("", description="所有会变的东西放在这里：聊天记录、图片、日志。留空为项目根目录下的 data/")
-    database_url: str = Field("", description="数据库地址（SQLAlchemy 写法）；留空为 data_dir 下的 SQLite")
+    database_url: str = Field(
+        "",
+        description="几台服务器合用的 PostgreSQL，如 postgresql://用户:密码@主机/库名；要装 asyncpg。"
+        "留空为 data_dir 下的 SQLite",
+    )
+    image_store_url: str = Field(
+        "",
+        description="几台服务器合用的图片库：file:///共享文件夹，或 s3://桶/前缀?endpoint=https://主机&region=地区"
+        "（密钥在环境变量 AWS_ACCESS_KEY_ID、AWS_SECRET_ACCESS_KEY）；要装 obstore。留空只存在 data_dir",
+    )
     image_store_gb: float = Field(5, gt=0, le=10240, description="保存图片的磁盘上限，GB；超出后先删最久没用的")
+    history_days: int = Field(
+        0,
+        ge=0,
+        le=36500,
+        description="QQ 里说的话和记下的原因留多少天，到期趁空闲删掉，没人再提到的图片一起删；0 一直留着",
+    )
+    conversation_days: int = Field(0, ge=0, le=36500, description="网页上的对话多少天没有再说话就删掉；0 一直留着")
+    picture_days: int = Field(0, ge=0, le=36500, description="图片多少天没有再看就删掉；0 只受 image_store_gb 限制")
 
 
 class WeightsSettings(Room):

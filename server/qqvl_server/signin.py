@@ -89,6 +89,9 @@ class SignIn:
         """Whether this is what stands in the file, which programs of the owner's may bring as a key."""
         return hmac.compare_digest(given, self._secret)
 
+    def is_same_run(self, other: SignIn) -> bool:
+        return self._boot == other._boot
+
     def announce(self, folder: Path, url: str) -> None:
         """Let ``running`` find this server, whose address on this machine is ``url``. Raises StorageFailed."""
         try:
@@ -126,9 +129,11 @@ def running(folder: Path) -> Running | None:
         return None
 
 
-def withdraw(folder: Path) -> None:
-    """The server ends."""
-    (folder / _ADDRESS).unlink(missing_ok=True)
+def withdraw(folder: Path, sign_in: SignIn) -> None:
+    """The server ends; another on the same folder may have been announced since."""
+    found = running(folder)
+    if found is None or found.sign_in.is_same_run(sign_in):
+        (folder / _ADDRESS).unlink(missing_ok=True)
 
 
 def _kept(path: Path) -> bytes:

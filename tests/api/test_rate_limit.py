@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qqvl_server.api.guard import bucket
 from qqvl_server.api.model_access import Caller
-from qqvl_server.api.rate import RateLimit
-from qqvl_server.errors import RateLimited
+from qqvl_server.api.rate import RateLimit, RateStore
+from qqvl_server.errors import ConfigError, RateLimited
+from tests.databases import Redis
+from tests.databases import redis as running_redis
 from tests.running import RunningServer, private_body
 
 ASK = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 1}
@@ -52,17 +56,67 @@ def test_each_key_has_its_own_allowance(tmp_path: Path) -> None:
         assert server.http.get("/v1/models", headers={"x-api-key": "sk-one"}).status_code == 200
 
 
-def test_a_clock_set_back_refuses_nobody_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.anyio
+async def test_a_clock_set_back_refuses_nobody_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = RateLimit("1/minute")
-    limit.count("somebody")
+    await limit.count("somebody")
     with pytest.raises(RateLimited):
-        limit.count("somebody")
+        await limit.count("somebody")
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - 30 * 86400)
-    limit.count("somebody")
+    await limit.count("somebody")
     with pytest.raises(RateLimited) as refused:
-        limit.count("somebody")
+        await limit.count("somebody")
     assert refused.value.retry_after <= 120
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Redis]:
+    with running_redis() as started:
+        yield started
+
+
+async def asked(limit: RateLimit, times: int) -> list[bool]:
+    """Whether each of so many requests was let in."""
+    told = []
+    for _ in range(times):
+        try:
+            await limit.count("张三")
+            told.append(True)
+        except RateLimited as refused:
+            # Let in, or told to come back in a time that is none of the rule's: both are wrong.
+            told.append(not 0 < refused.retry_after <= 7200)
+    return told
+
+
+@pytest.mark.anyio
+async def test_servers_count_together_and_each_for_itself_while_the_store_is_away(
+    redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (RateLimit("3/hour", shared=RateStore(redis.url)) for _ in range(2))
+    assert await asked(one, 2) == [True, True]
+    assert await asked(other, 2) == [True, False]
+    assert await asked(one, 1) == [False]
+    assert not capsys.readouterr().out
+    redis.stop()
+    try:
+        assert await asked(one, 4) == [True, True, True, False]
+        assert capsys.readouterr().out.count("Redis 连不上") == 1
+    finally:
+        redis.start()
+    # One that knows of no absence asks it at once.
+    back = RateLimit("3/hour", shared=RateStore(redis.url))
+    assert await asked(back, 4) == [True, True, True, False]
+    with redis.frozen():
+        frozen = RateLimit("1/hour", shared=RateStore(redis.url))
+        async with asyncio.timeout(30):
+            assert await asked(frozen, 2) == [True, False]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "redis", "redis://[", "memcached://127.0.0.1"])
+def test_an_address_that_is_no_redis_is_one_line(url: str) -> None:
+    with pytest.raises(ConfigError, match="redis://"):
+        RateStore(url)
 
 
 def test_one_who_has_many_addresses_is_still_one() -> None:

@@ -108,8 +108,12 @@ def test_what_a_kill_left_half_written_is_swept_at_the_start(tmp_path: Path) -> 
     ref = library.add(encoded(picture()))
     scratch = tmp_path / "tmpabc123"
     scratch.write_bytes(b"half")
+    os.utime(scratch, (1_000_000, 1_000_000))
+    being_written = tmp_path / "tmpdef456"
+    being_written.write_bytes(b"by another server on this folder")
     again = ImageLibrary(tmp_path, 10**9, LIMITS)
     assert not scratch.exists()
+    assert being_written.exists()
     assert again.holds(ref)
 
 

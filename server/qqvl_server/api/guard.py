@@ -24,7 +24,7 @@ from qqvl_server.api.facts import facts_of
 from qqvl_server.api.faults import Faults
 from qqvl_server.api.intake import Intake
 from qqvl_server.api.model_access import Caller
-from qqvl_server.api.rate import RateLimit
+from qqvl_server.api.rate import RateLimit, RateStore
 from qqvl_server.api.visitors import Visitors, address, is_forwarded, is_near
 from qqvl_server.hosts import is_loopback
 from qqvl_server.keys import Scope
@@ -67,8 +67,9 @@ class Guard:
         self._keys = keys.parse(settings.api_keys)
         self._visitors = Visitors(self._keys, sign_in)
         self._warning = Seldom(3600)
-        self._rate = RateLimit(settings.rate_limit)
-        self._rate_of_chats = RateLimit(settings.rate_limit, _CHATS, "一个调用者的所有会话合起来")
+        shared = RateStore(settings.rate_store_url) if settings.rate_store_url else None
+        self._rate = RateLimit(settings.rate_limit, shared=shared)
+        self._rate_of_chats = RateLimit(settings.rate_limit, _CHATS, "一个调用者的所有会话合起来", shared)
         self._intake = Intake(settings)
         self._answering = 0
         self._idle = asyncio.Event()
@@ -142,7 +143,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         who = bucket(scope)
-        self._count(scope, who)
+        await self._count(scope, who)
         self._check_content(headers)
         length = headers.get("content-length", "")
         body = await self._intake.read(receive, who, int(length) if length.isdecimal() else 0)
@@ -152,17 +153,17 @@ class Guard:
         finally:
             body.close()
 
-    def _count(self, scope: AsgiScope, who: str) -> None:
+    async def _count(self, scope: AsgiScope, who: str) -> None:
         door = at(self._doors, scope["path"])
         if door is not None and door.counts_by_itself:
             scope["qqvl.count"] = lambda whose: self._count_chat(who, whose)
         else:
-            self._rate.count(who)
+            await self._rate.count(who)
 
-    def _count_chat(self, who: str, whose: str) -> None:
+    async def _count_chat(self, who: str, whose: str) -> None:
         # What a busy chat has too many of is not to spend what the others share.
-        self._rate.count(f"{who} {whose}")
-        self._rate_of_chats.count(who)
+        await self._rate.count(f"{who} {whose}")
+        await self._rate_of_chats.count(who)
 
     def _reads_body(self, path: str) -> bool:
         if path in self._posts:

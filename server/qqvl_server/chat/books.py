@@ -21,6 +21,8 @@ from qqvl_server.chat.rows import answers, chats, decisions, ledger, lines
 from qqvl_server.chat.tables import ANSWERS, CHAT_SETTINGS, CHATS, MESSAGES
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+# What other servers are told.
+_NEWS: Final = "chat settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,21 @@ class Books:
         self._database = database
         self._clock = clock
         self._chosen: dict[ChatKey, dict[str, Any]] = {}
+        # Grows with every change, here or by another server.
+        self.version = 0
+        database.among.listen(self._heard)
 
     async def load(self) -> None:
+        before = None
+        # What is changed here while it is read is newer than what is read.
+        while before != self.version:
+            before = self.version
+            chosen = await self._read()
+        self._chosen = chosen
+        self.version += 1
+
+    async def _read(self) -> dict[ChatKey, dict[str, Any]]:
+        chosen: dict[ChatKey, dict[str, Any]] = {}
         async with self._database.read() as connection:
             rows = await connection.execute(
                 select(CHATS.c.kind, CHATS.c.external_id, CHAT_SETTINGS.c.name, CHAT_SETTINGS.c.value).join(
@@ -49,7 +64,12 @@ class Books:
                 )
             )
             for row in rows:
-                self._chosen.setdefault(ChatKey(ChatKind(row.kind), row.external_id), {})[row.name] = row.value
+                chosen.setdefault(ChatKey(ChatKind(row.kind), row.external_id), {})[row.name] = row.value
+        return chosen
+
+    async def _heard(self, news: str | None) -> None:
+        if news in (None, _NEWS):
+            await self.load()
 
     def chosen(self, chat: ChatKey) -> Mapping[str, Any]:
         """What this chat has of its own: values as JSON has them, not looked over."""
@@ -67,10 +87,12 @@ class Books:
                 if value is not None:
                     row = {"chat_id": chat_id, "name": name, "value": value, "created_at": time.time()}
                     await connection.execute(CHAT_SETTINGS.insert().values(row))
+            await self._database.among.tell(connection, _NEWS)
 
         await self._database.write(keep)
         own = {name: value for name, value in {**self.chosen(chat), **values}.items() if value is not None}
         self._chosen[chat] = own
+        self.version += 1
 
     async def forget(self, chat: ChatKey) -> None:
         """Delete a chat with all that is kept of it."""
@@ -79,10 +101,12 @@ class Books:
             chat_id = await _known(connection, chat)
             if chat_id is not None:
                 await chats.delete_chat(connection, chat_id)
+                await self._database.among.tell(connection, _NEWS)
 
         await self._database.write(delete_it)
         await self._database.empty_log()
         self._chosen.pop(chat, None)
+        self.version += 1
 
     async def charge(self, charges: Sequence[Charge]) -> None:
         """What was computed though nothing came of it."""

@@ -48,13 +48,18 @@ def code_of(error: Exception) -> int | None:
     return code & 0xFF if isinstance(code, int) else None
 
 
-def is_of_disk(error: Exception) -> bool:
+def is_of_storage(error: Exception) -> bool:
     """Whether it says nothing about the statement: whatever were written now would fail alike."""
     return isinstance(error, OSError) or _of(_WHILE_RUNNING, code_of(error)) is not None
 
 
 def is_damage(error: Exception) -> bool:
     return code_of(error) in _DAMAGED
+
+
+def is_race(_error: Exception) -> bool:
+    """Nobody else writes: the data folder is locked, and a writer begins as one."""
+    return False
 
 
 def set_aside(name: str, aside: str) -> str:

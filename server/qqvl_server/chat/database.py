@@ -1,7 +1,7 @@
 """The database under the store: opened and looked over, written to in groups, watched. Knows SQL's engine, no chats.
 
 SQLite in WAL mode with ``synchronous=FULL``: a commit that returned survives a kill and a power cut
-(https://www.sqlite.org/pragma.html#pragma_synchronous). The same code runs on PostgreSQL.
+(https://www.sqlite.org/pragma.html#pragma_synchronous). On PostgreSQL (``postgres.py``) several servers share one.
 
 Group commit: whoever comes while the disk still syncs the commit before shares the next one, so that a disk that takes
 seconds for each makes everybody wait for two, and nobody for all the others'.
@@ -11,35 +11,52 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import alembic.command
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, event, make_url
+from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from qqvl_server.chat import causes, inspection
+from qqvl_server.chat import causes, inspection, postgres, sqlite
+from qqvl_server.chat.coordination import Coordination
+from qqvl_server.chat.lane_locks import coordinated
+from qqvl_server.chat.sqlite import Place
 from qqvl_server.errors import StorageFailed
 from qqvl_server.observe.logs import Seldom, logger
 
-# All in a group wait for each other's statements: never for more than these.
+# All in a group wait for each other's statements: never for more than these. Where there are other servers, they wait
+# for the rows, too.
 _MOST_IN_GROUP: Final = 64
+_MOST_AMONG_OTHERS: Final = 8
 _LOOK_S: Final = 1.0
 # Alembic keeps what it migrates in module globals: two at once, of any threads or tasks, write into each other's.
 _MIGRATING: Final = threading.Lock()
 _MIGRATING_LOOK_S: Final = 0.01
+# How often what another server came in between of is done again.
+_RACES: Final = 5
 
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[Any]]
+
+
+class _Causes(Protocol):
+    """What a database's errors mean: SQLite's or PostgreSQL's."""
+
+    def at_start(self, error: Exception, name: str) -> StorageFailed: ...
+    def while_running(self, error: Exception) -> StorageFailed: ...
+    def is_of_storage(self, error: Exception) -> bool: ...
+    def is_damage(self, error: Exception) -> bool: ...
+    def is_race(self, error: Exception) -> bool: ...
+    def code_of(self, error: Exception) -> int | str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +71,16 @@ class _Job:
             self.done.set_exception(error)
 
 
-class _Place:
-    """Where the database's files were when it was opened: they may be moved away and others put there while it runs.
-
-    What is written then goes to files that nobody will find again, and SQLite does not say so.
-    """
-
-    def __init__(self, database: str | None, is_ours: Callable[[], bool]) -> None:
-        self._is_ours = is_ours
-        names = (database, f"{database}-wal", f"{database}-shm") if database else ()
-        self._known = {name: os.stat(name) for name in names if os.path.exists(name)}
-
-    def is_kept(self) -> bool:
-        try:
-            return self._is_ours() and all(os.path.samestat(os.stat(n), was) for n, was in self._known.items())
-        except OSError:
-            return False
-
-
 class Database:
     """Use as ``async with Database.open(url)``; ``write`` and ``read`` raise ``StorageFailed`` when it fails."""
 
-    def __init__(self, engine: AsyncEngine, place: _Place) -> None:
+    def __init__(self, url: str, engine: AsyncEngine, place: Place, means: _Causes, among: Coordination) -> None:
+        self._url = url
+        self.among = among
         self._engine = engine
         self._writers = engine.execution_options(writes=True)
+        self._means = means
+        self._most = _MOST_IN_GROUP if means is causes else _MOST_AMONG_OTHERS
         self._place = place
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._lost = False
@@ -94,25 +97,30 @@ class Database:
         Raises:
             StorageFailed: it cannot be used; what is wrong and what to do.
         """
-        engine = create_async_engine(url)
-        file = make_url(url).database if engine.dialect.name == "sqlite" else None
-        name = Path(file).name if file else engine.dialect.name
-        if engine.dialect.name == "sqlite":
-            event.listen(engine.sync_engine, "connect", _durable_sqlite)
-            event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        is_shared = postgres.is_address(url)
+        engine = postgres.engine(url) if is_shared else sqlite.engine(url)
+        file = None if is_shared else make_url(url).database
+        name = postgres.name_of(url) if is_shared else Path(file).name if file else "sqlite"
+        means: _Causes = postgres if is_shared else causes
         try:
             try:
                 if file:
                     await asyncio.to_thread(_look_over, file, sets_aside)
-                async with _alone(), engine.execution_options(writes=True).begin() as connection:
-                    await connection.run_sync(_migrate, name)
+                async with _alone():
+                    if is_shared:
+                        await postgres.migrate(url, _migrate)
+                    else:
+                        async with engine.execution_options(writes=True).begin() as connection:
+                            await connection.run_sync(_migrate, name)
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-                raise causes.at_start(error, name) from error
-            # Never given back: when the last connection closes, SQLite deletes the log that ``_Place`` looks at, and
-            # one whose reader was cut short is closed.
-            async with engine.connect() as keeper:
-                await keeper.rollback()
-                database = cls(engine, _Place(file, is_ours))
+                raise means.at_start(error, name) from error
+            async with contextlib.AsyncExitStack() as opened:
+                if not is_shared:
+                    # Never given back: when the last connection closes, SQLite deletes the log that ``Place`` looks
+                    # at, and one whose reader was cut short is closed.
+                    await (await opened.enter_async_context(engine.connect())).rollback()
+                among = await opened.enter_async_context(coordinated(url))
+                database = cls(url, engine, Place(file, is_ours), means, among)
                 tasks = [asyncio.create_task(work()) for work in (database._commit_groups, database._look)]
                 try:
                     yield database
@@ -126,7 +134,9 @@ class Database:
     @property
     def trouble(self) -> str | None:
         """A word for what keeps anything from being stored until somebody mends it; None while all is well."""
-        return "storage_lost" if self._lost else "storage_damaged" if self._damaged else None
+        if self._lost or self._damaged:
+            return "storage_lost" if self._lost else "storage_damaged"
+        return "storage_away" if self.among.is_away else None
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """What ``work`` returns, once its statements are durable. It may be called twice; it is not cut short."""
@@ -160,14 +170,13 @@ class Database:
         Raises StorageFailed.
         """
         try:
+            if postgres.is_address(self._url):
+                await postgres.rewrite(self._url)
+                return
             async with self._engine.connect() as connection:
-                if self._engine.dialect.name == "sqlite":
-                    raw = await connection.get_raw_connection()
-                    await raw.driver_connection.execute("VACUUM")  # type: ignore[union-attr]
-                else:
-                    await connection.execution_options(isolation_level="AUTOCOMMIT")
-                    await connection.exec_driver_sql("VACUUM FULL")
-        except (SQLAlchemyError, sqlite3.Error) as error:
+                raw = await connection.get_raw_connection()
+                await raw.driver_connection.execute("VACUUM")  # type: ignore[union-attr]
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise self._failure(error) from error
         await self.empty_log()
 
@@ -188,11 +197,16 @@ class Database:
                     await self._commit_alone(job)
 
     async def _commit_alone(self, job: _Job) -> None:
-        try:
-            await self._commit([job], growing=False)
-        except Exception as error:
-            # The edge of all writing: whatever broke, who waits must hear of it, and the next go on.
-            job.fail(self._failure(error) if isinstance(error, SQLAlchemyError) else error)
+        for again in range(_RACES, -1, -1):
+            try:
+                await self._commit([job], growing=False)
+            except Exception as error:
+                if again and self._means.is_race(error):
+                    # Another server was first: done again, it finds what that one wrote.
+                    continue
+                # The edge of all writing: whatever broke, who waits must hear of it, and the next go on.
+                job.fail(self._failure(error) if isinstance(error, SQLAlchemyError) else error)
+            return
 
     async def _commit(self, jobs: list[_Job], *, growing: bool) -> None:
         """Do ``jobs`` in one transaction, and all that come meanwhile where it is ``growing``; tell them what they got.
@@ -205,10 +219,10 @@ class Database:
             async with self._writers.begin() as connection:
                 for job in jobs:
                     results.append(None if job.done.done() else await job.work(connection))
-                    if growing and len(jobs) < _MOST_IN_GROUP and not self._jobs.empty():
+                    if growing and len(jobs) < self._most and not self._jobs.empty():
                         jobs.append(self._jobs.get_nowait())
         except (SQLAlchemyError, OSError) as error:
-            if causes.is_of_disk(error):
+            if self._means.is_of_storage(error):
                 raise self._failure(error) from error
             raise
         self._check_place()
@@ -234,11 +248,11 @@ class Database:
             raise StorageFailed("数据目录被移走或换掉了，这条消息没有保存；请停下服务，把它放回原处再启动")
 
     def _failure(self, error: Exception) -> StorageFailed:
-        self._damaged = self._damaged or causes.is_damage(error)
-        failed = causes.while_running(error)
+        self._damaged = self._damaged or self._means.is_damage(error)
+        failed = self._means.while_running(error)
         if self._telling.due():
             logger().error(
-                "数据库存取失败", kind=type(error).__name__, code=causes.code_of(error), reason=failed.message
+                "数据库存取失败", kind=type(error).__name__, code=self._means.code_of(error), reason=failed.message
             )
         return failed
 
@@ -261,26 +275,12 @@ def _look_over(file: str, sets_aside: bool) -> None:
         logger().error(causes.set_aside(Path(file).name, aside.name))
 
 
-def _durable_sqlite(connection: Any, _record: Any) -> None:
-    # Without this the driver begins transactions when it thinks fit, and savepoints outside of any.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    # ``secure_delete``: what /reset deletes is overwritten, not left in free pages.
-    pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
-    for pragma in (f"busy_timeout={inspection.BUSY_S * 1000}", *pragmas):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A writer that began as a reader is refused when another program has written meanwhile.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
 def _migrate(connection: Connection, name: str) -> None:
     """Raises StorageFailed: a later version of this program wrote it."""
-    inspection.refuse_later(name, MigrationContext.configure(connection).get_current_revision())
+    written = MigrationContext.configure(connection).get_current_revision()
+    inspection.refuse_later(name, written)
+    if inspection.is_newest(written):
+        return
     config = inspection.scripts()[0]
     config.attributes["connection"] = connection
     alembic.command.upgrade(config, "head")

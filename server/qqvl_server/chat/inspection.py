@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import sqlite3
@@ -15,9 +16,8 @@ import alembic.config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
 
-from qqvl_server.chat import causes
+from qqvl_server.chat import causes, postgres
 from qqvl_server.errors import StorageFailed
 
 # How long another program may keep it locked: when we start or run, and when somebody waits for a word about it.
@@ -35,15 +35,26 @@ def scripts() -> tuple[alembic.config.Config, ScriptDirectory]:
 
 def file_of(url: str) -> str | None:
     """SQLite's file; None for another database."""
-    place = make_url(url)
-    return place.database if place.get_backend_name() == "sqlite" else None
+    return None if postgres.is_address(url) else make_url(url).database
+
+
+@functools.cache
+def _revisions() -> tuple[frozenset[str], str | None]:
+    """All that this program knows, and the newest: read once, because Alembic runs every script to tell."""
+    ours = scripts()[1]
+    return frozenset(script.revision for script in ours.walk_revisions()), ours.get_current_head()
 
 
 def refuse_later(name: str, written: str | None) -> None:
     """Raises StorageFailed: ``written``, a revision, is none that this program knows."""
-    ours = scripts()[1]
-    if written is not None and written not in {script.revision for script in ours.walk_revisions()}:
-        raise causes.from_later(name, written, ours.get_current_head())
+    known, newest = _revisions()
+    if written is not None and written not in known:
+        raise causes.from_later(name, written, newest)
+
+
+def is_newest(written: str | None) -> bool:
+    """Whether what wrote that revision (None: nothing did yet) left nothing to migrate."""
+    return written == _revisions()[1]
 
 
 def look_over(file: str, busy_s: float = BUSY_S) -> None:
@@ -102,12 +113,13 @@ def examine(url: str) -> bool:
     Raises:
         StorageFailed: it cannot be used; what is wrong and what to do.
     """
+    if postgres.is_address(url):
+        return _examine_shared(url)
     file = file_of(url)
-    name = Path(file).name if file else make_url(url).get_backend_name()
+    if file is None:
+        return False
+    name = Path(file).name
     try:
-        if file is None:
-            refuse_later(name, asyncio.run(_asked(url)))
-            return True
         if not os.path.exists(file):
             return False
         look_over(file, _PATIENCE_S)
@@ -134,9 +146,18 @@ def newest(url: str) -> float | None:
     return float(found) if isinstance(found, int | float) else None
 
 
+def _examine_shared(url: str) -> bool:
+    name = postgres.name_of(url)
+    try:
+        refuse_later(name, asyncio.run(_asked(url)))
+    except (SQLAlchemyError, OSError) as error:
+        raise postgres.at_start(error, name) from error
+    return True
+
+
 async def _asked(url: str) -> str | None:
-    """The revision of another database than SQLite; None where it is empty."""
-    engine = create_async_engine(url)
+    """The revision of a PostgreSQL database; None where it is empty."""
+    engine = postgres.engine(url)
 
     def revision(connection: Connection) -> str | None:
         if not inspect(connection).has_table("alembic_version"):

@@ -50,7 +50,7 @@ class Preferences:
         self.personas = personas
         self._defaults = defaults
         self._known: dict[ChatKey, _Ways] = {}
-        self._version = -1
+        self._versions = (-1, -1)
         self._told = False
         if defaults.persona and personas.named(defaults.persona) is None:
             logger().warning("没有 persona 里写的人设，先用 system_prompt；文件放在 data_dir 下的 personas/ 里")
@@ -132,8 +132,9 @@ class Preferences:
         self._known.pop(chat, None)
 
     def _ways(self, chat: ChatKey) -> _Ways:
-        if self._version != self.personas.version:
-            self._version = self.personas.version
+        versions = self.personas.version, self._books.version
+        if self._versions != versions:
+            self._versions = versions
             self._known.clear()
         known = self._known.get(chat)
         if known is None:

@@ -223,7 +223,7 @@ class ChatService:
             self._lanes.close(chat)
 
     async def _run(self, turn: Turn) -> None:
-        turn.task = asyncio.create_task(self._turns.run(turn))
+        turn.task = asyncio.create_task(self._store.alone(turn.chat, lambda: self._turns.run(turn)))
         try:
             await turn.task
         except asyncio.CancelledError:

@@ -77,6 +77,16 @@ class Steering:
             raise InvalidRequest(error.message) from error
         return {name: (_value(before, known[name]), _value(after, known[name])) for name in values}
 
+    def adopt(self, kept: Mapping[str, Any]) -> None:
+        """Another server changed what is kept."""
+        old, before = self._kept, self.now
+        self._kept, self.now = dict(kept), overrides.over(self.below, kept)
+        try:
+            self._heed(before)
+        except ConfigError as error:
+            logs.logger().warning("别的服务器改的设置在这里用不了，先用原来的", reason=error.message)
+            self._kept, self.now = old, before
+
     def _heed(self, before: Resolved) -> None:
         """Let what holds now be heeded, where it is not as ``before``. Raises ConfigError; all stays as it was."""
         now, was = self.now.settings, before.settings

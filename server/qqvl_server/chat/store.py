@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +15,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from qqvl_server.chat.books import Books
 from qqvl_server.chat.clock import Clock
 from qqvl_server.chat.conversations.store import ConversationStore
+from qqvl_server.chat.coordination import LaneLost
 from qqvl_server.chat.database import Database
 from qqvl_server.chat.decision import Charge, Decision, Effort
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import TRIAL, Answer, ChatKey, ChatKind, MessagePart, Speaker, StoredMessage, Text
 from qqvl_server.chat.records import to_message
-from qqvl_server.chat.rows import answers, chats, ledger, recalls
+from qqvl_server.chat.rows import answers, chats, ledger, lifetimes, recalls
 from qqvl_server.chat.rows.recalls import Recalled
-from qqvl_server.chat.tables import ANSWERS, CHATS, DECISIONS, LEDGER, MESSAGES, RECALLS, SENT, is_of
+from qqvl_server.chat.tables import ANSWERS, CHATS, MESSAGES, is_of
 from qqvl_server.errors import StorageFailed
 
 _DAY_S: Final = 86400
-# A client retries for minutes; a week covers any journal it may replay.
-ANSWER_LIFETIME_S: Final = 7 * _DAY_S
-# How long it is known which messages are ours, and why we spoke.
-_MONTH_S: Final = 30 * _DAY_S
-_LIFETIMES: Final = {
-    ANSWERS: ANSWER_LIFETIME_S, RECALLS: ANSWER_LIFETIME_S, SENT: _MONTH_S, DECISIONS: _MONTH_S, LEDGER: _MONTH_S
-}  # fmt: skip
+_LOST: Final = "和数据库的连接断过，这个会话可能已由另一台服务器接着答，这次没有保存；请再发一次"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +106,11 @@ class Store:
         """A word for what keeps anything from being stored until somebody mends it; None while all is well."""
         return self.database.trouble
 
+    async def alone(self, chat: ChatKey, work: Callable[[], Awaitable[None]]) -> None:
+        """Do ``work`` while no other server is at this chat; what they changed before is known then."""
+        async with self.database.among.lane(str(chat)):
+            await work()
+
     async def add_message(self, draft: Draft) -> StoredMessage | None:
         """Make a message durable. A resend returns the stored line instead; None for one that was recalled."""
 
@@ -131,18 +131,18 @@ class Store:
 
     async def add_answers(
         self, chat: ChatKey, outcomes: Sequence[Outcome], bot: Speaker, charges: Sequence[Charge] = ()
-    ) -> None:
+    ) -> tuple[Answer, ...]:
         """Commit a reply, what the door will say about each message that shared the turn, and whom it cost what, in
-        one transaction. One of them at most has a reply; what was recalled in between keeps its silence.
+        one transaction; gives what stands for each. One of them at most has a reply; what was recalled or answered in
+        between, here or by another server, keeps what it was told.
         """
 
-        async def add(connection: AsyncConnection) -> None:
+        async def add(connection: AsyncConnection) -> tuple[Answer, ...]:
+            # The chat's row is held from here on: who has the lane after us waits for it before he reads.
             chat_id = await chats.chat_id_of(connection, chat)
-            fresh = [
-                outcome
-                for outcome in outcomes
-                if outcome.identity is None or not await answers.is_known(connection, chat_id, outcome.identity)
-            ]
+            await self.database.among.confirm(connection, str(chat))
+            known = [await answers.found(connection, chat_id, o.identity) if o.identity else None for o in outcomes]
+            fresh = [outcome for outcome, row in zip(outcomes, known, strict=True) if row is None]
             spoken = (o.answer for o in fresh if not o.aside and o.answer.should_reply)
             said = next((answer.reply for answer in spoken if answer.reply), None)
             line = said and await chats.append(connection, chat_id, "assistant", bot, (Text(said),), None)
@@ -156,8 +156,13 @@ class Store:
                     decision, effort = outcome.decision, outcome.effort
                     await answers.note(connection, chat_id, outcome.seq, message_id, decision, effort, at)
             await ledger.add(connection, charges)
+            stands = zip(outcomes, known, strict=True)
+            return tuple(outcome.answer if row is None else answers.to_answer(row) for outcome, row in stands)
 
-        await self._write(add)
+        try:
+            return await self._write(add)
+        except LaneLost as lost:
+            raise StorageFailed(_LOST) from lost
 
     async def add_command(self, chat: ChatKey, chat_name: str, identity: Identity | None, answer: Answer) -> None:
         """Keep a command's answer for whoever asks again; it is no part of the talk."""
@@ -277,13 +282,7 @@ class Store:
                 await self._forget_old()
 
     async def _forget_old(self) -> None:
-        async def sweep(connection: AsyncConnection) -> None:
-            for table, lifetime_s in _LIFETIMES.items():
-                await connection.execute(delete(table).where(table.c.created_at < self._clock.now() - lifetime_s))
-            await chats.delete_old_trials(connection, self._clock.now() - _DAY_S)
-            await chats.delete_unspoken(connection)
-
-        await self._write(sweep)
+        await self._write(lambda connection: lifetimes.sweep(connection, self._clock.now()))
 
 
 def sqlite_url(folder: Path) -> str:

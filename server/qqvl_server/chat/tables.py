@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -13,14 +12,13 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
-    String,
     Table,
-    Text,
     UniqueConstraint,
     and_,
     or_,
 )
 
+from qqvl_server.chat.columns import JSON, String, Text
 from qqvl_server.chat.identity import Identity
 
 METADATA = MetaData()

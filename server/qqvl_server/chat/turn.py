@@ -155,7 +155,7 @@ class Turns:
         told = await self._commander.refusal(arrival.incoming, command)
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision, aside=True)
-        await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
+        (answer,) = await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
         self._count(arrival.incoming.chat, decision)
         arrival.settle(answer)
 
@@ -165,7 +165,7 @@ class Turns:
         told = self._blocking.reply if decision.speak else ""
         answer = Answer(told, should_reply=bool(told), warnings=arrival.warnings, reason=decision.reason)
         outcome = Outcome(arrival.identity, answer, _stored(arrival).seq, decision)
-        await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
+        (answer,) = await self._store.add_answers(arrival.incoming.chat, [outcome], BOT)
         self._count(arrival.incoming.chat, decision)
         if told:
             self._exchanges.spoke(arrival.incoming.chat, time.time())
@@ -266,12 +266,12 @@ class Turns:
     async def _commit(
         self, turn: Turn, outcomes: list[Outcome], members: Sequence[Arrival], charges: Sequence[Charge] = ()
     ) -> None:
-        await self._store.add_answers(turn.chat, outcomes, BOT, charges)
-        for arrival, outcome in zip(members, outcomes, strict=True):
+        answers = await self._store.add_answers(turn.chat, outcomes, BOT, charges)
+        for arrival, outcome, answer in zip(members, outcomes, answers, strict=True):
             if outcome.decision is not None:
                 self._count(turn.chat, outcome.decision)
             # Recalled while it was committed: its reply has left already.
-            arrival.settle(SILENT if arrival.is_recalled else outcome.answer)
+            arrival.settle(SILENT if arrival.is_recalled else answer)
 
     def _count(self, chat: ChatKey, decision: Decision) -> None:
         if chat.is_trial:

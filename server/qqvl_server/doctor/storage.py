@@ -11,6 +11,7 @@ from typing import Final
 import psutil
 
 from qqvl_server.chat import inspection
+from qqvl_server.chat.postgres import is_address as is_shared
 from qqvl_server.chat.store import sqlite_url
 from qqvl_server.doctor.finding import Case, Finding, failed, ok, skipped
 from qqvl_server.errors import StorageFailed
@@ -36,7 +37,7 @@ def folder(case: Case) -> Finding:
     if not there.exists():
         above = next(one for one in there.absolute().parents if one.exists())
         return _written(above, there, where, "还没有，第一次启动时建")
-    if case.running is None and is_held(there):
+    if case.running is None and not is_shared(_url(case)) and is_held(there):
         return failed(
             f"数据目录 {there} 正被另一个 qqvl 服务使用，而它不在 {case.settings.server.port} 端口上",
             where,

@@ -246,9 +246,8 @@ class LocalVoice(Generic[P]):
 
     async def _prepared(self, request: GenerationRequest) -> P:
         prepare = self._aside(self._pool(request), lambda: self._prompts.prepare(request))
-        prompt = await in_time(prepare, request.deadline)
-        if prompt.tokens >= self._context_tokens:
-            limit = self._context_tokens
+        prompt, limit = await in_time(prepare, request.deadline), self._context_tokens
+        if prompt.tokens >= limit:
             raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {limit}", limit=limit)
         return prompt
 
@@ -256,8 +255,7 @@ class LocalVoice(Generic[P]):
         self, prompt: P, request: GenerationRequest, wanted: Grammar | None
     ) -> Callable[[int], TokenMask] | None:
         """What makes a reply's mask of the most tokens that it may have; None where nothing constrains it."""
-        speaking = await self._speaking(request, wanted)
-        opened = prompt.opens_thought
+        speaking, opened = await self._speaking(request, wanted), prompt.opens_thought
         budget = budget_of(request.thinking, opened=opened, thinks=prompt.thinks)
         free = budget is None and not (opened and speaking)
         if request.raw is not None or free or (opened and tells_of_thought(wanted)):
@@ -272,8 +270,7 @@ class LocalVoice(Generic[P]):
 
     async def _speaking(self, request: GenerationRequest, wanted: Grammar | None) -> Callable[[int], TokenMask] | None:
         if wanted is None:
-            tools = request.callable_tools
-            if not tools or self._grammars is None:
+            if not (tools := request.callable_tools) or self._grammars is None:
                 return None
             return await self._grammars.while_calling(tools, strict=request.tool_choice.allowed is not None)
         if self._grammars is None:

@@ -11,8 +11,9 @@ import os
 import re
 import tempfile
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -22,14 +23,18 @@ from qqvl_server.errors import ImageRejected, StorageFailed
 from qqvl_server.media.animations import BROKEN
 from qqvl_server.media.decoder import Decoder, TooSlow
 from qqvl_server.media.image import ImageLimits, ImageRef, decode_base64
+from qqvl_server.media.shared import SharedPictures, Unreachable
 from qqvl_server.observe.logs import logger
 
 Frames = tuple[Image.Image, ...]
 T = TypeVar("T")
 
 EXPIRED: Final = "图片已过期"
+UNREACHABLE: Final = "它在合用的图片库里，这台服务器现在连不上"
 DAMAGED: Final = "磁盘上的图片已损坏，重新发一次就能看到"
 _SCRATCH: Final = "tmp"
+# No picture takes longer to be written.
+_HALF_WRITTEN_S: Final = 600
 _HASH: Final = re.compile("[0-9a-f]{64}")
 # Hashes of pictures that cost too much; a word each.
 _REMEMBERED_SLOW: Final = 10_000
@@ -40,8 +45,12 @@ _FRESH_BYTES: Final = 48_000_000
 class ImageLibrary:
     """Blocking by nature: callers run it in a worker thread. Safe to call from several threads. ``close`` it."""
 
-    def __init__(self, folder: Path, capacity_bytes: int, limits: ImageLimits) -> None:
+    def __init__(
+        self, folder: Path, capacity_bytes: int, limits: ImageLimits, shared: SharedPictures | None = None
+    ) -> None:
+        """``shared`` is where other servers look, too; ``folder`` then holds what was looked at lately."""
         self._folder = folder
+        self._shared = shared
         self._capacity = capacity_bytes
         self.limits = limits
         self._lock = threading.Lock()
@@ -49,10 +58,11 @@ class ImageLibrary:
         self._slow: OrderedDict[str, str] = OrderedDict()
         self._fresh: OrderedDict[ImageRef, Frames] = OrderedDict()
         folder.mkdir(parents=True, exist_ok=True)
-        # What a kill left half written.
+        # What a kill left half written; of another server on this folder it is not.
         for scratch in folder.glob(f"{_SCRATCH}*"):
             with contextlib.suppress(OSError):
-                scratch.unlink()
+                if time.time() - scratch.stat().st_mtime > _HALF_WRITTEN_S:
+                    scratch.unlink()
         self._used = sum(path.stat().st_size for path in folder.glob("*/*"))
 
     def close(self) -> None:
@@ -83,39 +93,50 @@ class ImageLibrary:
             if _is_whole(path, sha256, len(data)):
                 os.utime(path)
             else:
+                if self._shared is not None:
+                    # First, so that what is here is there as well.
+                    self._shared.put(sha256, data)
                 self._write(path, data)
         except OSError as error:
             raise StorageFailed("磁盘写不进去，图片没有保存，请检查剩余空间") from error
+        except Unreachable as error:
+            raise StorageFailed("合用的图片库连不上，图片没有保存，请稍后再试") from error
         self._keep_fresh(looked.ref, looked.frames)
         return looked.ref
 
     def holds(self, ref: ImageRef) -> bool:
-        """Whether the bytes are still here, not aged out and not cut short."""
+        """Whether the bytes are still kept, not aged out and not cut short.
+
+        True also where that cannot be told: whoever opens it hears why it is not seen.
+        """
         try:
-            return self._path(ref.sha256).stat().st_size == ref.size
-        except OSError:
-            return False
+            return self._is_here(ref) or self._fetch(ref.sha256)
+        except Unreachable:
+            return True
 
     def read(self, sha256: str) -> bytes | None:
         """The bytes of a kept picture as they came; None where it has aged out, or for what is no hash."""
         if not _HASH.fullmatch(sha256):
             return None
-        try:
-            return self._path(sha256).read_bytes()
-        except OSError:
-            return None
+        with contextlib.suppress(OSError, Unreachable):
+            if self._path(sha256).exists() or self._fetch(sha256):
+                return self._path(sha256).read_bytes()
+        return None
 
     def open(self, ref: ImageRef) -> Frames:
         """Frames of a kept picture as upright RGB.
 
         Raises:
-            ImageRejected: aged out, damaged on disk, or too slow.
+            ImageRejected: aged out, damaged on disk, too slow, or only where other servers look, which is away.
             Busy, Draining: as ``Decoder``.
         """
         path = self._path(ref.sha256)
-        if not path.exists():
-            raise ImageRejected(EXPIRED)
-        if self.holds(ref) and (fresh := self._taken_fresh(ref)) is not None:
+        try:
+            if not path.exists() and not self._fetch(ref.sha256):
+                raise ImageRejected(EXPIRED)
+        except Unreachable as error:
+            raise ImageRejected(UNREACHABLE) from error
+        if self._is_here(ref) and (fresh := self._taken_fresh(ref)) is not None:
             with contextlib.suppress(OSError):
                 os.utime(path)
             return fresh
@@ -130,6 +151,37 @@ class ImageLibrary:
             logger().warning("磁盘上的一张图片已损坏，已删除", bytes=len(data))
             raise ImageRejected(DAMAGED)
         return self._decoded(ref.sha256, lambda: self._decoder.frames(data, ref))
+
+    def drop(self, before: float, keep: Collection[str] = ()) -> int:
+        """Delete pictures that were not used since ``before``, in seconds since the epoch, and are not among ``keep``.
+
+        Gives how many. Raises OSError.
+        """
+        gone = 0
+        for path in self._folder.glob("*/*"):
+            with self._lock, contextlib.suppress(FileNotFoundError):
+                found = path.stat()
+                if found.st_mtime < before and path.name not in keep:
+                    path.unlink()
+                    self._used -= found.st_size
+                    gone += 1
+        return gone
+
+    def _is_here(self, ref: ImageRef) -> bool:
+        try:
+            return self._path(ref.sha256).stat().st_size == ref.size
+        except OSError:
+            return False
+
+    def _fetch(self, sha256: str) -> bool:
+        """Whether it is here now: another server may have kept it. Raises Unreachable."""
+        data = self._shared.get(sha256) if self._shared is not None else None
+        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+            return False
+        with contextlib.suppress(OSError):
+            self._write(self._path(sha256), data)
+            return True
+        return False
 
     def _decoded(self, sha256: str, work: Callable[[], T]) -> T:
         """What ``work`` gives, unless the picture was found too slow before."""

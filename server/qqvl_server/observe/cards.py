@@ -29,9 +29,9 @@ class Cards:
         self._is_open = False
 
     def read(self) -> list[dict[str, Any]]:
-        """A card each: ``gpu``, the driver's number of it, ``name``, ``total_mb``, ``used_mb`` by all, ``own_mb`` by this
-        process (None where the driver cannot tell, as in a container with process ids of its own), ``busy`` 0 to 1 over
-        the driver's last instants.
+        """A card each: ``gpu``, the driver's number of it, ``name``, ``total_mb``, ``used_mb`` by all, ``own_mb`` by
+        this process (None where the driver cannot tell, as in a container with process ids of its own), ``busy`` 0 to
+        1 over the driver's last instants.
         """
         if not self._is_open:
             self._is_open = True

@@ -49,10 +49,10 @@ def build(links: Links, is_ready: Callable[[], bool]) -> Door:
         try:
             told = validated(ClientStatus, await read_object(request))
         except QqvlError:
-            request.scope["qqvl.count"]("")
+            await request.scope["qqvl.count"]("")
             raise
         # Apart from what it relays, which it must not be kept from by telling that it can.
-        request.scope["qqvl.count"](f"status {told.self_id}")
+        await request.scope["qqvl.count"](f"status {told.self_id}")
         links.told(told.self_id, is_up=told.link == "up", reason=told.reason)
         return Response(StatusReply(ready=is_ready()).model_dump_json(), media_type="application/json")
 

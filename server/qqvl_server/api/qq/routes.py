@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -161,13 +161,13 @@ async def _read(model: type[M], request: Request) -> M:
     Raises:
         InvalidRequest, RateLimited
     """
-    count: Callable[[str], None] = request.scope["qqvl.count"]
+    count: Callable[[str], Awaitable[None]] = request.scope["qqvl.count"]
     try:
         body = _validated(model, await read_object(request))
     except QqvlError:
-        count("")
+        await count("")
         raise
-    count(_whose(body))
+    await count(_whose(body))
     return body
 
 

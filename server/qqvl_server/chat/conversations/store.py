@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -52,10 +53,26 @@ class ConversationStore:
         self._database = database
 
     async def begin(self) -> None:
-        """Answers that the last run of the server left unfinished stay as far as they came."""
+        """Answers that a server which ended left unfinished stay as far as they came; those of others go on."""
         ended = {"status": Status.INTERRUPTED.value, "error": "服务器在答到一半时停了"}
-        unfinished = CONVERSATION_MESSAGES.c.status == Status.RUNNING.value
-        await self._database.write(lambda c: c.execute(update(CONVERSATION_MESSAGES).where(unfinished).values(ended)))
+
+        async def work(connection: AsyncConnection) -> None:
+            unfinished = CONVERSATION_MESSAGES.c.status == Status.RUNNING.value
+            rows = await connection.execute(
+                select(CONVERSATION_MESSAGES.c.id, CONVERSATIONS.c.public_id)
+                .join(CONVERSATIONS, CONVERSATIONS.c.id == CONVERSATION_MESSAGES.c.conversation_id)
+                .where(unfinished)
+            )
+            for row in rows.all():
+                if not await self._database.among.is_held(connection, row.public_id):
+                    mine = CONVERSATION_MESSAGES.c.id == row.id
+                    await connection.execute(update(CONVERSATION_MESSAGES).where(mine).values(ended))
+
+        await self._database.write(work)
+
+    def alone(self, public_id: str) -> AbstractAsyncContextManager[None]:
+        """The only answer that is being made in a conversation, among all servers. Raises StorageFailed."""
+        return self._database.among.lane(public_id)
 
     async def create(self, owner: str, title: str, values: Mapping[str, Any]) -> Conversation:
         """``values`` are ``system_prompt``, ``sampling`` and ``tools``, where there are any."""

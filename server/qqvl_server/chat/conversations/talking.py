@@ -157,7 +157,8 @@ class Talking:
         status, error, code = Status.DONE, None, None
         try:
             running.begin()
-            await self._listen(voice, await self._asked(voice, conversation, path, request), running)
+            async with self.store.alone(conversation.id):
+                await self._listen(voice, await self._asked(voice, conversation, path, request), running)
         except asyncio.CancelledError:
             status = running.ends or Status.INTERRUPTED
             error = None if status is Status.STOPPED else "服务器停了，回答没有说完"

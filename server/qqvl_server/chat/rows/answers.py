@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Row, and_, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from qqvl_server.chat.columns import clean
 from qqvl_server.chat.decision import Activity, Decision, Effort, Reason, Told
 from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer
@@ -196,7 +197,7 @@ async def blank_all(connection: AsyncConnection, chat_id: int) -> None:
 async def report(connection: AsyncConnection, chat_id: int, reply_seq: int, ids: Sequence[str], now: float) -> None:
     """Add to what QQ calls the messages of a reply, in order."""
     known = set(await _sent(connection, chat_id, reply_seq))
-    for sent_id in ids:
+    for sent_id in map(clean, ids):
         if sent_id not in known:
             known.add(sent_id)
             await connection.execute(

@@ -14,7 +14,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Protocol, TypeVar
 
+from qqvl_server.engine.steps.figures import CLASSES
 from qqvl_server.engine.steps.meter import Meter
+from qqvl_server.engine.steps.request import Priority
 from qqvl_server.errors import Away, EngineDead, GenerationFailed, ImageRejected, InvalidRequest, QqvlError
 from qqvl_server.generation.account import Account
 from qqvl_server.generation.deadlines import in_time, too_late
@@ -31,8 +33,7 @@ T = TypeVar("T")
 _TRIES: Final = 3
 # Between two of them: whoever routes must have heard of the death.
 _PAUSE_S: Final = 0.2
-# Pictures may age out of a replica between being sent and being shown.
-_PICTURE_TRIES: Final = 3
+_PICTURE_TRIES: Final = 3  # they may age out of a replica between being sent and being shown
 AWAY_AFTER_S: Final = 10.0
 _REMEMBERED_COUNTS: Final = 8192
 _COUNTED_CHARACTERS: Final = 2000
@@ -139,7 +140,7 @@ class RemoteVoice:
                             if isinstance(event, Finished):
                                 self._finished(event, account)
                             yield event
-                    self._metrics.waited(None, first, request.urgency.name.lower())
+                    self._metrics.waited(None, first, CLASSES[Priority(request.urgency)])
                     return
                 except (ReplicaLost, EngineDead):
                     self._tell_lost(tried)
