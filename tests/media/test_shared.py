@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -32,7 +33,7 @@ class Bucket:
         self._server.stop()
 
 
-def moto():  # type: ignore[no-untyped-def]
+def moto() -> Any:
     # Imported late: it takes its time.
     import moto.server
 

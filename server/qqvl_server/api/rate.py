@@ -52,7 +52,8 @@ class RateStore:
                 raise ValueError
             storage = limits.aio.storage.RedisStorage(
                 address, wrap_exceptions=True, implementation="redispy", key_prefix="qqvl",
-                socket_timeout=_STORE_S, socket_connect_timeout=_STORE_S, retry=Retry(NoBackoff(), 0),
+                socket_timeout=_STORE_S, socket_connect_timeout=_STORE_S,
+                retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
             )  # fmt: skip
         except (ValueError, ConfigurationError) as error:
             raise ConfigError("rate_store_url 写得不对；应像 redis://:密码@主机:6379/0") from error
