@@ -82,6 +82,11 @@ def _length(new: int, stream: int, turn: int) -> int:
     return new if new == 1 else random.Random(f"{stream} {turn}").randint(new // 2, new * 3 // 2)
 
 
+def tokens_of(streams: int, turns: int, new: int) -> int:
+    """Of all replies together."""
+    return sum(_length(new, stream, turn) for stream in range(streams) for turn in range(turns))
+
+
 class Caller(asyncio.Protocol):
     """One connection that asks again and again, as the SDKs keep theirs. It only looks for an answer's end.
 
@@ -183,7 +188,7 @@ def _compared(
         work = Workload(words)
         door.append(asyncio.run(through_the_door(server.base, server.model, work, given.streams, given.turns, new)))
     requests = given.streams * given.turns
-    tokens = sum(_length(new, stream, turn) for stream in range(given.streams) for turn in range(given.turns))
+    tokens = tokens_of(given.streams, given.turns, new)
     # The best of each: what else runs on the machine only ever adds, and more to what needs both cores.
     engine_s, door_s = min(bare), min(door)
     return {

@@ -30,7 +30,7 @@ bound_spinning()
 import numpy as np  # noqa: E402
 from figures import median, report  # noqa: E402
 
-from qqvl_server import app  # noqa: E402
+from qqvl_server import app, voices  # noqa: E402
 from qqvl_server.chat.gate import features, fitting, scenes  # noqa: E402
 from qqvl_server.chat.gate.scenes import Line, Scene  # noqa: E402
 from qqvl_server.chat.gate.scoring import Row, table  # noqa: E402
@@ -149,7 +149,7 @@ async def measured(
     test = [scene for scene in found if scene.split == "test"]
     with tempfile.TemporaryDirectory() as folder:
         library = app.image_library(settings, Path(folder))
-        voice = app.load_voice(settings, checkpoint, library, metrics)
+        voice = voices.load_voice(settings, checkpoint, library, metrics)
         seen = await table(voice, training, _NAMES, settings.chat.system_prompt)
         unseen = await table(voice, test, _NAMES, settings.chat.system_prompt)
         generated = metrics.registry.get_sample_value("qqvl_generation_tokens_total")

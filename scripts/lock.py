@@ -14,7 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "# 由 scripts/lock.py 写成，不要手改。安装：pip install --no-deps --require-hashes -r {}\n"
-OF_CUDA = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)==")
+# What asks the driver how a card is doing is wanted everywhere; the rest belongs to torch's build.
+OF_CUDA = re.compile(r"(torch|triton|nvidia-(?!ml-py).*|cuda-.*)==")
 
 
 def compiled(*sources: str) -> list[str]:

@@ -100,6 +100,12 @@ class ScriptedVoice:
     async def warm(self, request: GenerationRequest) -> None:
         self.warmed.append(request)
 
+    async def watch(self) -> None:
+        await asyncio.Event().wait()
+
+    async def length(self, request: GenerationRequest) -> int:
+        return len(await self.tokenize(request))
+
     async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         if isinstance(request.raw, tuple):
             return request.raw

@@ -16,12 +16,18 @@ from typing import Any, Self
 
 import httpx
 
+from tests.template import Forked, Template
+
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "models" / "qqvl-demo"
 ASSETS = ROOT.parent / "shared" / "qwen3-vl-assets"
 ENTRY = ROOT / "server" / "api_server_qwen3vl.py"
 # Importing torch on a very busy two-core machine can take minutes.
 START_S = 300
+TEMPLATE = Template(
+    ("qqvl_server.app", "qqvl_server.generation.local", "qqvl_server.weights.load", "qqvl_server.engine.build"),
+    (ROOT / "server",),
+)
 
 
 class RunningServer:
@@ -61,24 +67,15 @@ class RunningServer:
     def start(self, port: int = 0) -> None:
         """Start, or start again on the same data folder; waits until ``/health`` says healthy. ``port`` 0: any."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("QQVL_")} | self._env
-        log = self.log_path.open("ab")
-        self._log_start = log.tell()
-        self.process = subprocess.Popen(
-            [
-                *self._command,
-                "--port",
-                str(port),
-                "--data-dir",
-                str(self.data_dir),
-                "--log-format",
-                "json",
-                *self._flags,
-            ],
-            stdout=log,
-            stderr=log,
-            env=env,
-        )
-        log.close()
+        fixed = ("--port", str(port), "--data-dir", str(self.data_dir), "--log-format", "json")
+        with self.log_path.open("ab") as log, open(os.devnull, "rb") as none:
+            self._log_start = log.tell()
+            streams = (none.fileno(), log.fileno(), log.fileno())
+            command = (*self._command, *fixed, *self._flags)
+            # Who does not wait looks at the start itself, and sees all of it.
+            self.process: subprocess.Popen[bytes] | Forked = (
+                TEMPLATE.start(command, env, streams) if self._wait else Template.start_anew(command, env, streams)
+            )
         self.base = self._announced_url()
         self.http = httpx.Client(base_url=self.base, timeout=60, trust_env=False)
         if self._wait:
@@ -176,17 +173,12 @@ def group_body(
     }
 
 
-def run_cli(*flags: str, env: dict[str, str] | None = None, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    *flags: str, env: dict[str, str] | None = None, timeout: float = 90, typed: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run the entry script to its end."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("QQVL_")} | (env or {})
-    return subprocess.run(
-        [sys.executable, str(ENTRY), *flags],
-        capture_output=True,
-        encoding="utf-8",
-        env=clean,
-        timeout=timeout,
-        check=False,
-    )
+    return TEMPLATE.run((sys.executable, str(ENTRY), *flags), clean, timeout, typed)
 
 
 @contextlib.contextmanager

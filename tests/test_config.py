@@ -131,6 +131,12 @@ def test_a_wider_address_is_taken_with_a_key_or_from_the_command_line(tmp_path: 
     assert resolve({"host": "0.0.0.0"}, {}, None).settings.server.host == "0.0.0.0"
 
 
+def test_a_stop_may_wait_for_the_longest_answer() -> None:
+    """Longer than ``request_timeout_s`` lets one take; less would cut it where one of several servers is drained."""
+    found = resolve({"shutdown_grace_s": "600"}, {}, None).settings
+    assert found.server.shutdown_grace_s > found.generation.request_timeout_s
+
+
 def test_every_setting_is_described_and_named_once() -> None:
     names = [knob.name for knob in knobs()]
     assert len(names) == len(set(names))

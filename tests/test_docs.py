@@ -98,6 +98,7 @@ def test_a_readme_names_every_route_and_no_other(readme: str, server: RunningSer
         "docs/architecture.md",
         "docs/client.md",
         "docs/deploy.md",
+        "docs/observability.md",
         "docs/docker.md",
         "docs/scale.md",
         "docs/windows.md",

@@ -156,6 +156,13 @@ def keys_for_all_to_read(place: Path) -> Iterator[Flags]:
 
 
 @contextlib.contextmanager
+def an_upstream_that_does_not_answer(_: Path) -> Iterator[Flags]:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        place = held.getsockname()[1]
+    yield ("--engine", "upstream", "--upstream-url", f"http://127.0.0.1:{place}")
+
+
+@contextlib.contextmanager
 def a_setting_that_is_none(_: Path) -> Iterator[Flags]:
     yield ("--port", "nine thousand")
 
@@ -176,6 +183,7 @@ FAULTS: tuple[tuple[Planted, str, str, str], ...] = (
     (a_database_of_a_later_release, "database", "storage.data_dir（现在由 --data-dir 给出）", "升级 qqvl"),
     (a_clock_that_went_back, "clock", "系统时间", "timedatectl"),
     (more_pictures_than_disk, "disk", "storage.image_store_gb（现在由 --image-store-gb 给出）", "10000"),
+    (an_upstream_that_does_not_answer, "model", "upstream.upstream_url（现在由 --upstream-url 给出）", "连不上"),
     (a_setting_that_is_none, "settings", "设置", "--port"),
 )
 

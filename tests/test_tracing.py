@@ -114,6 +114,16 @@ def test_what_left_the_logs_is_told_from_the_database(tmp_path: Path, capsys: py
     assert file.read_bytes() == before
 
 
+def test_the_clients_folder_is_where_its_settings_say(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere = data.parent / f"{data.name}-client"
+    (data / "client").rename(elsewhere)
+    assert "收到" not in traced(capsys, data, "42", "--chat", "group:5")[1]
+    file = data / "qqvl.yaml"
+    file.write_text(f"client:\n  data_dir: {elsewhere}\n", encoding="utf-8")
+    for flags in (("--config", str(file)), ("--client-data-dir", str(elsewhere))):
+        assert "收到" in traced(capsys, data, "42", "--chat", "group:5", *flags)[1]
+
+
 def test_nothing_known_says_where_was_looked(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, said = traced(capsys, data, "43")
     assert status == 1

@@ -25,8 +25,8 @@ class Parser(argparse.ArgumentParser):
         if "expected one argument" in rest:
             raise SettingsError(f"{flag} 后面要跟一个值")
         if choices := re.search(r"choose from (.*)\)", rest):
-            known = choices[1].replace("'", "").replace(", ", "、")
-            raise SettingsError(f"{flag} 只能是 {known}")
+            choice = choices[1].replace("'", "").replace(", ", "、")
+            raise SettingsError(f"{flag} 只能是 {choice}")
         raise SettingsError(f"命令行不对（{message}）；用 {self.prog} --help 看写法")
 
 

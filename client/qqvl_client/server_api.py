@@ -31,7 +31,9 @@ MAX_ANSWER = 10_000_000
 EVENTS = "text/event-stream"
 # The codes of error bodies, docs/qq.md: what an event stream tells in place of a status.
 REFUSED = frozenset({"invalid_request", "image_rejected", "context_length_exceeded", "payload_too_large", "forbidden"})
-BUSY = frozenset({"busy", "rate_limit_exceeded", "model_loading", "shutting_down", "storage_failed", "engine_dead"})
+BUSY = frozenset(
+    {"busy", "rate_limit_exceeded", "model_loading", "shutting_down", "storage_failed", "engine_dead", "upstream_away"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import socket
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from starlette.types import ASGIApp
 
 from qqvl_server import front, hosts, invocation, keys, signin, welcome
 from qqvl_server.api import server
@@ -23,17 +26,18 @@ from qqvl_server.api.openai import routes as openai
 from qqvl_server.api.pictures import Pictures
 from qqvl_server.api.qq import routes as qq
 from qqvl_server.api.responses import routes as responses
+from qqvl_server.chat import retention
 from qqvl_server.chat.gate.weights import Gate
 from qqvl_server.chat.gate.weights import load as load_gate
 from qqvl_server.chat.personas import Personas
 from qqvl_server.chat.postgres import is_address as is_shared
+from qqvl_server.chat.retention import Retention
 from qqvl_server.chat.service import ChatService
 from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.config import Resolved
 from qqvl_server.connections import quieted, raise_limit, web_config
 from qqvl_server.errors import ConfigError, WeightsError
 from qqvl_server.front import Front, Rooms
-from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice
 from qqvl_server.hosts import is_loopback
 from qqvl_server.keeping.finishing import finish
@@ -50,37 +54,64 @@ from qqvl_server.observe.metrics import Metrics
 from qqvl_server.process import EXIT_CONFIG, EXIT_ENGINE_DEAD, EXIT_OK, EXIT_WEIGHTS, Server, bound, leave, locked
 from qqvl_server.settings import Settings
 from qqvl_server.signin import SignIn
-from qqvl_server.weights.fingerprint import fingerprint
+from qqvl_server.voices import Loading, loading
+from qqvl_server.weights.fingerprint import fingerprint_of
 from qqvl_server.weights.locate import Checkpoint
 
 _EXITS = {WeightsError: EXIT_WEIGHTS, ConfigError: EXIT_CONFIG}
 
 
-def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path) -> int:
+def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, load: Loading | None = None) -> int:
     """Run until stopped; returns the process's exit status.
+
+    Args:
+        load: gives the voice, blocking; by default the checkpoint's, in this process.
 
     Raises:
         ConfigError: the port is taken or the data folder is in use.
         StorageFailed: the database cannot be opened.
     """
     place = resolved.settings.server
-    url = resolved.settings.storage.database_url or sqlite_url(data_dir)
-    folder = locked(data_dir, with_others=is_shared(url))
     kept = logs.kept_in(data_dir / "logs", resolved.settings.observe)
-    with folder as is_ours, bound(place.host, place.port) as listener, kept:
+    with held(resolved.settings, data_dir) as is_ours, bound(place.host, place.port) as listener, kept:
+        return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener, load))
+
+
+@contextmanager
+def held(settings: Settings, data_dir: Path) -> Iterator[Callable[[], bool]]:
+    """As ``locked``; what a restore was doing when it was killed is brought to its end."""
+    url = settings.storage.database_url or sqlite_url(data_dir)
+    with locked(data_dir, with_others=is_shared(url)) as is_ours:
         finish(data_dir.absolute(), url, logger().warning)
-        return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener))
+        yield is_ours
 
 
-async def _serve(
-    resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, is_ours: Callable[[], bool], listener: socket.socket
-) -> int:
+@dataclass(frozen=True, slots=True)
+class House:
+    """All that stands behind the port. ``idle`` returns once nobody waits for an answer; ``load`` gives the
+    checkpoint's own voice."""
+
+    web: ASGIApp
+    life: Lifecycle
+    service: ChatService
+    library: ImageLibrary
+    sign_in: SignIn
+    idle: Callable[[], Awaitable[None]]
+    load: Loading
+
+
+@asynccontextmanager
+async def opened(
+    resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, is_ours: Callable[[], bool], metrics: Metrics
+) -> AsyncIterator[House]:
+    """Everything but the voice, which ``House.life`` is given later, and the port.
+
+    Raises StorageFailed.
+    """
     settings = resolved.settings
-    raise_limit()
     quieted(asyncio.get_running_loop())
-    metrics = Metrics()
     library = image_library(settings, data_dir)
-    life = Lifecycle(settings.weights.device)
+    life = Lifecycle("upstream" if checkpoint.is_elsewhere else settings.weights.device)
     sign_in = SignIn.at(data_dir)
     async with Store.open(settings.storage.database_url or sqlite_url(data_dir), is_ours) as store:
         service = ChatService(
@@ -95,27 +126,45 @@ async def _serve(
             resolved, data_dir, checkpoint.is_demo, store, service, access, life.get,
             lambda: life.status(service, store.trouble), library, metrics, links, sign_in,
         )  # fmt: skip
-        async with front.opened(rooms) as page:
+        retained = Retention(store, library, settings.storage, lambda: bool(service.running_turns()))
+        async with front.opened(rooms) as page, retention.running(retained):
             doors = (
                 qq.build(service), client.build(links, lambda: admin.is_healthy(rooms.status)), openai.build(access),
                 responses.build(access), anthropic.build(access), *admin.build(rooms.status, metrics, links),
                 *page.doors,
             )  # fmt: skip
             guard = server.build(doors, settings.server, metrics, sign_in)
-            http = Server(web_config(server.opened_to_pages(guard, settings.server), settings.server.body_timeout_s))
-            url = hosts.url(settings.server.host, listener.getsockname()[1])
-            load = functools.partial(load_voice, settings, checkpoint, library, metrics)
-            _announce_address(settings, url)
-            _announce_page(sign_in, data_dir, hosts.near_url(settings.server.host, listener.getsockname()[1]))
-            # A decode may take longer than anybody waits for us to stop.
-            ready = functools.partial(_announce_ready, settings, checkpoint, data_dir, url)
             idle = functools.partial(_idle, guard, page)
-            stopping = life.stopping(http, service, idle, library.close, settings.server.shutdown_grace_s)
-            async with life.supervised(http, load, ready), stopping:
-                await http.serve(sockets=[listener])
-            signin.withdraw(data_dir, sign_in)
+            web = server.opened_to_pages(guard, settings.server)
+            yield House(web, life, service, library, sign_in, idle, await loading(settings, checkpoint, store))
         if life.voice is not None:
             await life.voice.aclose()
+
+
+async def _serve(
+    resolved: Resolved,
+    checkpoint: Checkpoint,
+    data_dir: Path,
+    is_ours: Callable[[], bool],
+    listener: socket.socket,
+    load: Loading | None,
+) -> int:
+    settings, place = resolved.settings, resolved.settings.server
+    raise_limit()
+    metrics = Metrics()
+    async with opened(resolved, checkpoint, data_dir, is_ours, metrics) as house:
+        life, library = house.life, house.library
+        http = Server(web_config(house.web, place.body_timeout_s))
+        url = hosts.url(place.host, listener.getsockname()[1])
+        _announce_address(settings, url)
+        _announce_page(house.sign_in, data_dir, hosts.near_url(place.host, listener.getsockname()[1]))
+        # A decode may take longer than anybody waits for us to stop.
+        ready = functools.partial(_announce_ready, settings, checkpoint, data_dir, url)
+        stopping = life.stopping(http, house.service, house.idle, library.close, place.shutdown_grace_s)
+        voice = functools.partial(load or house.load, library, metrics)
+        async with life.supervised(http, voice, ready), stopping:
+            await http.serve(sockets=[listener])
+        signin.withdraw(data_dir, house.sign_in)
     if life.failure is not None:
         print(told(f"错误：{life.failure.message}"), file=sys.stderr)
         return _EXITS.get(type(life.failure), EXIT_ENGINE_DEAD)
@@ -134,8 +183,7 @@ async def _idle(guard: Guard, page: Front) -> None:
 def _gate(checkpoint: Checkpoint, data_dir: Path) -> Gate | None:
     """Blocking; None also where the weights cannot be read: loading them will say so."""
     try:
-        folder = Path(checkpoint.source)
-        return load_gate(data_dir, folder, fingerprint(folder))
+        return load_gate(data_dir, Path(checkpoint.source), fingerprint_of(checkpoint))
     except (OSError, WeightsError):
         return None
 
@@ -176,40 +224,6 @@ def _access(
         settings.media.max_images,
         settings.server.any_model_name,
     )
-
-
-def load_voice(settings: Settings, checkpoint: Checkpoint, library: ImageLibrary, metrics: Metrics) -> Voice:
-    """Blocking; torch and Transformers are imported only here, so that usage errors answer in a blink."""
-    from qqvl_server.generation.constraints.grammar import GrammarCompiler
-    from qqvl_server.generation.engines import choosing
-    from qqvl_server.generation.prompts.preprocess import Preprocessor
-    from qqvl_server.weights.load import load
-
-    logger().info("正在加载模型", model=checkpoint.name, gb=round(checkpoint.weight_bytes / 1e9, 2))
-    loaded = load(checkpoint, settings.weights)
-    context = min(loaded.context_tokens, settings.generation.context_tokens)
-    engine = choosing.build(loaded, settings.engine, context, metrics, max_pending=settings.generation.max_pending)
-    context = choosing.longest(engine, context)
-    logger().info("模型已加载", model=checkpoint.name, device=loaded.device, dtype=loaded.dtype, context_tokens=context)
-    voice = LocalVoice(
-        Preprocessor(loaded.processor, library, settings.media.max_image_tokens, context),
-        engine,
-        device=loaded.device,
-        context_tokens=context,
-        metrics=metrics,
-        max_pending=settings.generation.max_pending,
-        grammars=GrammarCompiler(
-            loaded.processor.tokenizer,
-            loaded.end_tokens,
-            loaded.vocabulary,
-            is_loose=settings.generation.loose_schemas,
-        ),
-    )
-    # Torch and Transformers leave hundreds of thousands of objects that live as long as the process. Each time the
-    # collector looks through them again it holds the interpreter, and with it every reply, for a tenth of a second.
-    gc.collect()
-    gc.freeze()
-    return voice
 
 
 def _announce_ready(settings: Settings, checkpoint: Checkpoint, data_dir: Path, url: str) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import functools
+import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from tqdm import tqdm
 
-from qqvl_server import app
+from qqvl_server import app, voices
 from qqvl_server.chat.gate import fitting, scenes, weights
 from qqvl_server.chat.gate.scenes import Scene
 from qqvl_server.chat.gate.scoring import Row, table
 from qqvl_server.errors import ConfigError
+from qqvl_server.generation.port import Voice
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import Settings
-from qqvl_server.weights.fingerprint import fingerprint
+from qqvl_server.weights.fingerprint import fingerprint_of
 from qqvl_server.weights.locate import Checkpoint
 
 LEAST_LINES: Final = 100
@@ -35,7 +38,7 @@ def calibrate(
     found = scenes.read(files)
     training = [scene for scene in found if scene.split == "train"]
     _check(training)
-    name = fingerprint(Path(checkpoint.source))
+    name = fingerprint_of(checkpoint)
     rows = asyncio.run(_scored(settings, checkpoint, data_dir, found))
     learnt = {scene.name for scene in training}
     seen, unseen = [row for row in rows if row.scene in learnt], [row for row in rows if row.scene not in learnt]
@@ -71,7 +74,11 @@ def _check(training: Sequence[Scene]) -> None:
 
 async def _scored(settings: Settings, checkpoint: Checkpoint, data_dir: Path, found: Sequence[Scene]) -> list[Row]:
     library = app.image_library(settings, data_dir)
-    voice = await asyncio.to_thread(app.load_voice, settings, checkpoint, library, Metrics())
+    load: Callable[..., Voice] = voices.load_voice
+    if checkpoint.is_elsewhere:
+        # Nobody's talk is told from another's here.
+        load = functools.partial(voices.upstream_voice, secret=secrets.token_hex())
+    voice = await asyncio.to_thread(load, settings, checkpoint, library, Metrics())
     try:
         with tqdm(total=sum(len(scene.labelled) for scene in found), unit="行", desc="问模型") as progress:
             names = (scenes.BOT_NAME, *settings.chat.bot_names)

@@ -27,8 +27,9 @@ from qqvl_server.process import (
     is_answering,
     leave,
 )
+from qqvl_server.settings import Settings
 from qqvl_server.weights.extras import check_extras
-from qqvl_server.weights.locate import DEMO, PREFERRED, Checkpoint, locate, resume
+from qqvl_server.weights.locate import DEMO, PREFERRED, Checkpoint, elsewhere, locate, resume
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +76,7 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
         for name, value in typed.items()
         if value is not None
     }
-    file = _settings_file(parsed.config, env)
+    file = config.settings_file(parsed.config, env)
     if parsed.command == "doctor":
         # Imported late: it knows the database.
         from qqvl_server.doctor import command
@@ -87,29 +88,19 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
     if parsed.command == "show-config":
         return _show(_with_page(resolved))
     if parsed.command == "page":
-        return _page(_data_dir(resolved))
+        return _page(config.data_dir(resolved))
     if parsed.command == "trace":
-        return _trace(resolved, parsed)
+        return _trace(resolved, parsed, file, env)
     if parsed.command in flags.KEEPING:
         # Imported late: it knows the database.
         from qqvl_server.keeping import command as keeping
 
-        return keeping.run(parsed, keeping.places(resolved, _data_dir(resolved), file, env))
+        return keeping.run(parsed, keeping.places(resolved, config.data_dir(resolved), file, env))
     if parsed.command == "label-lines":
         return _label(resolved, parsed.file, parsed.group, parsed.count)
     if parsed.command == "calibrate-gate":
         return _calibrate(resolved, parsed.files, parsed.rate, parsed.into)
     return _serve(resolved, env)
-
-
-def _settings_file(given: str | None, env: Mapping[str, str]) -> Path | None:
-    named = given or env.get("QQVL_CONFIG")
-    if named:
-        return Path(named)
-    for folder in (Path.cwd(), config.project_root()):
-        if (folder / "qqvl.yaml").is_file():
-            return folder / "qqvl.yaml"
-    return None
 
 
 def _with_page(resolved: config.Resolved) -> config.Resolved:
@@ -119,7 +110,7 @@ def _with_page(resolved: config.Resolved) -> config.Resolved:
     from qqvl_server.chat.store import sqlite_url
 
     settings = resolved.settings
-    url = settings.storage.database_url or sqlite_url(_data_dir(resolved))
+    url = settings.storage.database_url or sqlite_url(config.data_dir(resolved))
     return overrides.over(resolved, kept_at(url))
 
 
@@ -137,23 +128,32 @@ def _serve(resolved: config.Resolved, env: Mapping[str, str]) -> int:
     if env.get("QQVL_API_KEY") and not settings.server.api_keys:
         _tell("注意：QQVL_API_KEY 是客户端的变量，服务器的密钥写在 QQVL_API_KEYS 里；现在服务器没有密钥。")
     logs.configure(settings.observe)
-    check_extras(settings.weights)
-    root = config.project_root()
-    checkpoint = locate(settings.weights.model_path, root)
-    if checkpoint.instead_of:
-        _tell(f"注意：{checkpoint.instead_of}")
+    checkpoint = _checkpoint(settings)
     if checkpoint.is_demo:
         _announce_demo(checkpoint)
-    derived.keep_in(_data_dir(resolved))
+    derived.keep_in(config.data_dir(resolved))
     # Imported late: reading settings must not wait for the web framework.
+    if settings.cluster.replicas:
+        from qqvl_server import cluster
+
+        return end(cluster.serve(resolved, checkpoint, config.data_dir(resolved)))
     from qqvl_server import app
 
-    return end(app.serve(resolved, checkpoint, _data_dir(resolved)))
+    return end(app.serve(resolved, checkpoint, config.data_dir(resolved)))
 
 
-def _data_dir(resolved: config.Resolved) -> Path:
-    named = resolved.settings.storage.data_dir
-    return Path(named) if named else config.project_root() / "data"
+def _checkpoint(settings: Settings) -> Checkpoint:
+    """The model that is to be loaded, here or elsewhere. Raises WeightsError, ConfigError."""
+    weights, root = settings.weights, config.project_root()
+    if settings.engine.engine == "upstream":
+        if not settings.upstream.upstream_url:
+            raise ConfigError("engine: upstream 还要写上游的网址，如 --upstream-url http://10.0.0.5:8000/v1")
+        return elsewhere(settings.upstream.upstream_model or "upstream", weights.model_path, root)
+    check_extras(weights)
+    checkpoint = locate(weights.model_path, root)
+    if checkpoint.instead_of:
+        _tell(f"注意：{checkpoint.instead_of}")
+    return checkpoint
 
 
 def _page(data_dir: Path) -> int:
@@ -183,15 +183,14 @@ def _try(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
     return command.run(Path(parsed.script), parsed.url, key, data_dir, parsed.rest)
 
 
-def _trace(resolved: config.Resolved, parsed: argparse.Namespace) -> int:
+def _trace(resolved: config.Resolved, parsed: argparse.Namespace, file: Path | None, env: Mapping[str, str]) -> int:
     # Imported late: the database's library takes its time.
     from qqvl_server import tracing
-    from qqvl_server.chat.store import sqlite_url
+    from qqvl_server.keeping.places import places
 
-    data_dir = _data_dir(resolved)
-    folders = [folder for folder in (data_dir, parsed.client_data_dir) if folder is not None]
-    url = resolved.settings.storage.database_url or sqlite_url(data_dir)
-    found = tracing.stories(url, folders, parsed.message_id, parsed.chat)
+    where = places(resolved, config.data_dir(resolved), file, env)
+    folders = [where.data, parsed.client_data_dir or where.client]
+    found = tracing.stories(where.url, folders, parsed.message_id, parsed.chat)
     if not found:
         raise tracing.nothing(folders, parsed.message_id)
     print(tracing.as_json(found) if parsed.json else tracing.render(found, parsed.message_id))
@@ -202,7 +201,7 @@ def _label(resolved: config.Resolved, file: Path, group: str | None, count: int)
     from qqvl_server import labelling
     from qqvl_server.chat.store import sqlite_url
 
-    settings, data_dir = resolved.settings, _data_dir(resolved)
+    settings, data_dir = resolved.settings, config.data_dir(resolved)
     if not settings.storage.database_url and not (data_dir / "qqvl.sqlite3").is_file():
         raise ConfigError(f"{data_dir} 里还没有聊天记录；让机器人先在群里听一阵，或用 --data-dir 指对文件夹")
     logs.configure(settings.observe.model_copy(update={"log_level": "warning"}))
@@ -217,12 +216,9 @@ def _calibrate(resolved: config.Resolved, files: Sequence[Path], rate: float, in
     if not 0 < rate <= 0.5:
         raise ConfigError("--rate 要在 0 到 0.5 之间，如 0.05：每一百句插五句")
     logs.configure(settings.observe)
-    check_extras(settings.weights)
-    checkpoint = locate(settings.weights.model_path, config.project_root())
-    if checkpoint.instead_of:
-        _tell(f"注意：{checkpoint.instead_of}")
-    derived.keep_in(_data_dir(resolved))
-    print(calibrating.calibrate(settings, checkpoint, _data_dir(resolved), files, rate, into))
+    checkpoint = _checkpoint(settings)
+    derived.keep_in(config.data_dir(resolved))
+    print(calibrating.calibrate(settings, checkpoint, config.data_dir(resolved), files, rate, into))
     return EXIT_OK
 
 

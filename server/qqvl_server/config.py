@@ -27,7 +27,10 @@ ENV_PREFIX = "QQVL_"
 # Variables of the same prefix that are no settings of the server's: the scripts', the client's, the tests'.
 OTHER_ENV = frozenset(("QQVL_CONFIG", "QQVL_TORCH", "QQVL_PLANT_FAULT", invocation.LAUNCHER)) | CLIENT_VARIABLES
 # What is never printed.
-SECRET = ("server.api_keys", "server.rate_store_url", "storage.database_url")
+SECRET = (
+    "server.api_keys", "server.rate_store_url", "storage.database_url", "upstream.upstream_key",
+    "upstream.upstream_proxy", "upstream.cluster_secret",
+)  # fmt: skip
 # Sections of the same file that other programs of this project read.
 FOREIGN_SECTIONS = ("client",)
 # Where files of before still have settings that live in a section of their own now.
@@ -100,6 +103,22 @@ def project_root() -> Path:
     """The checkout this file lies in, or the working directory when the package was installed elsewhere."""
     root = Path(__file__).resolve().parents[2]
     return root if (root / "models").is_dir() else Path.cwd()
+
+
+def settings_file(given: str | None, env: Mapping[str, str]) -> Path | None:
+    """The one that was named, else ``qqvl.yaml`` of the working directory or the project's root, where there is one."""
+    named = given or env.get("QQVL_CONFIG")
+    if named:
+        return Path(named)
+    for folder in (Path.cwd(), project_root()):
+        if (folder / "qqvl.yaml").is_file():
+            return folder / "qqvl.yaml"
+    return None
+
+
+def data_dir(resolved: Resolved) -> Path:
+    named = resolved.settings.storage.data_dir
+    return Path(named) if named else project_root() / "data"
 
 
 def read_file(path: Path) -> dict[str, dict[str, Any]]:

@@ -21,10 +21,12 @@
     │   ├── RateLimited              this caller asks too often
     │   ├── Loading                  weights are still being read
     │   ├── Draining                 the server is stopping
+    │   ├── Away                     no upstream answers now
     │   ├── BodyTimeout              the body came too slowly
     │   └── DeadlineExceeded         the request took longer than allowed
     └── FailureError             our side broke
         ├── GenerationFailed         one model call failed, the engine lives
+        │   └── UpstreamFailed       an upstream broke off, or will not have us
         ├── EngineDead               no model call can succeed any more
         └── StorageFailed            the message or reply could not be made durable
 
@@ -149,6 +151,10 @@ class Draining(CapacityError):
     code = "shutting_down"
 
 
+class Away(CapacityError):
+    code = "upstream_away"
+
+
 class BodyTimeout(CapacityError):
     code = "request_timeout"
 
@@ -163,6 +169,10 @@ class FailureError(QqvlError):
 
 class GenerationFailed(FailureError):
     code = "generation_failed"
+
+
+class UpstreamFailed(GenerationFailed):
+    code = "upstream_failed"
 
 
 class EngineDead(FailureError):

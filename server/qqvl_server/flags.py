@@ -45,6 +45,8 @@ SECTIONS: Final = {
     "storage": "数据",
     "weights": "模型与设备",
     "engine": "推理引擎",
+    "upstream": "别处的模型（engine: upstream）",
+    "cluster": "副本（Ray）",
     "generation": "生成",
     "media": "图片",
     "chat": "QQ 聊天",

@@ -7,7 +7,6 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
 
 from qqvl_server.chat.service import ChatService
 from qqvl_server.errors import Draining, EngineDead, Loading, QqvlError, WeightsError
@@ -16,8 +15,6 @@ from qqvl_server.observe.logs import logger
 from qqvl_server.process import Server
 
 Load = Callable[[], Voice]
-# Callers and /health see a dead engine at once; only the exit waits for this.
-_LOOK_EVERY_S: Final = 1
 
 
 class Lifecycle:
@@ -29,7 +26,7 @@ class Lifecycle:
         self._device = device
 
     def get(self) -> Voice:
-        """Raises Loading or EngineDead while there is none."""
+        """Raises Loading or EngineDead while there is none; one that is away says so itself once it is asked."""
         if self.voice is None:
             raise Loading("模型还在加载，请稍后再试", retry_after=5)
         if not self.voice.status().alive:
@@ -51,7 +48,8 @@ class Lifecycle:
         if self.voice is None:
             return "loading", VoiceStatus(False, False, False, self._device)
         now = self.voice.status()
-        word = "dead" if not now.alive else "stopping" if service.is_draining else trouble or "healthy"
+        away = "away" if now.away else None
+        word = "dead" if not now.alive else "stopping" if service.is_draining else trouble or away or "healthy"
         return word, now
 
     @asynccontextmanager
@@ -75,8 +73,7 @@ class Lifecycle:
             web.ask_to_stop()
             return
         ready()
-        while self.voice.status().alive:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_EVERY_S)
+        await self.voice.watch()
         self.failure = EngineDead("模型引擎已停止工作，进程退出，请由守护程序重启")
         web.ask_to_stop()
 

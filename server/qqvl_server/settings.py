@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from qqvl_server.manners import MannersSettings
 from qqvl_server.sending import SendingSettings
 from qqvl_server.setting_types import Hosts, Ids, Room, Words, chats, devices, off, switch
+from qqvl_server.upstreams import UpstreamSettings
 
 DEFAULT_SYSTEM_PROMPT = (
     "你是一个友好的 QQ 聊天助手。请用简短自然的中文回答；对方用英文提问时用英文回答。"
@@ -65,7 +66,13 @@ class ServerSettings(Room):
         20, gt=0, le=3600, description="请求头必须在多少秒内传完；请求体每过这么多秒要传得够快，见 min_body_kb_s"
     )
     min_body_kb_s: float = Field(32, ge=0.1, le=100000, description="请求体至少传多快，KB/s；更慢的断开")
-    shutdown_grace_s: float = Field(12, ge=0, le=25, description="停止时最多等正在回答的消息多少秒")
+    shutdown_grace_s: float = Field(
+        12,
+        ge=0,
+        le=3600,
+        description="停止时最多等正在回答的消息多少秒；守护程序给的时间（systemd 的 TimeoutStopSec、"
+        "Kubernetes 的 terminationGracePeriodSeconds）要比它多十秒",
+    )
 
 
 class StorageSettings(Room):
@@ -81,6 +88,14 @@ class StorageSettings(Room):
         "（密钥在环境变量 AWS_ACCESS_KEY_ID、AWS_SECRET_ACCESS_KEY）；要装 obstore。留空只存在 data_dir",
     )
     image_store_gb: float = Field(5, gt=0, le=10240, description="保存图片的磁盘上限，GB；超出后先删最久没用的")
+    history_days: int = Field(
+        0,
+        ge=0,
+        le=36500,
+        description="QQ 里说的话和记下的原因留多少天，到期趁空闲删掉，没人再提到的图片一起删；0 一直留着",
+    )
+    conversation_days: int = Field(0, ge=0, le=36500, description="网页上的对话多少天没有再说话就删掉；0 一直留着")
+    picture_days: int = Field(0, ge=0, le=36500, description="图片多少天没有再看就删掉；0 只受 image_store_gb 限制")
 
 
 class WeightsSettings(Room):
@@ -103,9 +118,10 @@ class WeightsSettings(Room):
 
 
 class EngineSettings(Room):
-    engine: Literal["paged", "generate"] = Field(
+    engine: Literal["paged", "generate", "upstream"] = Field(
         "paged",
-        description="推理引擎：paged 多个会话一起算、算过的不重算（Qwen3-VL）；generate 一次回答一条，别的模型自动用它",
+        description="推理引擎：paged 多个会话一起算、算过的不重算（Qwen3-VL）；generate 一次回答一条，别的模型自动用它"
+        "；upstream 不加载模型，去问 upstream_url 那边的服务",
     )
     kv_cache_gb: float = Field(0, ge=0, le=4096, description="paged 引擎的 KV 缓存，GB；0 为按空闲内存自动决定")
     step_tokens: int = Field(1024, ge=16, le=65536, description="paged 引擎一步最多算多少 token；长提示会分几步读")
@@ -135,6 +151,20 @@ class EngineSettings(Room):
     max_running: int = Field(
         0, ge=0, le=1024, description="paged 引擎同时回答多少条；0 为自动：CPU 上 16，显卡按显存 8 到 64"
     )
+
+
+class ClusterSettings(Room):
+    replicas: int = Field(
+        0, ge=0, le=1024, description="在几个 Ray 副本里跑模型（要装 ray）；0 就在本进程里。一个会话总去同一个副本"
+    )
+    max_replicas: int = Field(
+        0, ge=0, le=1024, description="排队多时最多加到几个副本，闲下来减回 replicas；0 不自动加减"
+    )
+    replica_gpus: float | None = Field(
+        None, ge=0, le=64, description="一个副本用几块显卡，可以是 0.5；不写就是 1，集群里没有显卡时是 0"
+    )
+    replica_cpus: float = Field(1, gt=0, le=1024, description="一个副本占几个 CPU，在 CPU 上跑模型时也是它的线程数")
+    ray_address: str = Field("", description="已有的 Ray 集群，如 auto 或 10.0.0.5:6379；留空就在本机起一个")
 
 
 class GenerationSettings(Room):
@@ -247,6 +277,8 @@ class Settings(Room):
     storage: StorageSettings = Field(default_factory=StorageSettings)
     weights: WeightsSettings = Field(default_factory=WeightsSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
+    upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
     media: MediaSettings = Field(default_factory=MediaSettings)
     chat: ChatSettings = Field(default_factory=ChatSettings)

@@ -112,6 +112,12 @@ class EventVoice:
     async def warm(self, request: GenerationRequest) -> None:
         pass
 
+    async def watch(self) -> None:
+        await asyncio.Event().wait()
+
+    async def length(self, request: GenerationRequest) -> int:
+        return len(await self.tokenize(request))
+
     async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         self.asked.append(request)
         return tuple(range(len(request.raw))) if request.raw is not None else (7, 8, 9)

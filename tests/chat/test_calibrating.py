@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,17 @@ import pytest
 from qqvl_server.chat.decision import Decision, Reason
 from qqvl_server.chat.gate import scenes, weights
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Quote, Speaker, Text
-from qqvl_server.chat.store import Draft, Outcome, Store, sqlite_url
+from qqvl_server.chat.store import Draft, Outcome
 from qqvl_server.chat.turn import BOT
 from qqvl_server.weights.fingerprint import fingerprint
-from tests.running import DEMO, ENTRY, RunningServer, group_body, run_cli
+from tests.chat.storing import store_in
+from tests.running import DEMO, RunningServer, group_body, run_cli
 
 GROUP = ChatKey(ChatKind.GROUP, "77")
 
 
 async def _fill(folder: Path) -> None:
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         for number, text in enumerate(("早", "谁会修打印机", "叫你呢", "几点开会")):
             parts = (Quote("小李", "早"), Text(text)) if number == 1 else (Text(text),)
             line = await store.add_message(Draft(GROUP, "群", Speaker(str(number), f"名{number}"), parts, None))
@@ -45,14 +44,7 @@ def _spread(folder: Path) -> None:
 
 
 def label(data: Path, file: Path, keys: str, *more: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ENTRY), "label-lines", str(file), "--data-dir", str(data), *more],
-        input=keys,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=90,
-        check=False,
-    )
+    done = run_cli("label-lines", str(file), "--data-dir", str(data), *more, typed=keys)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

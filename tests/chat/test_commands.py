@@ -16,9 +16,9 @@ import pytest
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, EncodedPicture, Incoming, Speaker, Text
 from qqvl_server.chat.personas import Personas
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.setting_types import COMMANDS as SETTABLE
 from qqvl_server.settings import ChatSettings, GenerationSettings
+from tests.chat.storing import store_in
 from tests.fakes import PictureShelf, ScriptedVoice, text_of
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ def bare(text: str, chat: ChatKey = GROUP) -> Incoming:
 
 @asynccontextmanager
 async def opened(folder: Path, voice: ScriptedVoice, **chat: Any) -> AsyncIterator[ChatService]:
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         settings = ChatSettings(**{"merge_wait_s": 0, "system_prompt": "默认的人设"} | chat)
         personas = Personas(folder / "personas")
         service = ChatService(

@@ -12,9 +12,9 @@ import pytest
 from qqvl_server.chat.conversations.running import Ended, Running
 from qqvl_server.chat.conversations.talking import Saying, Talking, cut
 from qqvl_server.chat.conversations.values import Said, Status, ToolResult, Wishes
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.errors import AlreadySaid, Conflict, GenerationFailed, InvalidRequest
 from qqvl_server.generation.port import GenerationRequest, Sampling, TextDelta, Tool
+from tests.chat.storing import store_in
 from tests.fakes import PictureShelf, ScriptedVoice, text_of
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 async def talking(
     folder: Path, voice: ScriptedVoice, tools: tuple[Tool, ...] = ()
 ) -> AsyncIterator[tuple[Talking, str]]:
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         talks = Talking(
             store.conversations,
             lambda: voice,
@@ -152,7 +152,7 @@ async def test_the_servers_end_and_a_kill_keep_what_came(tmp_path: Path) -> None
         # As a kill leaves it.
         lost = Said("m_lost", kept.parent, "assistant", "说", 1.0, status=Status.RUNNING)
         await talks.store.add("me", one, [lost])
-    async with Store.open(sqlite_url(tmp_path)) as store:
+    async with store_in(tmp_path) as store:
         found = (await store.conversations.messages("me", one))[-1]
         assert (found.id, found.text, found.status) == ("m_lost", "说", Status.INTERRUPTED)
         assert found.error

@@ -25,6 +25,7 @@ from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.chat.tables import METADATA
 from qqvl_server.errors import GenerationFailed
 from qqvl_server.settings import ChatSettings, GenerationSettings
+from tests.chat.storing import store_in
 from tests.fakes import PictureShelf, ScriptedVoice
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +37,7 @@ SEEN = replace(FIRST, parts=(Text("看"), EncodedPicture("aGVsbG8=")))
 
 @asynccontextmanager
 async def opened(folder: Path, voice: ScriptedVoice) -> AsyncIterator[ChatService]:
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         yield ChatService(store, lambda: voice, PictureShelf(), ChatSettings(), GenerationSettings(), 4)
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming, Speaker, Text
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.generation.engines import choosing
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.prompts.preprocess import Preprocessor
@@ -23,6 +22,7 @@ from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ChatSettings, EngineSettings, GenerationSettings, WeightsSettings
 from qqvl_server.weights.load import load
 from qqvl_server.weights.locate import locate
+from tests.chat.storing import store_in
 from tests.checkpoints import demo_files, reciting
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +45,7 @@ async def telling_stories(folder: Path) -> AsyncIterator[tuple[ChatService, Metr
         device="cpu", context_tokens=loaded.context_tokens, metrics=metrics,
     )  # fmt: skip
     try:
-        async with Store.open(sqlite_url(folder)) as store:
+        async with store_in(folder) as store:
             settings = ChatSettings(system_prompt="讲故事。" * 20)
             yield ChatService(store, lambda: voice, library, settings, generation, 4, metrics), metrics
     finally:

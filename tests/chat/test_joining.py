@@ -20,11 +20,11 @@ from qqvl_server.chat.gate.weights import Gate, Weight, question_digest
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, EncodedPicture, Incoming, Speaker, Text
 from qqvl_server.chat.policy import Case, joins
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.errors import GenerationFailed, QqvlError
 from qqvl_server.generation.port import GenerationRequest, Urgency
 from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ChatSettings, GenerationSettings
+from tests.chat.storing import store_in
 from tests.fakes import PictureShelf, ScriptedVoice, text_of
 
 pytestmark = pytest.mark.anyio
@@ -79,7 +79,7 @@ def said(text: str, chat: ChatKey = GROUP, **more: Any) -> Incoming:
 async def opened(
     folder: Path, voice: ScriptedVoice, metrics: Metrics | None = None, gate: Gate | None = GATE, **chat: Any
 ) -> AsyncIterator[ChatService]:
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         settings = ChatSettings(**(FREE | chat))
         service = ChatService(
             store, lambda: voice, PictureShelf(), settings, GenerationSettings(), 4, metrics, gate=gate

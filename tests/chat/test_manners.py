@@ -14,10 +14,10 @@ import pytest
 
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming, Speaker, Text
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.errors import Busy, GenerationFailed, QqvlError
 from qqvl_server.generation.port import GenerationRequest
 from qqvl_server.settings import ChatSettings, GenerationSettings
+from tests.chat.storing import store_in
 from tests.fakes import PictureShelf, ScriptedVoice, text_of
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ def said(text: str, chat: ChatKey = GROUP, **more: Any) -> Incoming:
 
 @asynccontextmanager
 async def opened(folder: Path, voice: ScriptedVoice, *, places: int = 128, **chat: Any) -> AsyncIterator[ChatService]:
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         generation = GenerationSettings(max_pending=places)
         yield ChatService(store, lambda: voice, PictureShelf(), ChatSettings(**chat), generation, 4)
 

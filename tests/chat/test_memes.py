@@ -12,7 +12,6 @@ import pytest
 
 from qqvl_server.chat.message import EncodedPicture, Incoming, Text
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.generation.engines import choosing
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import (
@@ -31,6 +30,7 @@ from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ChatSettings, EngineSettings, GenerationSettings, WeightsSettings
 from qqvl_server.weights.load import load
 from qqvl_server.weights.locate import locate
+from tests.chat.storing import store_in
 from tests.chat.test_turns import said
 from tests.pictures import COLOURS, base64_of, encoded, picture
 
@@ -80,7 +80,7 @@ async def group(folder: Path, demo: Path) -> AsyncGenerator[tuple[ChatService, O
     overheard = Overheard(voice)
     settings = ChatSettings(merge_wait_s=0, picture_tokens=BUDGET, caption_after_s=0)
     try:
-        async with Store.open(sqlite_url(folder)) as store:
+        async with store_in(folder) as store:
             generation = GenerationSettings(max_new_tokens=48, temperature=0.0)
             service = ChatService(store, lambda: as_voice(overheard), library, settings, generation, 4, metrics)
             yield service, overheard

@@ -15,9 +15,9 @@ import pytest
 from qqvl_server.chat.message import ChatKey, ChatKind, Incoming, Speaker, Text
 from qqvl_server.chat.personas import Personas
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.errors import InvalidRequest
 from qqvl_server.settings import ChatSettings, GenerationSettings
+from tests.chat.storing import store_in
 from tests.fakes import PictureShelf, ScriptedVoice, text_of
 from tests.running import ROOT
 
@@ -33,7 +33,7 @@ def said(text: str, chat: ChatKey = PRIVATE, **more: Any) -> Incoming:
 
 @asynccontextmanager
 async def opened(folder: Path, voice: ScriptedVoice, **chat: Any) -> AsyncIterator[ChatService]:
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         settings = ChatSettings(**{"merge_wait_s": 0, "system_prompt": "默认的人设"} | chat)
         service = ChatService(
             store, lambda: voice, PictureShelf(), settings, GenerationSettings(temperature=0.5), 4, None,

@@ -15,9 +15,9 @@ import pytest
 
 from qqvl_server.chat.message import ChatKey, ChatKind, Incoming, Speaker, Text
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.errors import GenerationFailed, QqvlError
 from qqvl_server.settings import ChatSettings, GenerationSettings
+from tests.chat.storing import store_in
 from tests.fakes import PictureShelf, ScriptedVoice
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +36,7 @@ def said(text: str, who: str = "5", chat: ChatKey = GROUP, **more: Any) -> Incom
 
 @asynccontextmanager
 async def opened(folder: Path, voice: ScriptedVoice, **chat: Any) -> AsyncIterator[ChatService]:
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         settings = ChatSettings(**{"merge_wait_s": 0} | chat)
         service = ChatService(store, lambda: voice, PictureShelf(), settings, GenerationSettings(), 4)
         yield service

@@ -1,6 +1,7 @@
 """Databases of every schema that was ever released, with what was in them: written by the code of its day.
 
-``tests/fixtures/schemas`` holds them as SQL. A new migration adds one: the code before it, filled by its own store.
+``tests/fixtures/schemas`` holds them as SQL. Whoever adds a migration adds the one before: invented data through the
+store as it was until then, and ``sqlite3 qqvl.sqlite3 .dump``.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ def texts(lines: tuple[StoredMessage, ...] | None) -> list[str]:
     return ["".join(part.text for part in line.parts if isinstance(part, Text)) for line in lines]
 
 
-def test_every_schema_has_a_dump() -> None:
-    released = {script.revision for script in inspection.scripts()[1].walk_revisions()}
-    assert {dump.stem for dump in DUMPS} == released
+def test_every_schema_but_the_newest_has_a_dump() -> None:
+    scripts = inspection.scripts()[1]
+    released = {script.revision for script in scripts.walk_revisions()}
+    assert released - {scripts.get_current_head()} <= {dump.stem for dump in DUMPS} <= released
 
 
 @pytest.mark.parametrize("dump", DUMPS, ids=lambda dump: dump.stem)

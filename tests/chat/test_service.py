@@ -13,10 +13,10 @@ import pytest
 
 from qqvl_server.chat.message import ChatKey, ChatKind, EncodedPicture, Incoming, Quote, Speaker, Text
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.errors import Busy, DeadlineExceeded, Draining, GenerationFailed, InvalidRequest, Loading, QqvlError
 from qqvl_server.generation.port import GenerationRequest, Voice
 from qqvl_server.settings import ChatSettings, GenerationSettings
+from tests.chat.storing import store_in
 from tests.fakes import PictureShelf, ScriptedVoice, images_of, text_of
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +36,7 @@ def echo(request: GenerationRequest) -> str:
 async def opened(
     folder: Path, voice: Voice, chat: ChatSettings | None = None, generation: GenerationSettings | None = None
 ) -> AsyncIterator[ChatService]:
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         yield ChatService(
             store, lambda: voice, PictureShelf(), chat or ChatSettings(), generation or GenerationSettings(), 4
         )
@@ -271,7 +271,7 @@ async def test_messages_are_refused_while_the_model_loads(tmp_path: Path) -> Non
     def loading() -> Voice:
         raise Loading("加载中", retry_after=5)
 
-    async with Store.open(sqlite_url(tmp_path)) as store:
+    async with store_in(tmp_path) as store:
         service = ChatService(store, loading, PictureShelf(), ChatSettings(), GenerationSettings(), 4)
         with pytest.raises(Loading):
             await service.handle(said("你好"), "")

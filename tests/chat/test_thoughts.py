@@ -10,7 +10,6 @@ import pytest
 
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Incoming, Speaker, Text
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.generation.engines import choosing
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.prompts.preprocess import Preprocessor, Prompt
@@ -20,6 +19,7 @@ from qqvl_server.observe.metrics import Metrics
 from qqvl_server.settings import ChatSettings, EngineSettings, GenerationSettings, WeightsSettings
 from qqvl_server.weights.load import load
 from qqvl_server.weights.locate import locate
+from tests.chat.storing import store_in
 from tests.checkpoints import demo_files, open_thought, reciting
 from tests.fakes import ScriptedVoice, text_of
 
@@ -47,7 +47,7 @@ async def answers(
     folder: Path, voice: LocalVoice[Prompt] | ScriptedVoice, library: ImageLibrary, longest: int = 1000
 ) -> tuple[Answer, list[str]]:
     """The answer to one message, and all that is stored after it."""
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         generation = GenerationSettings(max_new_tokens=longest, temperature=0)
         service = ChatService(store, lambda: voice, library, ChatSettings(), generation, 4)
         asked = Incoming("r", CHAT, Speaker("1", "张三"), (Text("你好"),), 0.0)

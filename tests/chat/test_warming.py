@@ -9,9 +9,10 @@ import pytest
 
 from qqvl_server.chat.message import ChatKey, ChatKind, Incoming, Speaker, Text
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
+from qqvl_server.chat.store import Store
 from qqvl_server.generation.port import GenerationRequest, Urgency
 from qqvl_server.settings import ChatSettings, GenerationSettings
+from tests.chat.storing import store_in
 from tests.fakes import PictureShelf, ScriptedVoice, text_of
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +41,7 @@ def service_on(store: Store, voice: ListeningVoice) -> ChatService:
 
 async def test_a_burst_of_talk_is_read_ahead_once_and_whole(tmp_path: Path) -> None:
     voice = ListeningVoice()
-    async with Store.open(sqlite_url(tmp_path)) as store:
+    async with store_in(tmp_path) as store:
         service = service_on(store, voice)
         for text in ("一", "二", "三"):
             await service.handle(said(text, at_me=False), "群")
@@ -54,7 +55,7 @@ async def test_a_burst_of_talk_is_read_ahead_once_and_whole(tmp_path: Path) -> N
 
 async def test_a_call_takes_the_place_of_reading_ahead_and_goes_first(tmp_path: Path) -> None:
     voice = ListeningVoice()
-    async with Store.open(sqlite_url(tmp_path)) as store:
+    async with store_in(tmp_path) as store:
         service = service_on(store, voice)
         await service.handle(said("一", at_me=False), "群")
         await service.handle(said("二", at_me=True), "群")

@@ -16,8 +16,8 @@ from qqvl_server.chat.decision import Activity, Reason
 from qqvl_server.chat.message import ChatKey, ChatKind, Incoming, Speaker, Text
 from qqvl_server.chat.policy import Case, decide, is_heeded
 from qqvl_server.chat.service import ChatService
-from qqvl_server.chat.store import Store, sqlite_url
 from qqvl_server.settings import ChatSettings, GenerationSettings
+from tests.chat.storing import store_in
 from tests.fakes import PictureShelf, ScriptedVoice
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ def said(text: str, chat: ChatKey = GROUP, **more: Any) -> Incoming:
 
 @asynccontextmanager
 async def opened(folder: Path, voice: ScriptedVoice, **chat: Any) -> AsyncIterator[ChatService]:
-    async with Store.open(sqlite_url(folder)) as store:
+    async with store_in(folder) as store:
         service = ChatService(store, lambda: voice, PictureShelf(), ChatSettings(**chat), GenerationSettings(), 4)
         yield service
         await service.drain(0)

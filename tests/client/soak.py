@@ -22,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+# Run as a script, it is not where pytest would have looked.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
 from onebot.chat import ChatServer, answer_for, error
 from onebot.events import group_message, image, private_message, text
 from onebot.pictures import PictureHost, drawn

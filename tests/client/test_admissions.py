@@ -16,7 +16,7 @@ from onebot.world import World
 from qqvl_client.errors import SettingsError
 from qqvl_client.settings import load
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 OWNER, SECOND = 800_001, 800_002
 BOTH = pytest.mark.parametrize("adapter", ["ncatbot", "nonebot"])
 

@@ -16,7 +16,7 @@ from onebot.world import World
 
 from qqvl_client.posting import Posts
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.anyio
 BOTH = pytest.mark.parametrize("adapter", ["ncatbot", "nonebot"])
 
 

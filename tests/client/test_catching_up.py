@@ -11,7 +11,7 @@ from onebot.events import SELF_ID, Event, at, group_message, private_message, re
 from onebot.process import ClientProcess
 from onebot.world import Stack, World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 
 def called(words: str, chat_id: int, **more: Any) -> Event:

@@ -11,7 +11,7 @@ from onebot.world import Stack
 
 from qqvl_client.clock import Clock
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 HOUR = 3600.0
 
 

@@ -14,7 +14,7 @@ from onebot.pictures import drawn
 from onebot.process import ClientProcess
 from onebot.world import Stack, World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(40)]
+pytestmark = pytest.mark.anyio
 Segment = dict[str, Any]
 
 

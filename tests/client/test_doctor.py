@@ -15,7 +15,7 @@ from onebot.events import SELF_ID
 from onebot.process import ENTRY, ROOT
 from onebot.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 Said = dict[str, dict[str, str]]
 # A name that no resolver knows (RFC 2606), so that only a proxy could have it.

@@ -17,6 +17,8 @@ from onebot.process import ROOT, ClientProcess, Process
 from onebot.server import OneBotServer
 from onebot.world import TOKEN
 
+from tests.running import TEMPLATE
+
 SERVER = ROOT / "server" / "api_server_qwen3vl.py"
 DEMO = ROOT / "models" / "qqvl-demo" / "model.safetensors"
 MISSING = [str(path.relative_to(ROOT)) for path in (SERVER, DEMO) if not path.is_file()]
@@ -49,6 +51,8 @@ def free_port() -> int:
 
 class ChatServerProcess(Process):
     """The real server on the demo checkpoint."""
+
+    template = TEMPLATE
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self.url = f"http://127.0.0.1:{(port := free_port())}"

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from qqvl_client.settings import PROJECT, Settings
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(40)]
+pytestmark = pytest.mark.anyio
 
 
 def figure(shown: str, name: str) -> float:

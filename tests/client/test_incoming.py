@@ -13,7 +13,7 @@ from onebot.events import SELF_ID, as_string, at, face, group_message, image, pr
 from onebot.pictures import drawn
 from onebot.world import KEY, Stack
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(40)]
+pytestmark = pytest.mark.anyio
 
 
 def picture_of(body: dict[str, Any], index: int = 0) -> bytes:

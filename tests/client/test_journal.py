@@ -28,7 +28,7 @@ from qqvl_client.message import MessageEvent, Recall
 from qqvl_client.outgoing import Outgoing
 from qqvl_client.settings import Settings
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 
 def event_of(words: str = "你好", **more: Any) -> MessageEvent:

@@ -12,7 +12,7 @@ from onebot.events import group_message, private_message
 from onebot.process import ClientProcess
 from onebot.world import TOKEN, Stack, World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 
 async def works(stack: Stack, chat_id: int, text: str = "还在吗") -> None:

@@ -11,7 +11,7 @@ from onebot.events import SELF_ID, group_message, image, private_message
 from onebot.pictures import drawn
 from onebot.world import Stack
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 
 def says(text: str, **more: Any) -> Any:

@@ -13,7 +13,7 @@ from onebot.events import group_message, private_message
 from onebot.process import ClientProcess
 from onebot.world import Stack, World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 Element = dict[str, Any]
 CONTRACT = Path(__file__).resolve().parents[1] / "fixtures" / "contract"
 

@@ -18,7 +18,7 @@ from qqvl_client.formats import decode_inline, format_of
 from qqvl_client.images import PictureFetcher
 from qqvl_client.settings import Settings
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(40)]
+pytestmark = pytest.mark.anyio
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "contract" / "pictures.json"
 CONTRACT: dict[str, Any] = json.loads(FIXTURE.read_text("utf-8"))
 FORMATS = {item["name"]: item for item in CONTRACT["formats"]}

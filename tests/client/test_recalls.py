@@ -12,7 +12,7 @@ from onebot.events import SELF_ID, Event, group_message, private_message, recall
 from onebot.process import ClientProcess
 from onebot.world import Stack, World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 
 def withdrawing(*ids: str) -> Any:

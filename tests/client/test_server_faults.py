@@ -13,7 +13,7 @@ from onebot.events import SELF_ID, at, group_message, private_message, text
 from onebot.web import HangupError, Response
 from onebot.world import Stack
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 
 def failing(times: int, failure: Callable[[], Any]) -> Callable[[Any], Any]:

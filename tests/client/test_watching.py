@@ -14,7 +14,7 @@ from onebot.world import World
 
 from qqvl_client.bodies import status_of
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 BOTH = pytest.mark.parametrize("adapter", ["ncatbot", "nonebot"])
 OWNER = 424242
 CONTRACT = Path(__file__).resolve().parents[1] / "fixtures" / "contract"

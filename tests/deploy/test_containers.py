@@ -117,7 +117,13 @@ def test_what_the_monitors_read_is_there() -> None:
             if volume.startswith("."):
                 assert (DOCKER / volume.split(":")[0]).exists(), volume
     scraped = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
-    assert scraped["scrape_configs"][0]["static_configs"][0]["targets"] == ["server:9999"]
+    targets = [target for job in scraped["scrape_configs"] for target in job["static_configs"][0]["targets"]]
+    told = compose["services"]["client"]["environment"]["QQVL_CLIENT_METRICS_ADDRESS"]
+    assert targets == ["server:9999", told.replace("0.0.0.0", "client")]
+    provider = yaml.safe_load((ROOT / "deploy" / "grafana" / "provisioning" / "dashboards" / "qqvl.yml").read_text())
+    shown = provider["providers"][0]["options"]["path"]
+    (mounted,) = (v for v in compose["services"]["grafana"]["volumes"] if v.split(":")[1] == shown)
+    assert list((DOCKER / mounted.split(":")[0]).glob("*.json"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -46,7 +46,7 @@ class Inbox:
     def all(self) -> list[Item]:
         found: list[Item] = []
         while not found or isinstance(found[-1], Chosen):
-            found.append(self.items.get(timeout=5))
+            found.append(self.items.get(timeout=30))
         return found
 
     def tokens(self) -> list[int | FinishReason]:
@@ -86,7 +86,7 @@ class CountingRunner:
             raise self.refused
         if patches:
             self.placing.set()
-            self.placed.wait(5)
+            self.placed.wait(30)
         self.known.add(request.id)
 
     def forget(self, request: Request) -> None:
@@ -112,7 +112,7 @@ class Counted:
     logits: list[int]
 
     def compute(self) -> list[int]:
-        self.runner.go.acquire(timeout=5)
+        self.runner.go.acquire(timeout=30)
         time.sleep(self.runner.step_s)
         self.runner.batches.append(self.batch)
         if self.runner.error is not None:
@@ -209,7 +209,7 @@ def test_a_long_step_does_not_keep_back_what_the_one_before_it_gave() -> None:
     bench.runner.go = threading.Semaphore(1)
     inbox = bench.ask()
     # Sooner than the runner goes on by itself.
-    first = inbox.items.get(timeout=2)
+    first = inbox.items.get(timeout=15)
     assert isinstance(first, Chosen)
     assert first.token == 2
     bench.runner.go.release(10)
@@ -224,8 +224,8 @@ def test_pictures_that_take_long_to_place_keep_nothing_back(bench: Bench) -> Non
     job, other = bench.job("pictured")
     bench.worker.submit(Job(job.request, {b"digest": "patches"}, job.sink, job.deadline))
     bench.runner.go.release(2)
-    assert bench.runner.placing.wait(5)
-    first = inbox.items.get(timeout=2)
+    assert bench.runner.placing.wait(30)
+    first = inbox.items.get(timeout=15)
     assert isinstance(first, Chosen)
     bench.runner.placed.set()
     bench.runner.go.release(100)
@@ -242,7 +242,7 @@ def test_a_stop_token_is_named_only_when_the_caller_asked_for_it(bench: Bench) -
 def test_a_reader_that_goes_away_frees_its_place_within_a_step(bench: Bench) -> None:
     bench.runner.go = threading.Semaphore(2)
     gone = bench.ask("gone", new=40)
-    assert isinstance(gone.items.get(timeout=5), Chosen)
+    assert isinstance(gone.items.get(timeout=30), Chosen)
     gone.gone.set()
     bench.runner.go.release(100)
     assert bench.ask("next").tokens()[-1] is FinishReason.LENGTH
@@ -262,7 +262,7 @@ def test_one_that_goes_away_while_it_waits_is_never_computed(bench: Bench) -> No
 
 
 def settled(bench: Bench) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while (bench.worker.running, bench.worker.waiting) != (0, 0):
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -391,7 +391,7 @@ def test_stopping_tells_those_who_still_wait(bench: Bench) -> None:
         time.sleep(0.001)
     bench.runner.go.release(1000)
     assert {type(inbox.all()[-1]) for inbox in inboxes} == {Draining}
-    closing.join(5)
+    closing.join(30)
     assert not bench.worker.alive
 
 
@@ -449,7 +449,7 @@ def test_a_thread_that_vanishes_is_not_alive_and_nobody_waits_for_ever() -> None
     bench = Bench("thread:2")
     (thread,) = set(threading.enumerate()) - before
     assert isinstance(bench.ask().error(), EngineDead)
-    thread.join(5)
+    thread.join(30)
     assert not bench.worker.alive
 
 
@@ -491,7 +491,7 @@ def test_the_wait_for_an_answer_ends_with_its_first_token(bench: Bench) -> None:
     bench.runner.go = threading.Semaphore(3)
     asked = time.monotonic()
     inbox = bench.ask(new=8)
-    assert isinstance(inbox.items.get(timeout=5), Chosen)
+    assert isinstance(inbox.items.get(timeout=30), Chosen)
     waited = time.monotonic() - asked
     time.sleep(0.01)
     bench.runner.go.release(100)
@@ -541,11 +541,12 @@ def test_a_steps_time_is_shared_among_those_it_computed_for(fault: str, ahead: b
 
 
 def test_time_that_nobody_needed_is_nobodys(bench: Bench) -> None:
+    began = time.monotonic()
     for _ in range(2):
         bench.ask("group:1").tokens()
         assert settled(bench)
         time.sleep(0.3)
-    assert bench.worker.meter.busy_s < 0.3
+    assert bench.worker.meter.busy_s <= time.monotonic() - began - 0.5
 
 
 def test_a_planted_step_fails_once() -> None:

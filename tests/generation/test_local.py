@@ -123,7 +123,7 @@ class StepEngine:
         self.most_together = max(self.most_together, self.together)
         try:
             for letter in prompt.text[: sampling.max_new_tokens]:
-                self.step.acquire(timeout=5)
+                self.step.acquire(timeout=30)
                 if stop():
                     self.stopped.set()
                     break
@@ -204,7 +204,7 @@ async def test_closing_the_stream_stops_the_model_at_the_next_token() -> None:
         async for _ in events:
             break
     engine.step.release(38)
-    assert engine.stopped.wait(5)
+    assert engine.stopped.wait(30)
     assert engine.made <= 3
     assert await said(voice, ask("后来")) == "后来"
     await voice.aclose()
@@ -217,7 +217,7 @@ async def test_the_deadline_ends_a_request_and_its_work() -> None:
     with pytest.raises(DeadlineExceeded):
         await said(voice, ask("abc", seconds=0.05))
     engine.step.release(100)
-    assert engine.stopped.wait(5)
+    assert engine.stopped.wait(30)
     assert await said(voice, ask("ok")) == "ok"
     await voice.aclose()
 
@@ -290,7 +290,7 @@ async def test_a_stop_text_ends_the_reply_and_the_work() -> None:
     assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "你好"
     assert events[-1] == Finished(FinishReason.STOP, Usage(37, 5), 0, "END")
     engine.step.release(100)
-    assert engine.stopped.wait(5)
+    assert engine.stopped.wait(30)
     await voice.aclose()
 
 
@@ -318,7 +318,7 @@ async def test_one_owner_that_floods_keeps_no_other_out() -> None:
     flood = [asyncio.create_task(said(voice, ask("ab", **api))) for _ in range(4)]
     await asyncio.sleep(0)
     others = [asyncio.create_task(said(voice, ask("cd", owner=f"group:{n}"))) for n in range(2)]
-    done, waiting = await asyncio.wait(flood, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
+    done, waiting = await asyncio.wait(flood, timeout=30, return_when=asyncio.FIRST_EXCEPTION)
     with pytest.raises(Busy):
         # The two that came last made room; a third of the same owner has no more right than those who wait.
         await said(voice, ask("ab", **api))
@@ -560,7 +560,7 @@ async def test_pictures_do_not_hold_up_words() -> None:
     class SlowEyes(LetterPrompts):
         def prepare(self, request: GenerationRequest) -> Letters:
             if any(isinstance(part, ImagePart) for message in request.messages for part in message.parts):
-                looking.wait(10)
+                looking.wait(30)
             return super().prepare(request)
 
     voice = LocalVoice(

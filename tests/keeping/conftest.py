@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -30,8 +31,11 @@ from qqvl_server.chat.message import (
     Speaker,
     Text,
 )
+from qqvl_server.chat.retention import Retention
 from qqvl_server.chat.store import Draft, Outcome, Store, sqlite_url
-from qqvl_server.media.image import ImageRef
+from qqvl_server.media.image import ImageLimits, ImageRef
+from qqvl_server.media.library import ImageLibrary
+from qqvl_server.settings import StorageSettings
 
 GROUP, PRIVATE = ChatKey(ChatKind.GROUP, "20001"), ChatKey(ChatKind.PRIVATE, "10001")
 ELSEWHERE = ChatKey(ChatKind.GROUP, "20002")
@@ -125,7 +129,7 @@ async def _history(data: Path, refs: tuple[ImageRef, ...]) -> None:
         await store.books.caption(GROUP, refs[1].sha256, f"{ZHANG.name}的猫")
         await store.books.choose(GROUP, {"group_reply": "all"})
         await store.recall(ELSEWHERE, "x1", None)
-        talk = await store.conversations.create("local", "", "", {})
+        talk = await store.conversations.create("local", "", {})
         asked = Said(new_id("m"), None, "user", f"10001 是谁？他说：{SECRET}", time.time())
         await store.conversations.add("local", talk.id, [asked])
         await Audit(store.database).add(Change("local", "127.0.0.1", "chat.mute private:10001", None, ZHANG.name))
@@ -154,3 +158,31 @@ def _journal(folder: Path) -> None:
             "INSERT INTO errand VALUES (1, 'recall', ?, ?, 1.0)", (json.dumps(["group", "20001", "7", ""]), told)
         )
         journal.execute("INSERT INTO known VALUES (?, 1.0)", (b"0" * 16,))
+
+
+def grow_old(kept: Kept, *, days: int, but: str) -> None:
+    """All of it, but the line that says ``but``; what is written next is written now."""
+    with closing(sqlite3.connect(kept.data / "qqvl.sqlite3")) as database:
+        for table in ("messages", "answers", "decisions", "sent", "ledger", "recalls"):
+            database.execute(f"UPDATE {table} SET created_at = created_at - ?", (days * 86400,))
+        database.execute("UPDATE conversations SET updated_at = updated_at - ?", (days * 86400,))
+        database.execute(
+            "UPDATE messages SET created_at = ? WHERE parts LIKE ?", (time.time(), f"%{json.dumps(but)[1:-1]}%")
+        )
+        database.execute("UPDATE answers SET created_at = ? WHERE id = (SELECT max(id) FROM answers)", (time.time(),))
+        database.commit()
+    for path in (kept.data / "images").glob("*/*"):
+        os.utime(path, (time.time() - days * 86400,) * 2)
+
+
+def let_go(kept: Kept, **settings: int) -> None:
+    """One sweep, as a server makes it."""
+
+    async def sweep() -> None:
+        library = ImageLibrary(kept.data / "images", 10**9, ImageLimits(10**6, 10**6, 4, 1024))
+        wanted = StorageSettings(**(settings or {"history_days": 30, "conversation_days": 30}))
+        async with Store.open(sqlite_url(kept.data)) as store:
+            await Retention(store, library, wanted, lambda: False).sweep()
+        library.close()
+
+    asyncio.run(sweep())

@@ -9,10 +9,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import JSON
+from sqlalchemy import Text as SqlText
 
 from qqvl_server.chat.message import Quote, Text
 from qqvl_server.chat.page_settings import PageSettings
+from qqvl_server.chat.rows.oblivion import WORDS
 from qqvl_server.chat.store import Store, sqlite_url
+from qqvl_server.chat.tables import METADATA
 from tests.keeping.conftest import GROUP, LI, SECRET, ZHANG, Kept, say
 
 # As UTF-8 and as JSON writes them.
@@ -91,6 +95,22 @@ def test_what_the_owner_wrote_is_told_of_and_left(kept: Kept, capsys: pytest.Cap
     assert len(told) == 3
     assert any("chat.deny_users" in line for line in told)
     assert left(kept) == {"personas/cat.md", "qqvl.sqlite3.broken-1", "qqvl.sqlite3"}
+
+
+def test_every_column_of_words_is_looked_through() -> None:
+    """One that is added to a table must be: or it stands here, with the reason."""
+    no_words = {
+        "messages.speaker_name", "messages.parts",  # part by part
+        "recalls.withdraw", "decisions.model", "conversation_messages.model",  # ids of ours, names of models
+        "conversation_messages.images", "conversation_messages.usage", "conversations.sampling",  # hashes, numbers
+        "chat_settings.value", "page_settings.value",  # the owner's word: told of
+    }  # fmt: skip
+    wordy = {
+        f"{table.name}.{column.name}" for table in METADATA.tables.values() for column in table.c
+        if isinstance(column.type, SqlText | JSON)
+    }  # fmt: skip
+    looked = {f"{table.name}.{name}" for table, names in WORDS.items() for name in names}
+    assert wordy - looked == no_words
 
 
 @pytest.mark.parametrize("number", ["12", "群主", "1000x", ""])

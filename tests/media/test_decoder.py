@@ -61,7 +61,7 @@ def test_no_process_is_there_before_a_picture_is_and_none_after(decoder: Decoder
     decoder.look(SMALL)
     assert len(decoding() - before) == 1, "one serves them all"
     decoder.close()
-    psutil.wait_procs(list(decoding() - before), timeout=10)
+    psutil.wait_procs(list(decoding() - before), timeout=30)
     assert not decoding() - before
 
 

@@ -31,8 +31,10 @@ STATUS: Final[dict[type[errors.QqvlError], int]] = {
     errors.Busy: 503,
     errors.Loading: 503,
     errors.Draining: 503,
+    errors.Away: 503,
     errors.DeadlineExceeded: 504,
     errors.GenerationFailed: 500,
+    errors.UpstreamFailed: 502,
     errors.EngineDead: 503,
     errors.StorageFailed: 503,
 }

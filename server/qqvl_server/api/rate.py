@@ -12,7 +12,7 @@ import importlib.util
 import math
 import re
 import time
-from typing import Final
+from typing import Any, Final
 
 import limits.aio.storage
 import limits.aio.strategies
@@ -46,14 +46,16 @@ class RateStore:
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
+        # Handed on to redis-py's pool; the annotation of limits knows no such value.
+        retry: Any = Retry(NoBackoff(), 0)
+
         address, is_known = _SCHEME.subn(r"async+redis\1://", url)
         try:
             if not is_known:
                 raise ValueError
             storage = limits.aio.storage.RedisStorage(
                 address, wrap_exceptions=True, implementation="redispy", key_prefix="qqvl",
-                socket_timeout=_STORE_S, socket_connect_timeout=_STORE_S,
-                retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
+                socket_timeout=_STORE_S, socket_connect_timeout=_STORE_S, retry=retry,
             )  # fmt: skip
         except (ValueError, ConfigurationError) as error:
             raise ConfigError("rate_store_url 写得不对；应像 redis://:密码@主机:6379/0") from error

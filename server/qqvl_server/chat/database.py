@@ -277,7 +277,10 @@ def _look_over(file: str, sets_aside: bool) -> None:
 
 def _migrate(connection: Connection, name: str) -> None:
     """Raises StorageFailed: a later version of this program wrote it."""
-    inspection.refuse_later(name, MigrationContext.configure(connection).get_current_revision())
+    written = MigrationContext.configure(connection).get_current_revision()
+    inspection.refuse_later(name, written)
+    if inspection.is_newest(written):
+        return
     config = inspection.scripts()[0]
     config.attributes["connection"] = connection
     alembic.command.upgrade(config, "head")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import sqlite3
@@ -37,11 +38,23 @@ def file_of(url: str) -> str | None:
     return None if postgres.is_address(url) else make_url(url).database
 
 
+@functools.cache
+def _revisions() -> tuple[frozenset[str], str | None]:
+    """All that this program knows, and the newest: read once, because Alembic runs every script to tell."""
+    ours = scripts()[1]
+    return frozenset(script.revision for script in ours.walk_revisions()), ours.get_current_head()
+
+
 def refuse_later(name: str, written: str | None) -> None:
     """Raises StorageFailed: ``written``, a revision, is none that this program knows."""
-    ours = scripts()[1]
-    if written is not None and written not in {script.revision for script in ours.walk_revisions()}:
-        raise causes.from_later(name, written, ours.get_current_head())
+    known, newest = _revisions()
+    if written is not None and written not in known:
+        raise causes.from_later(name, written, newest)
+
+
+def is_newest(written: str | None) -> bool:
+    """Whether what wrote that revision (None: nothing did yet) left nothing to migrate."""
+    return written == _revisions()[1]
 
 
 def look_over(file: str, busy_s: float = BUSY_S) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row
 
 from qqvl_server.chat.message import LostPicture, MessagePart, Picture, Quote, Speaker, StoredMessage, Text
 from qqvl_server.media.image import ImageRef
+
+_PICTURE: Final = re.compile(r'"sha256": ?"([0-9a-f]{64})"')
 
 
 def part_to_json(part: MessagePart) -> dict[str, Any]:
@@ -36,6 +40,11 @@ def part_from_json(part: dict[str, Any]) -> MessagePart:
             return Quote(**fields)
         case _:
             return LostPicture()
+
+
+def pictures_in(texts: Iterable[str]) -> set[str]:
+    """The SHA-256 of the pictures that rows name, in the JSON they are kept as."""
+    return {found for text in texts for found in _PICTURE.findall(text)}
 
 
 def to_message(row: Row[Any]) -> StoredMessage:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
+from qqvl_server.doctor import upstream
 from qqvl_server.doctor.finding import Case, Finding, failed, ok, warning
 from qqvl_server.errors import ConfigError, WeightsError
 from qqvl_server.weights.extras import check_extras
@@ -20,6 +21,8 @@ _OFF_THE_CARD: Final = ("auto", "cpu")
 
 
 def model(case: Case) -> Finding:
+    if upstream.is_elsewhere(case):
+        return upstream.models(case)
     weights = case.settings.weights
     where = case.where("weights.model_path")
     try:
@@ -39,6 +42,8 @@ def model(case: Case) -> Finding:
 def card(case: Case) -> Finding:
     """PyTorch is asked only where there is a card or one is wanted: it takes seconds to import."""
     device = case.settings.weights.device
+    if upstream.is_elsewhere(case):
+        return ok("模型在上游，这里不用显卡")
     if case.running is not None:
         return ok(f"运行中的服务用的是 {case.running.device}")
     there = card_beside()
@@ -89,10 +94,12 @@ def memory(case: Case) -> Finding:
         )
     if free < GIB / 2:
         return warning(told, "内存", "关掉别的程序，至少空出 0.5 GB")
-    return ok(told if _checkpoint(case) else f"{told}（模型没找到，没算它要多少）")
+    return ok(told if _checkpoint(case) or upstream.is_elsewhere(case) else f"{told}（模型没找到，没算它要多少）")
 
 
 def _checkpoint(case: Case) -> Checkpoint | None:
+    if upstream.is_elsewhere(case):
+        return None
     try:
         return locate(case.settings.weights.model_path, case.root)
     except WeightsError:

@@ -24,6 +24,7 @@ _NEXT_PORTS: Final = 50
 _DOORS: Final = {keys.Scope.QQ: "/api/chat/private", keys.Scope.OPENAI: "/v1/models", keys.Scope.ADMIN: "/metrics"}
 _TROUBLE: Final = {
     "dead": ("模型引擎已停止工作", "重启服务"),
+    "away": ("上游的模型服务没有应答", "看上游是不是在运行、网址和密钥对不对；它回来就恢复，不用重启"),
     "storage_lost": ("数据目录被移走或换掉了", "停下服务，把数据目录放回原处再启动"),
     "storage_damaged": ("聊天记录数据库坏了", "停下服务，把数据目录复制一份留底，再从备份恢复"),
     "storage_away": ("连不上 PostgreSQL 数据库", "看数据库服务器是不是在运行、网络通不通；通了会自己连上"),

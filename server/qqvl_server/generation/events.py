@@ -29,7 +29,7 @@ class TokenLogprob:
     """Natural logarithm of a token's probability before temperature.
 
     ``top`` are the likeliest tokens at its place, best first. ``data`` is the token's own bytes, which need not be
-    whole characters.
+    whole characters. ``token`` is -1 where the voice is not told the id.
     """
 
     token: int

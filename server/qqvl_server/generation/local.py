@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 from qqvl_server.engine.steps.request import TokenMask
 from qqvl_server.errors import EngineDead, GenerationFailed, InvalidRequest, PromptTooLong, QqvlError
 from qqvl_server.generation.account import Account
-from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker, one_choice
+from qqvl_server.generation.backend import Engine, GrammarCompiler, PreparedPrompt, PromptMaker
+from qqvl_server.generation.choices import one_choice
 from qqvl_server.generation.constraints.bad_words import BadWords
 from qqvl_server.generation.constraints.grammar import constraint
 from qqvl_server.generation.constraints.thinking import WhileThinking, budget_of, tells_of_thought
@@ -87,6 +88,10 @@ class LocalVoice(Generic[P]):
 
     def status(self) -> VoiceStatus:
         return VoiceStatus(model_loaded=True, processor_loaded=True, alive=self._engine.alive, device=self._device)
+
+    async def watch(self) -> None:
+        while self._engine.alive:  # noqa: ASYNC110
+            await asyncio.sleep(1)
 
     @property
     def shares_steps(self) -> bool:
@@ -172,6 +177,9 @@ class LocalVoice(Generic[P]):
             # Only a favour for later: whoever really asks will hear of it.
             return
 
+    async def length(self, request: GenerationRequest) -> int:
+        return len(await self.tokenize(request))
+
     async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         return await self._aside(self._texts, lambda: self._prompts.tokenize(request))
 
@@ -238,9 +246,8 @@ class LocalVoice(Generic[P]):
 
     async def _prepared(self, request: GenerationRequest) -> P:
         prepare = self._aside(self._pool(request), lambda: self._prompts.prepare(request))
-        prompt = await in_time(prepare, request.deadline)
-        if prompt.tokens >= self._context_tokens:
-            limit = self._context_tokens
+        prompt, limit = await in_time(prepare, request.deadline), self._context_tokens
+        if prompt.tokens >= limit:
             raise PromptTooLong(f"内容太长：共 {prompt.tokens} token，上限 {limit}", limit=limit)
         return prompt
 
@@ -248,8 +255,7 @@ class LocalVoice(Generic[P]):
         self, prompt: P, request: GenerationRequest, wanted: Grammar | None
     ) -> Callable[[int], TokenMask] | None:
         """What makes a reply's mask of the most tokens that it may have; None where nothing constrains it."""
-        speaking = await self._speaking(request, wanted)
-        opened = prompt.opens_thought
+        speaking, opened = await self._speaking(request, wanted), prompt.opens_thought
         budget = budget_of(request.thinking, opened=opened, thinks=prompt.thinks)
         free = budget is None and not (opened and speaking)
         if request.raw is not None or free or (opened and tells_of_thought(wanted)):
@@ -264,8 +270,7 @@ class LocalVoice(Generic[P]):
 
     async def _speaking(self, request: GenerationRequest, wanted: Grammar | None) -> Callable[[int], TokenMask] | None:
         if wanted is None:
-            tools = request.callable_tools
-            if not tools or self._grammars is None:
+            if not (tools := request.callable_tools) or self._grammars is None:
                 return None
             return await self._grammars.while_calling(tools, strict=request.tool_choice.allowed is not None)
         if self._grammars is None:

@@ -18,6 +18,8 @@ from qqvl_server.generation.events import TokenLogprob as TokenLogprob
 from qqvl_server.generation.events import ToolCallArguments as ToolCallArguments
 from qqvl_server.generation.events import ToolCallStarted as ToolCallStarted
 from qqvl_server.generation.events import Usage as Usage
+from qqvl_server.generation.grammars import Grammar as Grammar
+from qqvl_server.generation.grammars import GrammarKind as GrammarKind
 from qqvl_server.media.image import ImageRef
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -121,29 +123,6 @@ class ChatMessage:
             raise InvalidRequest("只有用户消息能带图片")
 
 
-class GrammarKind(StrEnum):
-    """How ``Grammar.text`` is written: a JSON schema, a regular expression, a JSON list of strings, or Lark/EBNF."""
-
-    JSON_SCHEMA = "json_schema"
-    REGEX = "regex"
-    CHOICE = "choice"
-    LARK = "lark"
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """The only texts a reply may be.
-
-    ``params`` are the fields of the request that its schemas come from, in order; ``given_up`` are places in them that
-    a reply need not keep to.
-    """
-
-    kind: GrammarKind
-    text: str
-    params: tuple[str, ...] = field(default=(), compare=False)
-    given_up: tuple[str, ...] = field(default=(), compare=False)
-
-
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """None means: the model's own generation_config. ``temperature`` 0 is greedy.
@@ -222,12 +201,16 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class VoiceStatus:
-    """``device`` as the health page names it, e.g. ``cuda:0``."""
+    """``device`` as the health page names it, e.g. ``cuda:0``.
+
+    ``away``: nobody can be answered now, but it may come back; what is not ``alive`` never will.
+    """
 
     model_loaded: bool
     processor_loaded: bool
     alive: bool
     device: str
+    away: bool = False
 
 
 class Voice(Protocol):
@@ -236,6 +219,9 @@ class Voice(Protocol):
         """Prompt and reply together, in tokens."""
 
     def status(self) -> VoiceStatus: ...
+    async def watch(self) -> None:
+        """Runs beside the doors for as long as the voice is alive, and sees to what it stands on."""
+
     @property
     def shares_steps(self) -> bool:
         """Whether ``take_seconds`` tells apart what is computed together; else it is from first work to last token."""
@@ -244,7 +230,7 @@ class Voice(Protocol):
         """Seconds of the model that an owner's requests have taken since this was last asked."""
 
     async def count(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
-        """Exact prompt tokens of each message, pictures included."""
+        """Prompt tokens of each message, pictures included: exact, or more where a voice cannot know."""
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
         """What it thinks, says and calls, then one ``Finished`` per choice.
@@ -264,25 +250,28 @@ class Voice(Protocol):
         """Natural log-probability of each candidate as the whole beginning of the reply; the prompt stays cached.
 
         Raises:
-            InvalidRequest: no candidate, or an empty one.
+            InvalidRequest: no candidate, or an empty one, or this voice cannot tell.
             As ``generate``.
         """
 
     async def warm(self, request: GenerationRequest) -> None:
         """Read a prompt into the cache when nothing else is to do, so that a later turn starts sooner. Never raises."""
 
+    async def length(self, request: GenerationRequest) -> int:
+        """Tokens of the rendered prompt, as ``count``. Raises as ``tokenize``."""
+
     async def tokenize(self, request: GenerationRequest) -> tuple[int, ...]:
         """Token ids of the rendered prompt (each picture as its run of image tokens).
 
         Raises:
-            InvalidRequest: the chat template refuses these messages.
+            InvalidRequest: the chat template refuses these messages, or this voice cannot tell.
         """
 
     async def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included.
 
         Raises:
-            InvalidRequest: an id outside the vocabulary.
+            InvalidRequest: an id outside the vocabulary, or this voice cannot tell.
         """
 
     async def aclose(self) -> None: ...

@@ -4,21 +4,19 @@ chats and pictures."""
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from qqvl_server.chat import inspection
 from qqvl_server.chat.message import TRIAL
+from qqvl_server.chat.records import pictures_in
 from qqvl_server.errors import QqvlError
 from qqvl_server.keeping.archive import Tell
 
 _PAGES: Final = 4096
 _BUSY_S: Final = 30
-_HASH: Final = re.compile(r'"sha256": ?"([0-9a-f]{64})"')
 # Where pictures are named, as JSON.
 _NAMED: Final = ("SELECT parts FROM messages", "SELECT images FROM conversation_messages")
 
@@ -71,12 +69,8 @@ def pictures(file: Path) -> set[str]:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         for query in _NAMED:
             if query.split()[-1] in tables:
-                found.update(hashes(text for (text,) in database.execute(query)))
+                found.update(pictures_in(text for (text,) in database.execute(query)))
     return found
-
-
-def hashes(texts: Iterable[str]) -> set[str]:
-    return {found for text in texts for found in _HASH.findall(text)}
 
 
 def check(file: Path, *, is_ours: bool) -> None:

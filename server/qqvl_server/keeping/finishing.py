@@ -15,6 +15,7 @@ def finish(data: Path, url: str, say: Callable[[str], object]) -> None:
     """In a folder that is held. Raises QqvlError: it cannot be finished, or what was written down cannot be read."""
     told = unfinished.read(data)
     if told is None:
+        unfinished.clear_stages(data)
         return
     say("上一次的命令没有做完就断了，先把它做完")
     try:

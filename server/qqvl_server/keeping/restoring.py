@@ -11,15 +11,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from qqvl_server.errors import ConfigError
 from qqvl_server.keeping import archive, backing_up, copying
 from qqvl_server.keeping.archive import Tell
 from qqvl_server.keeping.places import JOURNALS, Places
-from qqvl_server.keeping.unfinished import Move, mark, read, swap, unmark
-
-_STAGE: Final = ".restoring"
+from qqvl_server.keeping.unfinished import STAGE, Move, mark, read, swap, unmark
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def restore(where: Places, file: Path, tell: Tell) -> Restored:
 def _prepared(where: Places, file: Path, stamp: str, tell: Tell) -> tuple[dict[str, Any], tuple[Move, ...]]:
     """Unpack, look over, and write down what is to be moved."""
     _clear(where)
-    stage = where.data / _STAGE
+    stage = where.data / STAGE
     try:
         stage.mkdir(mode=0o700)
         manifest = archive.unpack(file, stage, tell)
@@ -74,7 +72,7 @@ def _prepared(where: Places, file: Path, stamp: str, tell: Tell) -> tuple[dict[s
 def _clear(where: Places) -> None:
     """What was unpacked and is not wanted."""
     for folder in {where.data, where.client, *([where.database.parent] if where.database else [])}:
-        shutil.rmtree(folder / _STAGE, ignore_errors=True)
+        shutil.rmtree(folder / STAGE, ignore_errors=True)
 
 
 def _check(stage: Path, where: Places) -> None:
@@ -116,7 +114,7 @@ def _beside(final: Path, new: Path, data: Path) -> Path:
     """Where it can be renamed into its place: a rename crosses no disks."""
     if final.parent == data:
         return new
-    folder = final.parent / _STAGE
+    folder = final.parent / STAGE
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Path(shutil.move(new, folder / final.name))
 

@@ -18,10 +18,10 @@ from typing import Any, Final
 
 from qqvl_server.chat.database import Database
 from qqvl_server.chat.message import ChatKey, ChatKind
+from qqvl_server.chat.records import pictures_in
 from qqvl_server.chat.rows import transfer
 from qqvl_server.errors import ConfigError
 from qqvl_server.keeping.archive import sync
-from qqvl_server.keeping.copying import hashes
 from qqvl_server.keeping.places import PICTURES, Places
 
 FORMAT: Final = "qqvl-chat"
@@ -40,7 +40,7 @@ class Document:
 
     def missing(self, where: Places) -> set[str]:
         """Pictures that are named and neither here nor in the data folder."""
-        named = hashes(json.dumps(row["parts"]) for row in self.rows["messages"])
+        named = pictures_in(json.dumps(row["parts"]) for row in self.rows["messages"])
         return {name for name in named if name not in self.pictures and not picture(where, name).is_file()}
 
 
@@ -62,7 +62,7 @@ async def export(where: Places, chat: ChatKey, *, with_pictures: bool) -> str:
     if found is None:
         raise ConfigError(f"没有 {chat} 这个会话；聊过的会话在网页的“机器人”里")
     about, rows = found
-    named = sorted(hashes(json.dumps(row["parts"]) for row in rows["messages"])) if with_pictures else []
+    named = sorted(pictures_in(json.dumps(row["parts"]) for row in rows["messages"])) if with_pictures else []
     kept = {}
     for name in named:
         with contextlib.suppress(FileNotFoundError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any, Final
 from qqvl_server.errors import QqvlError
 from qqvl_server.keeping.archive import sync
 
+STAGE: Final = ".restoring"
+"""What a backup brings waits in folders of this name, beside where it goes."""
 _MARK: Final = ".unfinished.json"
 
 
@@ -59,9 +62,17 @@ def read(data: Path) -> dict[str, Any] | None:
     return found
 
 
+def clear_stages(data: Path) -> None:
+    """What was begun before anything was written down, and nobody wants."""
+    (data / f"{_MARK}.new").unlink(missing_ok=True)
+    for folder in (data / STAGE, *data.glob(f"*/{STAGE}")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def finish_restore(data: Path, told: Mapping[str, Any]) -> None:
     swap(Move(*(None if path is None else Path(path) for path in one)) for one in told["moves"])  # type: ignore[arg-type]
     unmark(data)
+    clear_stages(data)
 
 
 def swap(moves: Iterable[Move]) -> None:

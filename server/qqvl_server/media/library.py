@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -151,6 +151,21 @@ class ImageLibrary:
             logger().warning("磁盘上的一张图片已损坏，已删除", bytes=len(data))
             raise ImageRejected(DAMAGED)
         return self._decoded(ref.sha256, lambda: self._decoder.frames(data, ref))
+
+    def drop(self, before: float, keep: Collection[str] = ()) -> int:
+        """Delete pictures that were not used since ``before``, in seconds since the epoch, and are not among ``keep``.
+
+        Gives how many. Raises OSError.
+        """
+        gone = 0
+        for path in self._folder.glob("*/*"):
+            with self._lock, contextlib.suppress(FileNotFoundError):
+                found = path.stat()
+                if found.st_mtime < before and path.name not in keep:
+                    path.unlink()
+                    self._used -= found.st_size
+                    gone += 1
+        return gone
 
     def _is_here(self, ref: ImageRef) -> bool:
         try:

@@ -143,6 +143,15 @@ class Metrics:
         self.blocked = Counter(
             "qqvl_chat_blocked", "碰到屏蔽词的消息（in）和回答（out）", labelnames=("side",), registry=self.registry
         )
+        self.upstream_requests = Counter(
+            "qqvl_upstream_requests",
+            "问过上游多少次，按上游和结果：ok、unreachable、torn、busy、error、denied、rejected、late、aborted",
+            labelnames=("upstream", "outcome"),
+            registry=self.registry,
+        )
+        self.upstream_up = Gauge(
+            "qqvl_upstream_up", "上游现在能不能用", labelnames=("upstream",), registry=self.registry
+        )
         self.captions = Counter("qqvl_chat_captions", "空闲时给旧图写的说明", registry=self.registry)
         self.sent = Counter("qqvl_chat_sent", "客户端报告已发到 QQ 的消息", registry=self.registry)
 

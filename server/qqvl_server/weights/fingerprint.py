@@ -6,11 +6,18 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-from qqvl_server.weights.locate import shards
+from qqvl_server.weights.locate import Checkpoint, shards
 
 _FILES: Final = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 _PIECES: Final = 16
 _PIECE_BYTES: Final = 4096
+
+
+def fingerprint_of(checkpoint: Checkpoint) -> str:
+    """Of a model that an upstream loads all that is known is its name. Blocking; raises as ``fingerprint``."""
+    if checkpoint.is_elsewhere:
+        return hashlib.blake2b(f"upstream\0{checkpoint.name}".encode(), digest_size=8).hexdigest()
+    return fingerprint(Path(checkpoint.source))
 
 
 def fingerprint(folder: Path) -> str:

@@ -25,13 +25,17 @@ HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """``source`` is a folder; ``instead_of`` says why it is not the one that would have been taken, if so."""
+    """``source`` is a folder; ``instead_of`` says why it is not the one that would have been taken, if so.
+
+    One that ``is_elsewhere`` is loaded by an upstream: ``source`` is its tokenizer's folder, or nothing.
+    """
 
     source: str
     name: str
     is_demo: bool
     weight_bytes: int
     instead_of: str = ""
+    is_elsewhere: bool = False
 
 
 def locate(model_path: str, root: Path) -> Checkpoint:
@@ -61,6 +65,25 @@ def locate(model_path: str, root: Path) -> Checkpoint:
         f"找不到模型文件夹 {model_path}。检查 --model-path 是否写对，"
         f"或先下载：{invocation.command('download', f'Qwen/{PREFERRED}')}"
     )
+
+
+def elsewhere(name: str, model_path: str, root: Path) -> Checkpoint:
+    """A model that an upstream loads under ``name``; ``model_path`` means its tokenizer, or nothing.
+
+    Raises:
+        WeightsError: no such folder, or no tokenizer in it.
+    """
+    if not model_path:
+        return Checkpoint("", name, False, 0, is_elsewhere=True)
+    folders = [Path(model_path), root / model_path, root / "models" / model_path]
+    if HUB_ID.fullmatch(model_path):
+        folders += [root / "models" / model_path.split("/")[1], *filter(None, [cached(model_path)])]
+    found = next((folder for folder in folders if (folder / "tokenizer.json").is_file()), None)
+    if found is None:
+        raise WeightsError(
+            f"{model_path} 里没有 tokenizer.json。engine: upstream 时 model_path 是上游模型的分词器的文件夹，不写也行"
+        )
+    return Checkpoint(str(found), name, False, 0, is_elsewhere=True)
 
 
 def _unasked(root: Path) -> Checkpoint:

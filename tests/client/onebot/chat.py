@@ -88,7 +88,7 @@ class ChatServer(WebServer):
         await self.until(lambda: len(self.told(kind, chat_id)) >= times, f"{times} {kind} reports for chat {chat_id}")
         return self.told(kind, chat_id)
 
-    async def asked(self, chat_id: str | int, times: int = 1, within: float = 10) -> list[Answer]:
+    async def asked(self, chat_id: str | int, times: int = 1, within: float = 30) -> list[Answer]:
         """The chat's bodies once there are `times` of them."""
         await self.until(lambda: len(self.of(chat_id)) >= times, f"{times} requests for chat {chat_id}", within)
         return self.of(chat_id)

@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import IO, ClassVar, Self
 
 from onebot.watch import Watched
+from tests.template import Forked, Template
 
 ROOT = Path(__file__).resolve().parents[3]
 ENTRY = ROOT / "client" / "qqbot_client_full.py"
+# Not ncatbot: importing it reads a file and takes over logging, each process its own.
+_TEMPLATE = Template(
+    (
+        "qqvl_client.cli", "qqvl_client.relay", "aiohttp", "fastapi", "uvicorn", "websockets.asyncio.client",
+        "nonebot.adapters.onebot.v11", "nonebot.drivers.fastapi", "nonebot.drivers.websockets",
+    ),
+    (ROOT / "client",),
+)  # fmt: skip
 SHORT: Mapping[str, object] = {
     "connect_timeout_s": 1,
     "server_timeout_s": 1,
@@ -45,6 +55,8 @@ SHORT: Mapping[str, object] = {
 class Process(Watched):
     """A command run from these tests, with its output collected."""
 
+    template: ClassVar[Template] = _TEMPLATE
+
     def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
         super().__init__()
         self.log = ""
@@ -52,7 +64,7 @@ class Process(Watched):
         self._command = command
         self._env = {**{k: v for k, v in os.environ.items() if not k.startswith("QQVL_")}, **env}
         self._cwd = cwd
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -68,26 +80,26 @@ class Process(Watched):
         return self._process.pid
 
     async def start(self) -> None:
-        pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
         self.returncode = None
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=none, stdout=pipe, stderr=asyncio.subprocess.STDOUT, env=self._env, cwd=self._cwd
-        )
-        self._watcher = asyncio.create_task(self._collect(self._process))
+        read, write = os.pipe()
+        with open(write, "wb") as its, open(os.devnull, "rb") as none:
+            streams = (none.fileno(), its.fileno(), its.fileno())
+            self._process = await asyncio.to_thread(self.template.start, self._command, self._env, streams, self._cwd)
+        self._watcher = asyncio.create_task(self._collect(self._process, os.fdopen(read, "rb", buffering=0)))
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 
-    async def ended(self, within: float = 10) -> int:
+    async def ended(self, within: float = 30) -> int:
         await self.until(lambda: self.returncode is not None, "the process ends", within)
         assert self.returncode is not None
         return self.returncode
 
-    async def logged(self, words: str, within: float = 10) -> None:
+    async def logged(self, words: str, within: float = 30) -> None:
         await self.until(lambda: words in self.log, f"{words!r} in the log", within)
 
-    async def stop(self, within: float = 10) -> int:
+    async def stop(self, within: float = 30) -> int:
         """SIGTERM, as a supervisor does; returns the exit code."""
         self.signal(signal.SIGTERM)
         return await self.ended(within)
@@ -97,12 +109,16 @@ class Process(Watched):
             self._process.kill()
             await self.ended()
 
-    async def _collect(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        while chunk := await process.stdout.read(65536):
+    async def _collect(self, process: subprocess.Popen[bytes] | Forked, output: IO[bytes]) -> None:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), output
+        )
+        while chunk := await reader.read(65536):
             self.log += chunk.decode("utf-8", "replace")
             self.changed()
-        self.returncode = await process.wait()
+        transport.close()
+        self.returncode = await asyncio.to_thread(process.wait)
         self.changed()
 
 

@@ -161,7 +161,7 @@ class OneBotServer(Watched):
         """Report an event that was reported before."""
         await self.raw(json.dumps(event, ensure_ascii=False))
 
-    async def line(self, within: float = 10) -> None:
+    async def line(self, within: float = 30) -> None:
         """Wait for a client that is connected."""
         await self.until(lambda: self.connections, "a client connects", within)
 
@@ -169,7 +169,7 @@ class OneBotServer(Watched):
         """What was sent into one chat, in order."""
         return [sent for sent in self.sent if sent.id == str(chat_id)]
 
-    async def replied(self, chat_id: str | int, times: int = 1, within: float = 10) -> list[Sent]:
+    async def replied(self, chat_id: str | int, times: int = 1, within: float = 30) -> list[Sent]:
         """The chat's sent messages once there are `times` of them."""
         await self.until(lambda: len(self.to(chat_id)) >= times, f"{times} replies in chat {chat_id}", within)
         return self.to(chat_id)

@@ -16,7 +16,7 @@ class Watched:
         for event in self._changes:
             event.set()
 
-    async def until(self, condition: Callable[[], object], what: str, within: float = 10) -> None:
+    async def until(self, condition: Callable[[], object], what: str, within: float = 30) -> None:
         """Return once `condition()` is true; fail with `what` when it is not in time."""
         event = asyncio.Event()
         self._changes.add(event)

@@ -42,7 +42,7 @@ def build(access: ModelAccess) -> Door:
         served_name(access, body.model)
         voice = access.voice()
         prompt = await translate.prompt(body, access, _caller(request), request_id_of(request), left_out)
-        return JSONResponse({"input_tokens": len(await voice.tokenize(prompt))}, headers=left_out.headers())
+        return JSONResponse({"input_tokens": await voice.length(prompt)}, headers=left_out.headers())
 
     return Door("anthropic", ("/v1/messages",), Scope.OPENAI, router, render.error_body)
 
@@ -72,14 +72,14 @@ async def _stream(voice: Voice, asked: GenerationRequest, thoughts: Thoughts, mo
     """Events in the order of Anthropic's documentation; none before the first token."""
     reply = MessageReply(thoughts)
     # The first event already tells the prompt's length, which the voice tells in its last; counted beside the model.
-    counting = asyncio.create_task(voice.tokenize(asked))
+    counting = asyncio.create_task(voice.length(asked))
     opened = False
     try:
         async with aclosing(voice.generate(asked)) as events:
             async for event in events:
                 if not opened:
                     opened = True
-                    start = render.message(model, len(await counting))
+                    start = render.message(model, await counting)
                     yield render.event({"type": "message_start", "message": start})
                 for told in reply.take(event):
                     yield render.event(told)

@@ -30,8 +30,8 @@ from qqvl_server.chat.tables import (
 from qqvl_server.chat.traces import GONE, SOMEBODY, Eraser, Traces
 
 _PAGE: Final = 500
-# Columns that hold words of people, or of the model about them.
-_WORDS: Final = {
+# Columns that hold words of people, or of the model about them. Lines of chats are rewritten part by part.
+WORDS: Final = {
     ANSWERS: ("reply", "warnings"),
     CHATS: ("name",),
     CONVERSATIONS: ("title", "system_prompt", "tools"),
@@ -104,7 +104,7 @@ async def erase(connection: AsyncConnection, eraser: Eraser, tell: Callable[[str
     await connection.execute(delete(LEDGER).where(LEDGER.c.kind == "user", LEDGER.c.external_id == person))
     others = await _shown_by_others(connection)
     done.changed += await _rewrite_lines(connection, eraser, gone, his - others, done.shown, tell)
-    for table, columns in _WORDS.items():
+    for table, columns in WORDS.items():
         done.changed += await _rewrite(connection, table, columns, eraser)
     async for row in _paged(connection, CONVERSATION_MESSAGES, ("images",)):
         done.shown.update(image["sha256"] for image in row.images)
