@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import ChatKey, ChatKind, Speaker, Text
 from qqvl_server.chat.store import Draft, Store
 from qqvl_server.errors import ConfigError, StorageFailed
+from qqvl_server.process import is_held, locked
 from tests.databases import Cluster
 
 pytestmark = pytest.mark.anyio
@@ -108,3 +110,14 @@ async def test_a_database_that_is_restarted_is_used_again(postgres: Cluster) -> 
         later = await store.add_message(said("好", "m3"))
         assert later is not None
         assert len(await store.window(CHAT, until=9)) == 2
+
+
+def test_servers_may_share_a_folder_that_holds_no_history_but_nobody_has_it_alone_meanwhile(tmp_path: Path) -> None:
+    with locked(tmp_path, with_others=True) as is_ours, locked(tmp_path, with_others=True):
+        assert is_ours()
+        assert is_held(tmp_path)
+        with pytest.raises(ConfigError, match="另一个"), locked(tmp_path):
+            pass
+    assert not is_held(tmp_path)
+    with locked(tmp_path), pytest.raises(ConfigError, match="另一个"), locked(tmp_path, with_others=True):
+        pass
