@@ -83,7 +83,9 @@ async def test_one_that_a_later_version_wrote_names_both_versions(postgres: Clus
         await asyncio.to_thread(inspection.examine, url)
 
 
+@pytest.mark.long
 async def test_a_frozen_database_hangs_nobody_and_is_used_again(postgres: Cluster) -> None:
+    """As a turn finds it: ``tests/chat/test_servers.py``."""
     async with Store.open(postgres.database()) as store:
         await store.add_message(said("早", "m1"))
         with postgres.frozen():
