@@ -54,6 +54,8 @@ class JournalFile:
         self._db: sqlite3.Connection | None = None
         self._place: tuple[int, int] | None = None
         self._wal_bytes = 0
+        self.holds_finished = False
+        """Whether the log still has words of what is finished."""
 
     def load(self) -> Changes:
         """Open, check the whole file and read it."""
@@ -63,6 +65,9 @@ class JournalFile:
             if verdict != "ok":
                 raise JournalDamagedError(str(verdict))
             _adopt(db)
+            # Versions before left what they deleted in free pages.
+            db.execute("VACUUM")
+            self.empty_log()
             return _read(db)
 
     def write(self, changes: Changes) -> None:
@@ -71,11 +76,20 @@ class JournalFile:
             with _told():
                 self._write(self._opened(), changes)
                 self._verify()
+            self.holds_finished |= None in changes.entries.values() or None in changes.errands.values()
         except JournalLockedError:
             raise
         except (JournalDamagedError, JournalUnwritableError):
             self.close()
             raise
+
+    def empty_log(self) -> None:
+        """What was deleted is overwritten in the file, but still stands in the log. Best effort: it is tried again."""
+        with suppress(sqlite3.Error, OSError, JournalError):
+            (busy, *_) = self._opened().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy:
+                self._wal_bytes = 0
+                self.holds_finished = False
 
     def body(self, entry_id: int) -> bytes | None:
         """A request's body; nothing when the file does not give it."""
@@ -124,7 +138,9 @@ class JournalFile:
                 if version > VERSION:
                     raise JournalUnwritableError(f"它是更新的版本写的（第 {version} 版，本程序认得第 {VERSION} 版）")
                 # NORMAL loses nothing to a killed process, only to a power cut in the last moments.
-                db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {SCHEMA}")
+                db.executescript(
+                    f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA secure_delete=ON; {SCHEMA}"
+                )
                 db.execute(f"PRAGMA user_version={VERSION}")
             except BaseException:
                 db.close()

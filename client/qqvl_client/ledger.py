@@ -23,6 +23,8 @@ LOG = logging.getLogger("qqvl.journal")
 RETRY_S = 2.0
 KNOWN = 50_000
 SWEEP_EVERY = 500
+CLEAN_EVERY_S = 30.0
+"""How often a journal that never rests is rid of the words of what is finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Ledger:
         self._next_id = 1
         self._next_errand = 1
         self._finished = 0
+        self._cleaned_at = time.monotonic()
 
     @property
     def is_behind(self) -> bool:
@@ -227,6 +230,10 @@ class Ledger:
             # Whatever was just written had been appended before: a kill right here repeats it, no more.
             self._spill.clear()
             LOG.warning("流水账又能写盘了，这段时间记在内存里的都已补上")
+        rests = not self._entries and not self._errands
+        if self.file.holds_finished and (rests or time.monotonic() - self._cleaned_at > CLEAN_EVERY_S):
+            self._cleaned_at = time.monotonic()
+            self.file.empty_log()
 
     def _fall_behind(self, error: JournalError) -> None:
         if not self._trouble:

@@ -35,6 +35,7 @@ from qqvl_server.front import Front, Rooms
 from qqvl_server.generation.local import LocalVoice
 from qqvl_server.generation.port import Voice
 from qqvl_server.hosts import is_loopback
+from qqvl_server.keeping.finishing import finish
 from qqvl_server.lifecycle import Lifecycle
 from qqvl_server.media.fetch import Fetcher
 from qqvl_server.media.image import ImageLimits
@@ -60,6 +61,7 @@ def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path) -> int:
     """
     place = resolved.settings.server
     with locked(data_dir) as is_ours, bound(place.host, place.port) as listener:
+        finish(data_dir.absolute(), resolved.settings.storage.database_url or sqlite_url(data_dir), logger().warning)
         return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener))
 
 

@@ -83,6 +83,11 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
         return _show(_with_page(resolved))
     if parsed.command == "page":
         return _page(_data_dir(resolved))
+    if parsed.command in flags.KEEPING:
+        # Imported late: it knows the database.
+        from qqvl_server.keeping import command as keeping
+
+        return keeping.run(parsed, keeping.places(resolved, _data_dir(resolved), file, env))
     if parsed.command == "label-lines":
         return _label(resolved, parsed.file, parsed.group, parsed.count)
     if parsed.command == "calibrate-gate":

@@ -6,10 +6,9 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Final, NoReturn
 
-from qqvl_server import config, invocation
+from qqvl_server import config, invocation, own_flags
 from qqvl_server.errors import ConfigError
 from qqvl_server.version import VERSION
 from qqvl_server.weights.locate import PREFERRED
@@ -22,9 +21,16 @@ COMMANDS: Final = {
     "show-config": "列出每个设置的值和它从哪里来",
     "setup": "问四个问题，写成 qqvl.yaml",
     "doctor": "体检：从显卡到 QQ 逐项检查，不行的说出要改哪个设置、改成什么",
+    "backup": "备份：聊天记录、图片、人设、设置写成一个文件，服务器开着也行",
+    "restore": "从备份恢复；现在的数据留在旁边",
+    "export": "把一个会话写成 JSON",
+    "import": "读回 export 写的 JSON",
+    "forget": "忘掉一个人：他说的话、对他的回答、他的图，处处不留",
     "label-lines": "从自己群里的记录挑话来问该不该插话，记进文件，给 calibrate-gate 用",
     "calibrate-gate": "用标好的话给现在的模型校准 smart 的判断",
 }
+KEEPING: Final = ("backup", "restore", "export", "import", "forget")
+"""Commands on what is kept."""
 # What most people ever type; ``serve --help`` has the rest.
 EVERYDAY: Final = {
     "模型": ("model_path", "device", "quantization"),
@@ -140,14 +146,12 @@ def overview() -> Parser:
 
 
 def _settings(name: str) -> Parser:
-    parser = Parser(invocation.command(name), COMMANDS[name], f"%(prog)s {_FILES.get(name, '')}[参数…]")
-    if name in _OWN:
-        _OWN[name](parser)
+    parser = Parser(invocation.command(name), COMMANDS[name], f"%(prog)s {own_flags.FILES.get(name, '')}[参数…]")
+    if name in own_flags.OWN:
+        own_flags.OWN[name](parser)
     parser.add_argument_group("设置文件").add_argument(
         "--config", metavar="文件", help="设置文件，默认是当前文件夹或项目根目录下的 qqvl.yaml"
     )
-    if name == "doctor":
-        _add_doctors(parser.add_argument_group("体检"))
     groups = {section: parser.add_argument_group(title) for section, title in SECTIONS.items()}
     for knob in config.knobs():
         if not knob.in_file_only:
@@ -164,12 +168,6 @@ def _setup() -> Parser:
     group.add_argument("--force", action="store_true", help="已有的文件也改；别的设置留着，原来的另存为 .bak")
     parser.add_others()
     return parser
-
-
-def _add_doctors(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--json", action="store_true", help="写成 JSON，给程序看；有不行的退出码是 1，没有是 0")
-    group.add_argument("--no-send", dest="send", action="store_false", help="不用机器人的号给它自己发一条消息")
-    group.add_argument("--picture", metavar="网址", help="试着取哪张图片，默认是机器人自己的头像")
 
 
 def _download() -> Parser:
@@ -197,26 +195,6 @@ def _try() -> Parser:
     group.add_argument("--data-dir", dest="data_dir", metavar="文件夹", help="那个服务器的数据目录，默认 data/")
     parser.add_others()
     return parser
-
-
-def _calibrating(parser: Parser) -> None:
-    group = parser.add_argument_group("校准")
-    group.add_argument("files", metavar="文件", nargs="+", type=Path, help="标好的话，JSONL，见 docs/bot.md")
-    group.add_argument(
-        "--rate", metavar="值", type=float, default=0.05, help="多大比例的话之后插话，0 到 0.5（默认 0.05）"
-    )
-    group.add_argument("--into", metavar="文件", type=Path, help="写到哪里，默认 data_dir 下的 gates/")
-
-
-def _labelling(parser: Parser) -> None:
-    group = parser.add_argument_group("标注")
-    group.add_argument("file", metavar="文件", type=Path, help="记到哪个 JSONL 文件；有了就接着标")
-    group.add_argument("--group", metavar="群号", help="只标这个群，默认所有的群")
-    group.add_argument("--count", metavar="值", type=int, default=100, help="这次最多问多少句（默认 100）")
-
-
-_OWN: Final = {"calibrate-gate": _calibrating, "label-lines": _labelling}
-_FILES: Final = {"calibrate-gate": "文件… ", "label-lines": "文件 "}
 
 
 def _add(group: argparse._ArgumentGroup, knob: config.Knob) -> None:

@@ -26,6 +26,8 @@ LINK_S: Final = 12 * 3600
 """How long a link waits for its one use, in seconds."""
 _KEY: Final = "page.key"
 _ADDRESS: Final = "page.address"
+PRIVATE: Final = (_KEY, _ADDRESS)
+"""Its files: of one machine, and never part of a backup."""
 
 
 class SignIn:

@@ -19,6 +19,7 @@ from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import Answer, ChatKey, ChatKind, Speaker, StoredMessage, Text
 from qqvl_server.chat.store import Draft, Outcome, Store, sqlite_url
 from qqvl_server.errors import StorageFailed
+from qqvl_server.observe import logs
 
 pytestmark = pytest.mark.anyio
 CHAT = ChatKey(ChatKind.PRIVATE, "1")
@@ -52,9 +53,58 @@ async def refused(folder: Path) -> str:
     return raised.value.message
 
 
-async def test_what_is_no_database_is_told_as_such(tmp_path: Path) -> None:
+async def set_aside(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A start goes on with a new database; what was there keeps every byte under another name, and a line says so."""
+    before = {path.name.removeprefix(NAME): path.read_bytes() for path in folder.glob(f"{NAME}*")}
+    before.pop("-shm", None)
+    logs.configure("info", "json")
+    async with Store.open(sqlite_url(folder)) as store:
+        assert await store.window(CHAT, until=999) == ()
+        assert await store.add_message(said("新的", "m1")) is not None
+        aside = {path.name.partition(".broken-")[2]: path.read_bytes() for path in folder.glob("*.broken-*")}
+        stamp = min(aside)
+        assert {name.removeprefix(stamp): kept for name, kept in aside.items()} == before
+    told = [line for line in capsys.readouterr().err.splitlines() if stamp in line]
+    assert len(told) == 1
+    assert "已损坏" in told[0]
+    assert "restore" in told[0]
+    async with Store.open(sqlite_url(folder)) as store:
+        assert len(await store.window(CHAT, until=999)) == 1
+
+
+async def test_what_is_no_database_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / NAME).write_bytes(b"this is no database" * 100)
-    assert "不是 SQLite 数据库" in await refused(tmp_path)
+    await set_aside(tmp_path, capsys)
+
+
+async def test_a_broken_one_is_set_aside_with_the_log_of_a_server_that_was_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    async with Store.open(sqlite_url(folder)) as store:
+        for number in range(200):
+            await store.add_message(said("很长的话" * 200, f"m{number}"))
+        with sqlite3.connect(folder / NAME) as other:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        other.close()
+        await store.add_message(said("最后一句", "last"))
+        shutil.copytree(folder, tmp_path / "killed", ignore=shutil.ignore_patterns("*-shm"))
+    with (tmp_path / "killed" / NAME).open("r+b") as file:
+        file.seek(8192)
+        file.write(os.urandom(65536))
+    await set_aside(tmp_path / "killed", capsys)
+
+
+async def test_a_kill_while_one_is_set_aside_leaves_no_log_of_the_old_to_the_new(tmp_path: Path) -> None:
+    async with Store.open(sqlite_url(tmp_path)) as store:
+        await store.add_message(said("旧的", "m1"))
+        shutil.copy(tmp_path / f"{NAME}-wal", tmp_path / "log")
+    (tmp_path / NAME).unlink()
+    (tmp_path / "log").rename(tmp_path / f"{NAME}-wal")
+    async with Store.open(sqlite_url(tmp_path)) as store:
+        assert await store.window(CHAT, until=999) == ()
+        assert await store.add_message(said("新的", "m1")) is not None
 
 
 async def test_several_are_opened_at_once_in_one_loop_and_beside_it(tmp_path: Path) -> None:
@@ -69,19 +119,19 @@ async def test_several_are_opened_at_once_in_one_loop_and_beside_it(tmp_path: Pa
             assert len(await store.window(CHAT, until=99)) == 3
 
 
-async def test_damage_in_the_middle_is_found_at_the_start(tmp_path: Path) -> None:
+async def test_damage_in_the_middle_is_found_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     await fill(tmp_path, 200)
     size = (tmp_path / NAME).stat().st_size
     with (tmp_path / NAME).open("r+b") as file:
         file.seek(size // 2 // 4096 * 4096)
         file.write(os.urandom(8192))
-    assert "已损坏" in await refused(tmp_path)
+    await set_aside(tmp_path, capsys)
 
 
-async def test_a_database_cut_short_is_found_at_the_start(tmp_path: Path) -> None:
+async def test_a_database_cut_short_is_found_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     await fill(tmp_path, 200)
     os.truncate(tmp_path / NAME, (tmp_path / NAME).stat().st_size // 2 // 4096 * 4096)
-    assert "已损坏" in await refused(tmp_path)
+    await set_aside(tmp_path, capsys)
 
 
 async def test_one_that_a_later_version_wrote_names_both_versions(tmp_path: Path) -> None:

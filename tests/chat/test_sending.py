@@ -10,7 +10,7 @@ import regex
 from markdown_it import MarkdownIt
 
 from qqvl_server.chat.outgoing.messages import Drawing, Manner, Node, Outgoing, Record, Sender, Words, messages, plainly
-from qqvl_server.chat.outgoing.sheets import Formula
+from qqvl_server.chat.outgoing.sheets import Formula, Sheet
 
 REPLIES = (Path(__file__).parents[1] / "fixtures" / "replies.md").read_text("utf-8").split("\n%%%%\n")
 WHOLE = Manner(part_chars=1_000_000)

@@ -304,6 +304,17 @@ async def test_a_recalled_message_leaves_with_its_answer_and_what_quotes_it(tmp_
         assert not any(map(images_of, voice.asked[-1].messages))
 
 
+async def test_what_was_said_to_a_recalled_command_leaves_too(tmp_path: Path) -> None:
+    async with opened(tmp_path, ScriptedVoice(lambda _: "好")) as service:
+        told = (await service.handle(said("/model", 1), "")).reply
+        assert told
+        await service.recall(GROUP, "m1")
+        for file in tmp_path.glob("qqvl.sqlite3*"):
+            assert told.splitlines()[0].encode() not in file.read_bytes()
+        again = await service.handle(said("/model", 2), "")
+        assert again.reply == told
+
+
 async def test_a_resend_of_what_was_recalled_is_met_with_silence_also_after_a_restart(tmp_path: Path) -> None:
     voice = ScriptedVoice(lambda _: "好")
     message = said("收回的话", 1)
@@ -334,6 +345,25 @@ async def test_a_recall_before_its_message_survives_a_restart_and_swallows_it_on
         assert (await service.handle(later, "")).should_reply
         assert await service.recall(GROUP, "m0") == ()
         assert await history(service) == ["另一句", "好"]
+
+
+async def test_recalls_of_what_nobody_knows_are_bounded_and_the_newest_still_wait(tmp_path: Path) -> None:
+    def rows(table: str) -> int:
+        with closing(sqlite3.connect(tmp_path / "qqvl.sqlite3")) as database:
+            return int(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+    async with opened(tmp_path, ScriptedVoice(lambda _: "好")) as service:
+        await asyncio.gather(*(service.recall(GROUP, f"x{number}") for number in range(150)))
+        elsewhere = ChatKey(ChatKind.GROUP, "heard of by a recall alone")
+        await service.recall(elsewhere, "x")
+        await service.recall(GROUP, "m1")
+        assert rows("recalls") == 101
+        assert not (await service.handle(said("收回的话", 1), "")).should_reply
+    with closing(sqlite3.connect(tmp_path / "qqvl.sqlite3")) as database:
+        database.execute("UPDATE recalls SET created_at = 0")
+        database.commit()
+    async with opened(tmp_path, ScriptedVoice(lambda _: "好")):
+        assert (rows("recalls"), rows("chats")) == (0, 0)
 
 
 async def test_an_id_that_came_twice_means_its_newest_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from qqvl_client.errors import SettingsError
 from qqvl_client.events import parse_event
 from qqvl_client.journal import Journal, open_journal
 from qqvl_client.ledger import Draft
-from qqvl_client.message import MessageEvent
+from qqvl_client.message import MessageEvent, Recall
 from qqvl_client.outgoing import Outgoing
 from qqvl_client.settings import Settings
 
@@ -132,6 +132,34 @@ async def test_a_message_goes_on_where_it_stood(journals: Callable[..., Journal]
     assert (last.messages, last.next_part, last.part_open) == (SAID, 1, True)
     await third.done([last.id])
     assert journals().unfinished == []
+
+
+async def test_nothing_that_was_said_stays_once_it_is_done(journals: Callable[..., Journal], tmp_path: Path) -> None:
+    def words() -> set[str]:
+        data = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        return {word for word in ("swordfish", "hunter2", "long ago") if word.encode() in data}
+
+    with closing(sqlite3.connect(tmp_path / "j.db", isolation_level=None)) as before:
+        before.executescript(
+            "PRAGMA secure_delete=OFF; CREATE TABLE entry (x); INSERT INTO entry VALUES ('long ago'); DROP TABLE entry"
+        )
+    assert words() == {"long ago"}
+    journal = journals()
+    assert words() == set()
+    recalled, reset = await journal.take([Draft(event_of("swordfish", message_id=n), 1.0) for n in (1, 2)])
+    assert recalled is not None
+    assert reset is not None
+    await journal.ready(reset, b"swordfish" * 9000)
+    answered = await journal.answered(reset, [Outgoing("hunter2", ({"type": "text", "data": {"text": "hunter2"}},))])
+    entry, errand = await journal.delivered(answered, 1, "s1")
+    assert errand is not None
+    await journal.settle(errand)
+    errand = await journal.recall(Recall(recalled.chat, recalled.message_id, "5"))
+    assert words() == {"swordfish", "hunter2"}
+    await journal.done([entry.id, recalled.id])
+    await journal.settle(errand)
+    assert words() == set()
+    assert await taken(journal, event_of("swordfish", message_id=1), event_of("new", message_id=3)) == [False, True]
 
 
 async def test_a_journal_that_runs_for_ever_stays_small(journals: Callable[..., Journal]) -> None:

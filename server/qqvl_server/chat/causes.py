@@ -19,17 +19,12 @@ _REFUSED: Final = frozenset(
 )
 _NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
-DAMAGED_AT_START: Final = (
-    "聊天记录数据库 {name} 已损坏，没有启动。文件没有动过：请先把整个数据目录复制一份留底，"
-    "再从备份恢复，或用 sqlite3 的 .recover 修复；也可以把它移走，从空的记录开始"
-)
+_MEND: Final = "：下次启动会把它改名留底，从空的记录开始；有备份就先停下服务，用 restore 恢复"
+DAMAGED_AT_START: Final = "聊天记录数据库 {name} 已损坏" + _MEND
 FOREIGN_AT_START: Final = "数据库 {name} 里的表不是 qqvl 的，没有启动。文件没有动过：请把它移走，或换一个 --data-dir"
 _AT_START: Final = {
     _LOCKED: "聊天记录数据库 {name} 正被另一个程序锁着。请关掉打开着它的程序（sqlite3、备份、同步软件等）再启动",
-    frozenset({sqlite3.SQLITE_NOTADB}): (
-        "{name} 不是 SQLite 数据库（可能被别的文件盖掉了），没有启动。文件没有动过：请把它移走留底，"
-        "再从备份恢复，或从空的记录开始"
-    ),
+    frozenset({sqlite3.SQLITE_NOTADB}): ("{name} 不是 SQLite 数据库（可能被别的文件盖掉了）" + _MEND),
     _DAMAGED: DAMAGED_AT_START,
     _REFUSED: "打不开聊天记录数据库 {name}：没有读写的权限。请检查 --data-dir 里文件的主人和权限",
     _NO_ROOM: "打不开聊天记录数据库 {name}：磁盘满了或读写出错。请检查剩余空间和磁盘",
@@ -37,7 +32,10 @@ _AT_START: Final = {
 }
 _WHILE_RUNNING: Final = {
     _LOCKED: "聊天记录数据库正被另一个程序锁着，这次没有存取成功；请关掉打开着它的程序",
-    _DAMAGED: "聊天记录数据库已损坏，这次没有存取成功；请停下服务，把数据目录复制一份留底，再从备份恢复",
+    _DAMAGED: (
+        "聊天记录数据库已损坏，这次没有存取成功；请停下服务，用 restore 从备份恢复；"
+        "没有备份就重新启动：坏的会改名留底，从空的记录开始"
+    ),
     _REFUSED: "聊天记录数据库不让读写，这次没有存取成功；请检查数据目录的权限，磁盘是不是变成了只读",
     _NO_ROOM: "聊天记录写不进磁盘，这次没有保存；请检查剩余空间和磁盘",
 }
@@ -57,6 +55,10 @@ def is_of_disk(error: Exception) -> bool:
 
 def is_damage(error: Exception) -> bool:
     return code_of(error) in _DAMAGED
+
+
+def set_aside(name: str, aside: str) -> str:
+    return f"聊天记录数据库 {name} 已损坏，改名为 {aside} 留底，从空的记录开始；有备份就停下服务，用 restore 恢复"
 
 
 def at_start(error: Exception, name: str) -> StorageFailed:

@@ -86,9 +86,10 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, is_ours: Callable[[], bool]) -> AsyncIterator[Self]:
+    async def open(cls, url: str, is_ours: Callable[[], bool], *, sets_aside: bool = True) -> AsyncIterator[Self]:
         """Args:
             is_ours: whether the folder it lies in is still the one that this process has locked.
+            sets_aside: a broken file is replaced by a new one; else that is an error.
 
         Raises:
             StorageFailed: it cannot be used; what is wrong and what to do.
@@ -102,7 +103,7 @@ class Database:
         try:
             try:
                 if file:
-                    await asyncio.to_thread(inspection.look_over, file)
+                    await asyncio.to_thread(_look_over, file, sets_aside)
                 async with _alone(), engine.execution_options(writes=True).begin() as connection:
                     await connection.run_sync(_migrate, name)
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -152,6 +153,23 @@ class Database:
                 # Past SQLAlchemy, which would begin a transaction: inside of one it is refused.
                 raw = await connection.get_raw_connection()
                 await raw.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
+
+    async def compact(self) -> None:
+        """Nothing of what was deleted is left in the file, not even between its rows. Rewrites all of it.
+
+        Raises StorageFailed.
+        """
+        try:
+            async with self._engine.connect() as connection:
+                if self._engine.dialect.name == "sqlite":
+                    raw = await connection.get_raw_connection()
+                    await raw.driver_connection.execute("VACUUM")  # type: ignore[union-attr]
+                else:
+                    await connection.execution_options(isolation_level="AUTOCOMMIT")
+                    await connection.exec_driver_sql("VACUUM FULL")
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise self._failure(error) from error
+        await self.empty_log()
 
     async def _commit_groups(self) -> None:
         while True:
@@ -234,6 +252,13 @@ async def _alone() -> AsyncIterator[None]:
         yield
     finally:
         _MIGRATING.release()
+
+
+def _look_over(file: str, sets_aside: bool) -> None:
+    if not sets_aside:
+        inspection.look_over(file)
+    elif (aside := inspection.set_aside_broken(file)) is not None:
+        logger().error(causes.set_aside(Path(file).name, aside.name))
 
 
 def _durable_sqlite(connection: Any, _record: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +33,12 @@ def scripts() -> tuple[alembic.config.Config, ScriptDirectory]:
     return config, ScriptDirectory.from_config(config)
 
 
+def file_of(url: str) -> str | None:
+    """SQLite's file; None for another database."""
+    place = make_url(url)
+    return place.database if place.get_backend_name() == "sqlite" else None
+
+
 def refuse_later(name: str, written: str | None) -> None:
     """Raises StorageFailed: ``written``, a revision, is none that this program knows."""
     ours = scripts()[1]
@@ -42,17 +50,50 @@ def look_over(file: str, busy_s: float = BUSY_S) -> None:
     """Before anything is changed in it. Malformed somewhere, it would only say so when a message comes there.
 
     Raises:
-        StorageFailed: it is damaged, or another program's.
-        sqlite3.Error: it cannot be read.
+        sqlite3.DatabaseError: it is broken (``causes.is_damage``), or cannot be read.
+        StorageFailed: another program's.
     """
     if not os.path.exists(file):
         return
-    with contextlib.closing(sqlite3.connect(file, timeout=busy_s)) as connection:
-        if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise StorageFailed(causes.DAMAGED_AT_START.format(name=Path(file).name))
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    # Read only: the last connection that closes would write the log into a file that may be broken.
+    with contextlib.closing(sqlite3.connect(f"{Path(file).absolute().as_uri()}?mode=ro", busy_s, uri=True)) as opened:
+        found = opened.execute("PRAGMA quick_check(1)").fetchone()
+        if found != ("ok",):
+            broken = sqlite3.DatabaseError(found[0])
+            broken.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise broken
+        tables = {row[0] for row in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and "alembic_version" not in tables:
             raise StorageFailed(causes.FOREIGN_AT_START.format(name=Path(file).name))
+
+
+def set_aside_broken(file: str) -> Path | None:
+    """Before a start: a file that is broken goes out of the way, whole and under a new name, which is given.
+
+    Raises as ``look_over``, but for damage.
+    """
+    try:
+        look_over(file)
+    except sqlite3.DatabaseError as error:
+        if not causes.is_damage(error):
+            raise
+        return _set_aside(Path(file))
+    return None
+
+
+def _set_aside(file: Path) -> Path:
+    stamp = f"{file.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
+    aside = next(file.with_name(name) for name in names if not file.with_name(name).exists())
+    log = file.with_name(f"{file.name}-wal")
+    # The log first and as a copy: a kill in between must not leave the file without the log that belongs to it, and a
+    # log without its file would be deleted by SQLite.
+    if log.exists() and log.stat().st_size:
+        shutil.copy2(log, aside.with_name(f"{aside.name}-wal"))
+    os.replace(file, aside)
+    for left in ("-wal", "-shm"):
+        file.with_name(f"{file.name}{left}").unlink(missing_ok=True)
+    return aside
 
 
 def examine(url: str) -> bool:
@@ -61,7 +102,7 @@ def examine(url: str) -> bool:
     Raises:
         StorageFailed: it cannot be used; what is wrong and what to do.
     """
-    file = make_url(url).database if make_url(url).get_backend_name() == "sqlite" else None
+    file = file_of(url)
     name = Path(file).name if file else make_url(url).get_backend_name()
     try:
         if file is None:
@@ -82,7 +123,7 @@ def examine(url: str) -> bool:
 
 def newest(url: str) -> float | None:
     """When the last answer was stored, in seconds of the epoch; None where none is or it is not told."""
-    file = make_url(url).database if make_url(url).get_backend_name() == "sqlite" else None
+    file = file_of(url)
     if file is None or not os.path.exists(file):
         return None
     try:

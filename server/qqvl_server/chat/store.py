@@ -191,7 +191,7 @@ class Store:
             return await recalls.recall(connection, chat_id, message_id, coming, self._clock.now())
 
         recalled = await self._write(forget)
-        if recalled.lines:
+        if recalled.wiped:
             await self.database.empty_log()
         return recalled
 
@@ -281,6 +281,7 @@ class Store:
             for table, lifetime_s in _LIFETIMES.items():
                 await connection.execute(delete(table).where(table.c.created_at < self._clock.now() - lifetime_s))
             await chats.delete_old_trials(connection, self._clock.now() - _DAY_S)
+            await chats.delete_unspoken(connection)
 
         await self._write(sweep)
 

@@ -178,6 +178,17 @@ async def blank(connection: AsyncConnection, chat_id: int, reply_seq: int) -> No
     )
 
 
+async def blank_one(connection: AsyncConnection, answer_id: int) -> None:
+    await connection.execute(update(ANSWERS).where(ANSWERS.c.id == answer_id).values(_BLANK))
+
+
+async def blank_asides(connection: AsyncConnection, chat_id: int, message_id: str) -> bool:
+    """What was said to commands, which are no lines of the talk; whether there was any."""
+    mine = ANSWERS.c.chat_id == chat_id, ANSWERS.c.message_id == message_id, ANSWERS.c.seq.is_(None)
+    blanked = await connection.execute(update(ANSWERS).where(*mine, ANSWERS.c.reply != "").values(_BLANK))
+    return bool(blanked.rowcount)
+
+
 async def blank_all(connection: AsyncConnection, chat_id: int) -> None:
     await connection.execute(update(ANSWERS).where(ANSWERS.c.chat_id == chat_id).values(_BLANK))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeGuard
 
 from sqlalchemy import Text as SqlText
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.identity import Identity
@@ -45,6 +45,13 @@ async def delete_old_trials(connection: AsyncConnection, before: float) -> None:
     old = CHATS.c.external_id.like(f"{TRIAL}%"), CHATS.c.updated_at < before
     for chat_id in (await connection.execute(select(CHATS.c.id).where(*old))).scalars().all():
         await delete_chat(connection, chat_id)
+
+
+async def delete_unspoken(connection: AsyncConnection) -> None:
+    """Chats that are known by a recall or a command alone, once nothing of that is kept any more."""
+    hanging = [table for table in METADATA.sorted_tables if "chat_id" in table.c]
+    bare = (~exists().where(table.c.chat_id == CHATS.c.id) for table in hanging)
+    await connection.execute(delete(CHATS).where(CHATS.c.next_seq == 1, *bare))
 
 
 async def delete_chat(connection: AsyncConnection, chat_id: int) -> None:

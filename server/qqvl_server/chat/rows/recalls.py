@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.identity import Identity
@@ -17,15 +17,19 @@ from qqvl_server.chat.tables import ANSWERS, MESSAGES, RECALLS, is_of
 # A recall that came first waits so long for a message without a time of its own.
 _PATIENCE_S: Final = 600
 _SKEW_S: Final = 120
+# Recalls that wait for a message nobody knows: the oldest of a chat's, and of all, make room. Anybody who may recall
+# could name any number of them.
+_WAITING_IN_CHAT: Final = 100
+_WAITING: Final = 2000
 _SILENT: Final = Answer("", should_reply=False, reason="silent")
 
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """What became of a recall: the numbers of the lines that left, and our messages that may still be withdrawn."""
+    """What became of a recall: our messages that may still be withdrawn, and whether any words have left."""
 
     withdraw: tuple[str, ...] = ()
-    lines: tuple[int, ...] = ()
+    wiped: bool = False
 
 
 async def recall(
@@ -39,9 +43,11 @@ async def recall(
         if ours is not None and (line is None or ours > line.seq) and not _is_done(earlier, ours):
             return await _recall_ours(connection, chat_id, message_id, ours, now)
         if line is None:
+            wiped = await answers.blank_asides(connection, chat_id, message_id)
             if earlier is None:
                 await _note(connection, chat_id, message_id, None, None, None, [], now)
-            return Recalled() if earlier is None else Recalled(tuple(earlier.withdraw))
+                await _make_room(connection, chat_id)
+            return Recalled(() if earlier is None else tuple(earlier.withdraw), wiped)
     return await _recall_line(connection, chat_id, message_id, coming, line, now)
 
 
@@ -136,6 +142,9 @@ async def _recall_line(
         ids += await answers.sent_ids(connection, chat_id, reply_seq)
         withdraw = await answers.withdrawable(connection, chat_id, reply_seq, now)
         await answers.blank(connection, chat_id, reply_seq)
+    elif answered is not None:
+        # What a command said is no line of the talk.
+        await answers.blank_one(connection, answered.id)
     if answered is None and digest is not None:
         await answers.remember(
             connection, chat_id, Identity(message_id, digest, digest, None), answers.Kept(_SILENT, now)
@@ -146,7 +155,7 @@ async def _recall_line(
     last = await chats.last_seq(connection, chat_id)
     seq = last if line is None else int(line.seq)
     await _note(connection, chat_id, message_id, digest, seq, reply_seq, withdraw, now)
-    return Recalled(tuple(withdraw), tuple(gone))
+    return Recalled(tuple(withdraw), wiped=line is not None or answered is not None)
 
 
 async def _recall_ours(
@@ -157,7 +166,7 @@ async def _recall_ours(
     await chats.delete_lines(connection, chat_id, [reply_seq])
     await chats.blank_quotes(connection, chat_id, reply_seq, ids, ())
     await _note(connection, chat_id, message_id, None, reply_seq, reply_seq, [], now)
-    return Recalled((), (reply_seq,))
+    return Recalled(wiped=True)
 
 
 async def _answer_to(connection: AsyncConnection, chat_id: int, message_id: str, digest: str | None) -> Row[Any] | None:
@@ -167,6 +176,13 @@ async def _answer_to(connection: AsyncConnection, chat_id: int, message_id: str,
         )
     )
     return found.first()
+
+
+async def _make_room(connection: AsyncConnection, chat_id: int) -> None:
+    waiting = RECALLS.c.seq.is_(None)
+    for mine, most in (((waiting, RECALLS.c.chat_id == chat_id), _WAITING_IN_CHAT), ((waiting,), _WAITING)):
+        oldest_kept = select(RECALLS.c.id).where(*mine).order_by(RECALLS.c.id.desc()).offset(most - 1).limit(1)
+        await connection.execute(delete(RECALLS).where(*mine, RECALLS.c.id < oldest_kept.scalar_subquery()))
 
 
 async def _note(
