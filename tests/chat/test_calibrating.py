@@ -57,12 +57,12 @@ def test_lines_of_ones_own_groups_are_asked_about_once(tmp_path: Path) -> None:
     assert "1/3，群 77" in shown
     assert "标了 1 行该插话、0 行不该" in shown
     shown = label(tmp_path, file, "n\nq\n")
-    assert "1/2" in shown
+    assert "1/2，群 77" in shown
     assert "没有别的" not in shown
     shown = label(tmp_path, file, "s\n")
     assert "标了 1 行该插话、1 行不该；没有别的可标了" in shown
-    assert "1/" not in label(tmp_path, file, "y\n")
-    assert "1/" not in label(tmp_path, tmp_path / "other.jsonl", "y\n", "--group", "78")
+    assert "，群 7" not in label(tmp_path, file, "y\n")
+    assert "，群 7" not in label(tmp_path, tmp_path / "other.jsonl", "y\n", "--group", "78")
     kept = {scene.lines[-1].text: scene for scene in scenes.read([file])}
     assert set(kept) == {"早", "谁会修打印机", "几点开会"}, "who calls the bot is answered anyway"
     assert [(line.text, line.ours) for line in kept["几点开会"].lines][-2:] == [("在", True), ("几点开会", False)]
