@@ -72,16 +72,15 @@ def serve(resolved: Resolved, checkpoint: Checkpoint, data_dir: Path, load: Load
         StorageFailed: the database cannot be opened.
     """
     place = resolved.settings.server
-    kept = logs.kept_in(data_dir / "logs", resolved.settings.observe)
-    with held(resolved.settings, data_dir) as is_ours, bound(place.host, place.port) as listener, kept:
+    with held(resolved.settings, data_dir) as is_ours, bound(place.host, place.port) as listener:
         return asyncio.run(_serve(resolved, checkpoint, data_dir, is_ours, listener, load))
 
 
 @contextmanager
 def held(settings: Settings, data_dir: Path) -> Iterator[Callable[[], bool]]:
-    """As ``locked``; what a restore was doing when it was killed is brought to its end."""
+    """As ``locked``, with the log kept there; what a restore was doing when it was killed is brought to its end."""
     url = settings.storage.database_url or sqlite_url(data_dir)
-    with locked(data_dir, with_others=is_shared(url)) as is_ours:
+    with locked(data_dir, with_others=is_shared(url)) as is_ours, logs.kept_in(data_dir / "logs", settings.observe):
         finish(data_dir.absolute(), url, logger().warning)
         yield is_ours
 

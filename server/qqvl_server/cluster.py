@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qqvl_server import app as house
-from qqvl_server import config, invocation, voices
+from qqvl_server import config, derived, invocation, voices
 from qqvl_server.config import Resolved
 from qqvl_server.errors import ConfigError, QqvlError, WeightsError
 from qqvl_server.generation.engines.ray_replicas import RayReplicas
@@ -50,8 +50,8 @@ _BESIDE: Final = 64
 _RUNNING: Final = 16
 # The least that a picture's file needs; answers are smaller.
 _OBJECT_STORE_BYTES: Final = 128 * 1024**2
-# Of a cluster of our own, for Ray's own actors.
-_OTHER_CPUS: Final = 2
+_OTHER_CPUS: Final = 2  # of a cluster of our own, for Ray's own actors
+_STARTS: Final = 5
 _DESCRIBE_S: Final = 60.0
 # To close the database and the rest after the last answer.
 _CLOSING_S: Final = 10.0
@@ -78,9 +78,12 @@ def app(arguments: Mapping[str, Any]) -> Application:
 
     Raises ConfigError, WeightsError.
     """
-    resolved = config.resolve(dict(arguments), os.environ, config.settings_file(None, os.environ))
+    file = config.settings_file(None, os.environ)
+    if unknown := set(arguments) - {knob.name for knob in config.knobs()}:
+        raise ConfigError(f"没有 {'、'.join(sorted(unknown))} 这个设置；参数是设置的名字，如 replicas=2")
+    resolved = config.resolve(dict(arguments), os.environ, file)
     if not resolved.settings.cluster.replicas:
-        resolved = config.resolve({**arguments, "replicas": "1"}, os.environ, config.settings_file(None, os.environ))
+        resolved = config.resolve({**arguments, "replicas": "1"}, os.environ, file)
     check(resolved.settings)
     checkpoint = locate(resolved.settings.weights.model_path, config.project_root())
     plan = _plan(resolved, checkpoint, config.data_dir(resolved))
@@ -118,6 +121,7 @@ class Replica(Served):
     def __init__(self, plan: Plan) -> None:
         settings = plan.resolved.settings
         bound_spinning()
+        derived.keep_in(plan.data_dir)
         logs.configure(settings.observe)
         self._open = contextlib.ExitStack()
         library = house.image_library(settings, self._open.enter_context(_scratch()))
@@ -197,9 +201,9 @@ def _load(plan: Plan, library: ImageLibrary, metrics: Metrics) -> Voice:
         "num_cpus": math.ceil(cpus), "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",
     }  # fmt: skip
-    joined = {"address": wanted.ray_address} if wanted.ray_address else {"address": "local", **own}
     try:
-        ray.init(**joined, namespace=NAME, logging_level="warning")
+        where = {"address": wanted.ray_address} if wanted.ray_address else {"address": "local", **own}
+        _begin({**where, "namespace": NAME, "logging_level": "warning"})
         ray_serve.start(proxy_location="Disabled")
         handle = ray_serve.run(_engine(plan), name=NAME, route_prefix=None)
         described: Described = handle.describe.remote().result(timeout_s=_DESCRIBE_S)
@@ -217,6 +221,22 @@ def _load(plan: Plan, library: ImageLibrary, metrics: Metrics) -> Voice:
         ray.shutdown()
 
     return RemoteVoice(RayReplicas(handle, close), described, library, metrics)
+
+
+def _begin(options: dict[str, Any]) -> None:
+    """``ray.init``; it gives a node of its own half a minute, which is too little on a machine that is busy."""
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            # Ray raises Exception itself here, and tells by the text alone what it was.
+            ray.shutdown()
+            if not left or "timed out during startup" not in str(error):
+                raise
+            logs.logger().warning("机器太忙，Ray 没有及时起来，再试一次")
 
 
 def _engine(plan: Plan) -> Application:
@@ -247,7 +267,6 @@ def _engine(plan: Plan) -> Application:
 
 
 def _gpus(settings: Settings) -> float:
-    """Of a replica, where the settings leave it open: one, if the cluster has any."""
     import ray
 
     if settings.cluster.replica_gpus is not None:
@@ -261,9 +280,8 @@ def _gpus(settings: Settings) -> float:
 def _scratch() -> Iterator[Path]:
     """A folder for the pictures that this process is sent. What processes that were killed have left is deleted."""
     shelf = Path(tempfile.gettempdir()) / f"qqvl-replicas-{os.getuid()}"
-    for left in shelf.glob("*"):
-        if not is_held(left):
-            shutil.rmtree(left, ignore_errors=True)
+    for left in filter(lambda folder: not is_held(folder), shelf.glob("*")):
+        shutil.rmtree(left, ignore_errors=True)
     own = shelf / str(os.getpid())
     try:
         with locked(own):

@@ -21,7 +21,7 @@ from tests.pictures import base64_picture
 from tests.running import RunningServer, private_body
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
-START_S = 400
+START_S = 900
 CHATS = 6
 LINES = 5
 
@@ -79,7 +79,7 @@ def insist(server: RunningServer, body: dict[str, Any]) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_nothing_is_lost_or_doubled_when_a_replica_is_killed_under_load(ray_server: RunningServer) -> None:
     server = ray_server
     assert "ray" in server.http.get("/health").json()["device"]
@@ -105,7 +105,7 @@ def test_nothing_is_lost_or_doubled_when_a_replica_is_killed_under_load(ray_serv
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_chats_of_the_survivor_keep_their_cache_when_the_other_is_replaced(ray_server: RunningServer) -> None:
     server = ray_server
     talks = [Conversation(server, f"我叫小明{number}，" + "今天天气很好，我们去公园看花。" * 6) for number in range(8)]
@@ -148,7 +148,7 @@ class Conversation:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_pictures_streams_and_refusals_cross(ray_server: RunningServer) -> None:
     server = ray_server
     assert "红" in server.private("这是什么颜色？", user="pic", images=(base64_picture(),))

@@ -123,6 +123,8 @@ async def test_what_no_database_can_keep_is_replaced(database: str) -> None:
     async with Store.open(database) as store:
         (summary,) = await store.chats()
         assert store.books.chosen(summary.key) == {"system_prompt": "\ufffd"}
-        talk = await store.conversations.create("local", "\0", {"system_prompt": "\udc00", "sampling": {"stop": ["\0"]}})
+        talk = await store.conversations.create(
+            "local", "\0", {"system_prompt": "\udc00", "sampling": {"stop": ["\0"]}}
+        )
         assert (await store.conversations.find("local", talk.id)).title == "\ufffd"
         assert [one.conversation.id for one in await store.conversations.listed("local", "\0", None, 9)] == [talk.id]

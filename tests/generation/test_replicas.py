@@ -344,3 +344,9 @@ async def test_settings_that_do_not_go_together_are_told_before_anything_starts(
     with pytest.raises(ConfigError) as refused:
         cluster.check(resolve(flags, {}, None).settings)
     assert told in refused.value.message
+
+
+async def test_a_misspelt_argument_of_serve_run_is_told() -> None:
+    with pytest.raises(ConfigError) as refused:
+        cluster.app({"replica": "2"})
+    assert "replica" in refused.value.message

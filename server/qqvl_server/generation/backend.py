@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from qqvl_server.engine.steps.meter import Meter
@@ -106,12 +105,3 @@ class GrammarCompiler(Protocol):
     async def while_calling(self, tools: Sequence[Tool], *, strict: bool) -> Callable[[int], TokenMask] | None:
         """Masks for replies that may call these tools, ``strict`` for no others at all; None where there are none."""
         ...
-
-
-def one_choice(request: GenerationRequest, choice: int) -> GenerationRequest:
-    """One of the replies that are made of one prompt."""
-    if request.choices == 1:
-        return request
-    seed = request.sampling.seed
-    sampling = replace(request.sampling, seed=None if seed is None else seed + choice)
-    return replace(request, request_id=f"{request.request_id}-{choice}", sampling=sampling, choices=1)

@@ -11,13 +11,14 @@ import functools
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from typing import Any, Final, Protocol, TypeVar
 
 from qqvl_server.engine.steps.figures import CLASSES
 from qqvl_server.engine.steps.meter import Meter
 from qqvl_server.engine.steps.request import Priority
 from qqvl_server.errors import Away, EngineDead, GenerationFailed, ImageRejected, InvalidRequest, QqvlError
+from qqvl_server.generation.account import Account
 from qqvl_server.generation.deadlines import in_time, too_late
 from qqvl_server.generation.engines.affinity import session_of
 from qqvl_server.generation.engines.served import Asked, Described, GivenUp, Spent, Wanting
@@ -32,12 +33,12 @@ T = TypeVar("T")
 _TRIES: Final = 3
 # Between two of them: whoever routes must have heard of the death.
 _PAUSE_S: Final = 0.2
-# Pictures may age out of a replica between being sent and being shown.
-_PICTURE_TRIES: Final = 3
+_PICTURE_TRIES: Final = 3  # they may age out of a replica between being sent and being shown
 AWAY_AFTER_S: Final = 10.0
 _REMEMBERED_COUNTS: Final = 8192
 _COUNTED_CHARACTERS: Final = 2000
 _REMEMBERED_SCHEMAS: Final = 256
+_ALL_LOST: Final = "正在回答的副本接连停了，这条消息没能回答，请重试"
 _TOO_SMALL: Final = "副本上的图片空间太小，这条消息没能回答；请把 --image-store-gb 调大"
 
 
@@ -126,9 +127,8 @@ class RemoteVoice:
         return tuple(known[message] for message in messages)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TextEvent, None]:
-        arrived, first = time.monotonic(), None
-        async with AsyncExitStack() as leaving:
-            leaving.enter_context(self._metrics.requests_running.track_inprogress())
+        arrived, first, account = time.monotonic(), None, Account(request)
+        with self._metrics.requests_running.track_inprogress():
             for tried in range(1, _TRIES + 1):
                 self._check_here()
                 try:
@@ -136,7 +136,9 @@ class RemoteVoice:
                         async for event in events:
                             if first is None:
                                 first = time.monotonic() - arrived
-                            self._count_tokens(event)
+                                account.begun()
+                            if isinstance(event, Finished):
+                                self._finished(event, account)
                             yield event
                     self._metrics.waited(None, first, CLASSES[Priority(request.urgency)])
                     return
@@ -145,7 +147,7 @@ class RemoteVoice:
                     if first is not None:
                         raise GenerationFailed("回答到一半时，正在回答的副本停了，请再发一次") from None
                     if tried == _TRIES:
-                        raise GenerationFailed("正在回答的副本接连停了，这条消息没能回答，请重试") from None
+                        raise GenerationFailed(_ALL_LOST) from None
                     await in_time(asyncio.sleep(_PAUSE_S * tried), request.deadline)
 
     def given_up(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -247,7 +249,7 @@ class RemoteVoice:
             except (ReplicaLost, EngineDead):
                 self._tell_lost(tried)
                 if tried == _TRIES:
-                    raise GenerationFailed("正在回答的副本接连停了，这条消息没能回答，请重试") from None
+                    raise GenerationFailed(_ALL_LOST) from None
                 await asyncio.sleep(_PAUSE_S * tried)
         raise AssertionError("unreachable")
 
@@ -258,13 +260,12 @@ class RemoteVoice:
     def _spent(self, request: GenerationRequest, spent: Spent) -> None:
         self._meter.spent(spent.seconds, [(request.owner, 1.0)])
 
-    def _count_tokens(self, event: TextEvent) -> None:
-        if not isinstance(event, Finished):
-            return
+    def _finished(self, event: Finished, account: Account) -> None:
         if event.choice == 0:
             self._metrics.prompt_tokens.inc(event.usage.prompt_tokens)
             self._metrics.prefix_cached_tokens.inc(event.usage.cached_tokens)
         self._metrics.generation_tokens.inc(event.usage.completion_tokens)
+        account.ended(event)
 
     def _tell_lost(self, tried: int) -> None:
         if self._telling.due():
