@@ -5,6 +5,7 @@
     python models/make_demo.py --evaluate-only   # only the exam of the checkpoint that is there
     python models/make_demo.py --eye-only        # only the first stage; go on later with --resume
     python models/make_demo.py --from OLD        # the language side goes on from another demo's, in fewer steps
+    python models/make_demo.py --tune OLD        # another demo goes on as a whole: harder drawings, when to join a talk
     python models/make_demo.py --resume          # go on from the checkpoints in --work
 
 Needs torch, transformers, pillow and tqdm; no download, no GPU, no torchvision.
@@ -16,6 +17,7 @@ import argparse
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -61,13 +63,38 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--from", type=Path, dest="heir", help="go on from the language side of the demo in this folder"
     )
+    parser.add_argument("--tune", type=Path, help="go on from the demo in this folder, eye and language together")
+    parser.add_argument("--tune-steps", type=int, default=1500)
     parser.add_argument("--resume", action="store_true", help="use the checkpoints in --work")
     parser.add_argument("--eye-only", action="store_true", help="stop after the first stage, with eye.pt in --work")
     parser.add_argument("--evaluate-only", action="store_true")
     args = parser.parse_args()
     if args.heir is not None and args.heir.resolve() == args.out.resolve():
         parser.error("--from and --out are the same folder: the old tokenizer is needed until the end")
+    if args.tune is not None and (args.heir is not None or args.eye_only or args.tune.resolve() == args.out.resolve()):
+        parser.error("--tune goes on from a finished demo in another folder than --out, without --from and --eye-only")
     return args
+
+
+def tune(args: argparse.Namespace) -> Times:
+    """Harder tasks on top of a finished demo; its tokenizer stays."""
+    start = time.monotonic()
+    speech = args.work / "tuned.pt"
+    if not args.resume:
+        speech.unlink(missing_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for file in args.tune.iterdir():
+        if file.suffix in (".json", ".jinja") and file.name != "gate.json":
+            shutil.copy(file, args.out)
+    plan = SpeechPlan(
+        args.tune_steps, rate=9e-4, copying=0, thaw=0, eye_share=0.8, pictures=64, refine=args.tune_steps,
+        gate=0.22, drilled=0.25, warm_up=80,
+    )  # fmt: skip
+    share = args.pictures // args.workers
+    eye = args.work / "eye.pt"
+    task = Assignment(args.out, eye, speech, EyePlan(0), plan, args.seed, args.workers, share, tuned=args.tune)
+    teach_together(task)
+    return Times((time.monotonic() - start) / 60, computing(args.workers))
 
 
 def train(args: argparse.Namespace) -> Times:
@@ -101,12 +128,16 @@ def evaluate(args: argparse.Namespace, times: Times | None) -> None:
     notes = args.out / "TRAINING.txt"
     if times is not None:
         machine = f"{platform.machine()} CPU, {args.workers} cores"
-        lines = (
+        spent = f"{times.clock:.0f} by the clock, {times.computing:.0f} of computing per core, drawing included"
+        lines: tuple[str, ...] = (
             f"eye: {args.eye_steps} steps of 48 pictures",
             f"speech: {args.speech_steps} + {args.refine_steps} steps of about 4,500 tokens",
-            f"minutes: {times.clock:.0f} by the clock, {times.computing:.0f} of computing per core, drawing included",
+            f"minutes: {spent}",
             f"machine: {machine}",
         )
+        if args.tune is not None:
+            before = (args.tune / "TRAINING.txt").read_text(encoding="utf-8").splitlines()
+            lines = (*before, f"then tuned: {args.tune_steps} steps of eye and language together, minutes {spent}")
         notes.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if notes.exists():
         facts |= dict(line.split(": ", 1) for line in notes.read_text(encoding="utf-8").splitlines())
@@ -122,7 +153,7 @@ def main() -> None:
         # The allocator reads its settings when a process starts.
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     torch.set_flush_denormal(True)
-    times = None if args.evaluate_only else train(args)
+    times = None if args.evaluate_only else train(args) if args.tune is None else tune(args)
     if times is not None:
         print(f"{times.clock:.1f} minutes by the clock, {times.computing:.1f} of computing per core")
     if not args.eye_only:

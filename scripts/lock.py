@@ -35,7 +35,9 @@ def write(name: str, entries: list[str]) -> None:
 
 
 def main() -> int:
-    server = compiled("pyproject.toml", "--extra", "postgres")
+    # And what several servers share their truth by, so that one image does for one and for many.
+    extras = [word for extra in ("postgres", "redis", "s3") for word in ("--extra", extra)]
+    server = compiled("pyproject.toml", *extras)
     write("requirements.lock", [entry for entry in server if not OF_CUDA.match(entry)])
     write("requirements-cuda.lock", [entry for entry in server if OF_CUDA.match(entry)])
     write("client/ncatbot.lock", compiled("client/requirements.txt"))

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.template import Forked, Template
+from tests.template import Forked, Template, start_anew
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "models" / "qqvl-demo"
@@ -31,7 +31,10 @@ TEMPLATE = Template(
 
 
 class RunningServer:
-    """``with RunningServer(data_dir) as server: server.private("你好")``. Killed, if need be, on leaving."""
+    """``with RunningServer(data_dir) as server: server.private("你好")``. Killed, if need be, on leaving.
+
+    ``anew``: with imports of its own, where they matter.
+    """
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class RunningServer:
         *flags: str,
         env: dict[str, str] | None = None,
         wait: bool = True,
+        anew: bool = False,
         command: tuple[str, ...] = (sys.executable, str(ENTRY)),
     ) -> None:
         self.data_dir = data_dir
@@ -46,6 +50,8 @@ class RunningServer:
         self._flags = flags
         self._env = env or {}
         self._wait = wait
+        # Who does not wait looks at the start itself, and sees all of it.
+        self._anew = anew or not wait
         self.log_path = data_dir.parent / f"{data_dir.name}.log"
 
     def __enter__(self) -> Self:
@@ -72,9 +78,8 @@ class RunningServer:
             self._log_start = log.tell()
             streams = (none.fileno(), log.fileno(), log.fileno())
             command = (*self._command, *fixed, *self._flags)
-            # Who does not wait looks at the start itself, and sees all of it.
             self.process: subprocess.Popen[bytes] | Forked = (
-                TEMPLATE.start(command, env, streams) if self._wait else Template.start_anew(command, env, streams)
+                start_anew(command, env, streams) if self._anew else TEMPLATE.start(command, env, streams)
             )
         self.base = self._announced_url()
         self.http = httpx.Client(base_url=self.base, timeout=60, trust_env=False)

@@ -40,6 +40,7 @@ class Template:
         self._env: dict[str, str] = {}
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(
         self, command: Sequence[str], env: Mapping[str, str], streams: Streams, cwd: Path | None = None
@@ -47,17 +48,9 @@ class Template:
         """``command`` is the interpreter, a script and its arguments; ``streams`` its three, all open files."""
         where = cwd or Path.cwd()
         if not self._serves(command, env, where):
-            return self.start_anew(command, env, streams, where)
+            return start_anew(command, env, streams, where)
         asked = {"command": list(command), "env": dict(env), "cwd": str(where)}
         return Forked(self._ask(asked, streams), self)
-
-    @staticmethod
-    def start_anew(
-        command: Sequence[str], env: Mapping[str, str], streams: Streams, cwd: Path | None = None
-    ) -> subprocess.Popen[bytes]:
-        """As ``start``, but with every import of its own."""
-        taken, said, complained = streams
-        return subprocess.Popen(command, env=env, stdin=taken, stdout=said, stderr=complained, cwd=cwd)
 
     def run(
         self, command: Sequence[str], env: Mapping[str, str], timeout: float, typed: str = ""
@@ -78,11 +71,18 @@ class Template:
                 process.wait()
             said.seek(0)
             complained.seek(0)
-            return subprocess.CompletedProcess(list(command), status, said.read().decode(), complained.read().decode())
+            texts = (file.read().decode().replace("\r\n", "\n").replace("\r", "\n") for file in (said, complained))
+            return subprocess.CompletedProcess(list(command), status, *texts)
 
     def status_of(self, pid: int) -> int:
         """Of a process that has ended: negative where a signal ended it."""
         return self._ask({"ended": pid})
+
+    def close(self) -> None:
+        """What it has started goes on."""
+        if self._socket is not None and self._process is not None:
+            self._socket.close()
+            self._process.wait()
 
     def _serves(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> bool:
         if not hasattr(os, "pidfd_open") or command[0] != sys.executable:
@@ -103,8 +103,8 @@ class Template:
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
             )
-        self._socket = ours
-        atexit.register(_close, ours, process)
+        self._socket, self._process = ours, process
+        atexit.register(self.close)
 
     def _ask(self, what: Mapping[str, object], descriptors: Sequence[int] = ()) -> int:
         with self._lock:
@@ -122,11 +122,11 @@ class Forked:
         self.pid = pid
         self.returncode: int | None = None
         self._template = template
+        self._burying = threading.Lock()
         self._fd = os.pidfd_open(pid)
 
-    def fileno(self) -> int:
-        """Readable once the process has ended, until ``wait`` or ``poll`` has said so."""
-        return self._fd
+    def __del__(self) -> None:
+        os.close(self._fd)
 
     def poll(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -134,14 +134,15 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        if self.returncode is None:
-            # Not ``select``: it takes no descriptor above 1023.
-            poller = select.poll()
-            poller.register(self._fd, select.POLLIN)
-            if not poller.poll(None if timeout is None else timeout * 1000):
-                raise subprocess.TimeoutExpired([str(self.pid)], timeout or 0)
-            self.returncode = self._template.status_of(self.pid)
-            os.close(self._fd)
+        # Not ``select``: it takes no descriptor above 1023.
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        if not poller.poll(None if timeout is None else timeout * 1000):
+            raise subprocess.TimeoutExpired([str(self.pid)], timeout or 0)
+        # Another thread may be waiting too, and it is buried once.
+        with self._burying:
+            if self.returncode is None:
+                self.returncode = self._template.status_of(self.pid)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -152,14 +153,17 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+def start_anew(
+    command: Sequence[str], env: Mapping[str, str], streams: Streams, cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """As ``Template.start``, but with every import of its own."""
+    taken, said, complained = streams
+    return subprocess.Popen(command, env=env, stdin=taken, stdout=said, stderr=complained, cwd=cwd)
+
+
 def _foreign(env: Mapping[str, str]) -> dict[str, str]:
     """What of an environment is not our own; pytest writes down in it which test runs."""
     return {name: value for name, value in env.items() if not name.startswith(("QQVL_", "PYTEST_"))}
-
-
-def _close(ours: socket.socket, process: subprocess.Popen[bytes]) -> None:
-    ours.close()
-    process.wait()
 
 
 def _serve(channel: socket.socket) -> list[str]:

@@ -180,6 +180,19 @@ def test_every_test_that_a_promise_names_is_there() -> None:
     assert not missing
 
 
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if "tests/" in line]
+    assert len(rows) > 12
+    for row in rows:
+        # In a row, a bare name lies beside the one before it.
+        folder = ROOT
+        for named in re.findall(r"`(tests/[\w/.]+|test_\w+\.py)`", row):
+            path = ROOT / named if named.startswith("tests/") else folder / named
+            assert path.exists(), named
+            folder = path.parent
+
+
 def test_the_owners_page_has_every_command_and_every_setting_of_one_chat() -> None:
     text = (ROOT / "docs" / "bot.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `/(\w+)(?: \[(\w+)\])?` (\w+) \| (\S+) \|", text, re.MULTILINE)

@@ -16,7 +16,7 @@ from .drawing import NO_SHAPE, Label
 from .episode import Album
 from .eye import HelperHeads, eye_loss, see
 from .eye_training import CLIP
-from .optimisers import make_optimisers, schedule, set_rate
+from .optimisers import WARM_UP, make_optimisers, schedule, set_rate
 from .pictures import IGNORE, Picture, collate, turned
 from .speech import Encoder, SpeechBatch, Talk, answer_loss
 from .teamwork import average_gradients
@@ -30,7 +30,8 @@ class SpeechPlan:
     practice the network begins to copy them very late. From step `thaw` on the tower learns along at `eye_share` of the
     rate, with its helper heads kept on and at least `pictures` pictures a step, so that it forgets nothing. The steps
     from `refine` on are a second, gentler round: mostly copying and choosing, on pictures drawn anew. After the copying
-    a share `gate` of the conversations is talk that calls nobody, with the question whether to join in.
+    a share `gate` of the conversations is talk that calls nobody, with the question whether to join in. `drilled` is
+    the share of copying among the others in the first round, until its last fifth.
     """
 
     steps: int
@@ -44,11 +45,13 @@ class SpeechPlan:
     refine: int = 2200
     gentle: float = 0.5
     gate: float = 0.07
+    drilled: float = 0.35
+    warm_up: int = WARM_UP
 
     def heat(self, step: int) -> float:
         """Share of `rate` at a step."""
         if step < self.refine:
-            return schedule(step, min(self.steps, self.refine))
+            return schedule(step, min(self.steps, self.refine), self.warm_up)
         return self.gentle * schedule(step - self.refine, self.steps - self.refine, warm_up=20)
 
     def practice(self, step: int) -> float:
@@ -57,7 +60,7 @@ class SpeechPlan:
             return 1.0
         round_start, round_end = (self.refine, self.steps) if step >= self.refine else (0, self.refine)
         late = step - round_start >= 0.8 * (round_end - round_start)
-        return 0.15 if late else 0.45 if step >= self.refine else 0.35
+        return 0.15 if late else 0.45 if step >= self.refine else self.drilled
 
     def shared(self, workers: int) -> SpeechPlan:
         """One worker's part of every step."""

@@ -12,11 +12,11 @@ from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
 from . import tokenizer as tokens
-from .checkpoint import inherit, save_model
+from .checkpoint import inherit, load_model, save_model
 from .corpus import corpus
 from .drawing import random_label
 from .episode import Album
-from .eye_training import EyePlan, load_eye, train_eye
+from .eye_training import EyePlan, load_eye, new_eye, train_eye
 from .network import CONTEXT, new_network
 from .pictures import make_pool
 from .speech_training import SpeechPlan, Teacher, load_state, save_state, steps_done, train_speech
@@ -30,7 +30,7 @@ class Assignment:
     """What the team has to do; stages whose checkpoint (`eye`, `speech`) is there go on from it.
 
     eye_plan, plan: for the whole team, plan None to stop after the eye; pictures: number that each worker draws;
-    heir: folder of a demo whose language side a new one goes on from.
+    heir: folder of a demo whose language side a new one goes on from; tuned: of one that goes on as a whole.
     """
 
     out: Path
@@ -42,6 +42,7 @@ class Assignment:
     workers: int
     pictures: int
     heir: Path | None = None
+    tuned: Path | None = None
 
 
 def write_tokenizer(folder: Path, seed: int) -> None:
@@ -58,7 +59,7 @@ def _work(rank: int, task: Assignment, meeting: str) -> None:
     torch.set_flush_denormal(True)
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=task.workers)
     pool = make_pool(task.pictures, task.seed + 10 + rank, processes=1)
-    if not task.eye.exists():
+    if task.tuned is None and not task.eye.exists():
         exam = make_pool(EXAM, task.seed + 1, processes=1) if rank == 0 else []
         share = replace(task.eye_plan, batch=task.eye_plan.batch // task.workers)
         train_eye(pool, exam, share, task.seed, task.eye, keeps=rank == 0)
@@ -67,11 +68,15 @@ def _work(rank: int, task: Assignment, meeting: str) -> None:
         distributed.destroy_process_group()
         return
     tokenizer = tokens.load(task.out)
-    network = new_network(tokenizer, task.seed)
-    if task.heir is not None and not task.speech.exists():
-        inherit(network, tokenizer, task.heir)
-    tower, heads = load_eye(task.eye, task.seed)
-    network.model.visual.load_state_dict(tower.state_dict())
+    if task.tuned is None:
+        network = new_network(tokenizer, task.seed)
+        if task.heir is not None and not task.speech.exists():
+            inherit(network, tokenizer, task.heir)
+        tower, heads = load_eye(task.eye, task.seed)
+        network.model.visual.load_state_dict(tower.state_dict())
+    else:
+        # Helper heads are not part of a demo: new ones learn to read its tower while the rate warms up.
+        network, heads = load_model(task.tuned)[0].train(), new_eye(task.seed)[1]
     plan = task.plan.shared(task.workers)
     teacher = Teacher(network, heads, pool, plan, Random(task.seed + rank))
     done = load_state(teacher, task.speech) if task.speech.exists() else 0

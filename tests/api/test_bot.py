@@ -43,6 +43,18 @@ def test_why_tells_what_the_model_was_shown_and_had_read_before(server: RunningS
     assert len(server.messages("group", "why")) == 6
 
 
+def test_the_demos_own_gate_is_found_and_asked(server: RunningServer) -> None:
+    """It ships beside the checkpoint; what it says of a talk is the benchmark's business."""
+    server.http.post("/admin/chats/group/smart/settings", json={"group_reply": "smart"})
+    answer = said(server, told("谁知道一加一等于几", 1, "smart", at_me=False))
+    assert answer["reason"] in ("smart", "silent")
+    assert answer["should_reply"] is (answer["reason"] == "smart")
+    assert "校准" not in said(server, told("/status", 2, "smart"))["reply"]
+    found = re.search(r"^qqvl_chat_gate_score_count (.*)$", server.http.get("/metrics").text, re.MULTILINE)
+    assert found is not None
+    assert float(found[1]) >= 1
+
+
 def test_commands_through_the_door(server: RunningServer) -> None:
     assert "qqvl-demo" in said(server, told("/模型", 1, "commands"))["reply"]
     assert "cpu" in said(server, told("@小助手 /status", 2, "commands", sender_role="member"))["reply"]

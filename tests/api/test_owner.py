@@ -169,6 +169,9 @@ def test_settings_change_at_once_and_have_a_way_back(owner: Owner, server: Runni
     assert owner.changes()[:2] == [
         ("local", "settings chat.bot_names", ["阿猫"], []), ("local", "settings chat.bot_names", [], ["阿猫"])
     ]  # fmt: skip
+    english = {one["key"]: one["description"] for one in owner.get("settings", lang="en")["settings"]}
+    assert english["observe.log_level"].isascii()
+    assert not owner.setting("observe.log_level")["description"].isascii()
     assert owner.setting("observe.log_level")["choices"] == ["debug", "info", "warning", "error"]
     # By flag, of another section, unknown, bad, or a list that is not there: nothing is changed.
     wrong: dict[str, Any] = {

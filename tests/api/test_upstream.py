@@ -20,7 +20,7 @@ SMALL = 350 * 1024
 def voiced(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("upstream")
     flags = ("--engine", "upstream", "--upstream-url", f"{server.base}/v1", "--upstream-model", "qqvl-demo")
-    with RunningServer(folder / "data", *flags, "--max-new-tokens", "64") as running:
+    with RunningServer(folder / "data", *flags, "--max-new-tokens", "64", anew=True) as running:
         yield running
 
 

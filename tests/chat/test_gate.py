@@ -126,6 +126,14 @@ def test_ones_own_gate_goes_before_the_checkpoints_and_none_is_taken_for_another
         assert weights.load(data, folder, name) == beside
 
 
+def test_the_demo_ships_with_its_gate(tmp_path: Path, demo: Path) -> None:
+    """Whoever trains it anew calibrates it anew: qqvl calibrate-gate … --into models/qqvl-demo/gate.json."""
+    gate = weights.load(tmp_path, demo, fingerprint(demo))
+    assert gate is not None
+    assert gate.lines >= 400
+    assert gate.auc >= 0.85
+
+
 def test_a_fingerprint_is_the_weights_and_what_reads_them(tmp_path: Path, demo: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(demo, folder)

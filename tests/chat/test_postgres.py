@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from qqvl_server.chat.identity import Identity
 from qqvl_server.chat.message import ChatKey, ChatKind, Speaker, Text
 from qqvl_server.chat.store import Draft, Store
 from qqvl_server.errors import ConfigError, StorageFailed
+from qqvl_server.process import is_held, locked
 from tests.databases import Cluster
 
 pytestmark = pytest.mark.anyio
@@ -81,15 +83,19 @@ async def test_one_that_a_later_version_wrote_names_both_versions(postgres: Clus
         await asyncio.to_thread(inspection.examine, url)
 
 
+@pytest.mark.long
 async def test_a_frozen_database_hangs_nobody_and_is_used_again(postgres: Cluster) -> None:
+    """As a turn finds it: ``tests/chat/test_servers.py``."""
     async with Store.open(postgres.database()) as store:
         await store.add_message(said("早", "m1"))
         with postgres.frozen():
+            attempts = store.add_message(said("在吗", "m2")), store.find_answer(CHAT, named("m1"))
             async with asyncio.timeout(60):
-                for attempt in (store.add_message(said("在吗", "m2")), store.find_answer(CHAT, named("m1"))):
-                    with pytest.raises(StorageFailed, match="数据库") as raised:
-                        await attempt
-                    assert "磁盘" not in raised.value.message
+                failed = await asyncio.gather(*attempts, return_exceptions=True)
+        for error in failed:
+            assert isinstance(error, StorageFailed)
+            assert "数据库" in error.message
+            assert "磁盘" not in error.message
         later = await store.add_message(said("好", "m3"))
         assert later is not None
 
@@ -106,3 +112,14 @@ async def test_a_database_that_is_restarted_is_used_again(postgres: Cluster) -> 
         later = await store.add_message(said("好", "m3"))
         assert later is not None
         assert len(await store.window(CHAT, until=9)) == 2
+
+
+def test_servers_may_share_a_folder_that_holds_no_history_but_nobody_has_it_alone_meanwhile(tmp_path: Path) -> None:
+    with locked(tmp_path, with_others=True) as is_ours, locked(tmp_path, with_others=True):
+        assert is_ours()
+        assert is_held(tmp_path)
+        with pytest.raises(ConfigError, match="另一个"), locked(tmp_path):
+            pass
+    assert not is_held(tmp_path)
+    with locked(tmp_path), pytest.raises(ConfigError, match="另一个"), locked(tmp_path, with_others=True):
+        pass

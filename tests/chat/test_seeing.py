@@ -90,9 +90,9 @@ async def test_several_pictures_of_one_go_have_numbers(tmp_path: Path) -> None:
             "[名10001 QQ:10001] （第 2 张图）<image>（第 3 张图）<image>",
             "[名10001 QQ:10001] 第二张是什么",
         ]
-        # After an answer it begins anew; in one message their order says enough.
+        # After an answer it begins anew, with the first where a message holds several.
         await service.handle(said("", 5, parts=(EncodedPicture("d"), EncodedPicture("e"))), "群")
-        assert text_of(voice.asked[-1].messages[-1]).endswith("] <image><image>")
+        assert text_of(voice.asked[-1].messages[-1]).endswith("] （第 1 张图）<image>（第 2 张图）<image>")
         # What is quoted has none, and takes none from what is shown.
         quoting = (Quote("李四", "图"), EncodedPicture("d", quoted=True), Text("和这张比"), EncodedPicture("f"))
         await service.handle(said("", 6, parts=quoting), "群")
@@ -101,10 +101,12 @@ async def test_several_pictures_of_one_go_have_numbers(tmp_path: Path) -> None:
         # Nobody who alternates with a bot alone is taken for a person.
         await service.handle(said("嗯", 8, who="5", at_me=False), "群")
         await service.handle(said("", 7, parts=both), "群")
-        assert text_of(voice.asked[-1].messages[-1]).endswith("图\n<image>和这张比<image><image>")
+        assert text_of(voice.asked[-1].messages[-1]).endswith(
+            "图\n<image>和这张比（第 1 张图）<image>（第 2 张图）<image>"
+        )
 
 
-async def test_the_bare_interface_sees_pictures_without_numbers(tmp_path: Path) -> None:
+async def test_the_bare_interface_sees_one_picture_as_ever_and_several_with_numbers(tmp_path: Path) -> None:
     voice = ScriptedVoice(lambda _: "好")
     bare: dict[str, Any] = {"chat": PRIVATE, "message_id": None, "self_id": None, "self_names": (), "at_me": None}
     async with opened(tmp_path, voice, merge_wait_s=0) as service:
@@ -116,7 +118,7 @@ async def test_the_bare_interface_sees_pictures_without_numbers(tmp_path: Path) 
     assert [text_of(message) for message in voice.asked[-1].messages if message.role == "user"] == [
         "看<image>",
         "看<image>",
-        "第二张呢<image><image>",
+        "第二张呢（第 1 张图）<image>（第 2 张图）<image>",
     ]
 
 

@@ -26,7 +26,7 @@ GROUP = ChatKey(ChatKind.GROUP, "1")
 MANNERS = ChatSettings(system_prompt="")
 
 
-def said(text: str, message_id: str, chat: ChatKey = PRIVATE) -> Incoming:
+def said(text: str, message_id: str | None, chat: ChatKey = PRIVATE) -> Incoming:
     return Incoming("req", chat, Speaker("10001", "张三"), (Text(text),), 0.0, message_id)
 
 
@@ -86,7 +86,8 @@ async def test_one_that_has_much_to_say_lets_the_other_in_between(shared: Callab
     voices = ScriptedVoice(echo), ScriptedVoice(echo)
     voices[0].gate.clear()
     async with servers(shared(), voices) as both:
-        many = asyncio.create_task(talk(both[0], [f"多{n}" for n in range(8)]))
+        # Without ids each has a turn of its own, and the next begins as soon as one is over.
+        many = [asyncio.create_task(both[0].handle(said(f"多{n}", None), "")) for n in range(8)]
         while not voices[0].running:
             await asyncio.sleep(0.01)
         one = asyncio.create_task(talk(both[1], ["少"]))
@@ -94,7 +95,7 @@ async def test_one_that_has_much_to_say_lets_the_other_in_between(shared: Callab
         await asyncio.sleep(0.5)
         voices[0].gate.set()
         assert await one == ["答少"]
-        await many
+        await asyncio.gather(*many)
         order = [words for _, words in await told(both[0])]
     assert order[:4] == ["多0", "答多0", "少", "答少"]
 

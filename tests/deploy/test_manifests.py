@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -73,6 +75,16 @@ def test_the_front_in_the_cluster_is_the_front_beside_it() -> None:
     assert {line for line in lines - own if not line.startswith(("server ", "default-server"))} == set()
     (copies,) = (one for one in resources("qqvl.yaml") if one["kind"] == "StatefulSet")
     assert sum(line.startswith("server ") for line in own) == copies["spec"]["replicas"]
+
+
+def test_haproxy_takes_the_front_of_the_cluster(tmp_path: Path) -> None:
+    must_be_at_hand(shutil.which("haproxy") is not None, "haproxy is not installed")
+    (front,) = (one for one in resources("qqvl.yaml") if one["kind"] == "ConfigMap")
+    (tmp_path / "haproxy.cfg").write_text(front["data"]["haproxy.cfg"])
+    done = subprocess.run(
+        ["haproxy", "-c", "-f", str(tmp_path / "haproxy.cfg")], capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_routers_behind_keep_a_chat_where_it_was() -> None:

@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,15 @@ class Kept:
         return asyncio.run(read())
 
 
+@pytest.fixture(scope="session")
+def _filled(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    return fill(tmp_path_factory.mktemp("kept") / "data")
+
+
 @pytest.fixture
-def kept(tmp_path: Path) -> Kept:
-    return fill(tmp_path / "data")
+def kept(_filled: Kept, tmp_path: Path) -> Kept:
+    shutil.copytree(_filled.data, tmp_path / "data")
+    return replace(_filled, data=tmp_path / "data")
 
 
 def fill(data: Path) -> Kept:

@@ -74,14 +74,14 @@ def test_a_backup_is_of_one_moment_while_others_write_and_leaves_plays_out(kept:
     fresh = Kept(tmp_path / "fresh", kept.pictures)
     assert fresh.run("restore", str(tmp_path / "b.qqvl.tar")) == 0
     lines = fresh.texts()
-    assert lines[:9] == kept.texts()[:9]
-    assert set(lines[9:]) <= {"长" * 2000}
+    assert lines[:8] == kept.texts()[:8]
+    assert set(lines[8:]) <= {"长" * 2000}
     with closing(sqlite3.connect(fresh.data / NAME)) as database:
         assert database.execute("SELECT count(*) FROM chats WHERE external_id LIKE 'try-%'").fetchone() == (0,)
 
 
 def cut_short(file: Path) -> None:
-    os.truncate(file, file.stat().st_size - 4096)
+    os.truncate(file, file.stat().st_size // 2)
 
 
 def changed(file: Path) -> None:
@@ -106,22 +106,20 @@ def gone(file: Path) -> None:
     file.unlink()
 
 
-@pytest.mark.parametrize(
-    "harm", [cut_short, changed, later, no_archive, out_of_the_folder, gone], ids=lambda h: h.__name__
-)
 def test_a_backup_that_is_not_whole_changes_nothing(
-    kept: Kept, tmp_path: Path, harm: object, capsys: pytest.CaptureFixture[str]
+    kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "b.qqvl.tar"
     assert kept.run("backup", str(file)) == 0
-    assert callable(harm)
-    harm(file)
-    before = kept.bytes()
-    capsys.readouterr()
-    assert kept.run("restore", str(file)) == 1
-    assert kept.bytes() == before
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    assert not (tmp_path / "escaped").exists()
+    whole, before = file.read_bytes(), kept.bytes()
+    for harm in (cut_short, changed, later, no_archive, out_of_the_folder, gone):
+        file.write_bytes(whole)
+        harm(file)
+        capsys.readouterr()
+        assert kept.run("restore", str(file)) == 1, harm.__name__
+        assert kept.bytes() == before
+        assert len(capsys.readouterr().err.splitlines()) == 1
+        assert not (tmp_path / "escaped").exists()
 
 
 def test_a_later_versions_database_is_refused_in_a_line(

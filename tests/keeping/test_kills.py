@@ -132,7 +132,7 @@ def matrix(tmp_path: Path, command: str, most: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_kill_leaves_before_or_after(tmp_path: Path, command: str) -> None:
-    assert sum(matrix(tmp_path, command, most=6)) > 3
+    assert sum(matrix(tmp_path, command, most=4)) > 2
 
 
 @pytest.mark.long
@@ -144,7 +144,7 @@ def test_a_kill_at_any_step_leaves_before_or_after(tmp_path: Path, command: str)
     assert after > 0
 
 
-@pytest.mark.parametrize("most", [4, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("most", [3, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
 def test_a_killed_backup_leaves_the_one_before_or_the_new(tmp_path: Path, most: int) -> None:
     kept, file = fill(tmp_path / "data"), tmp_path / "b.qqvl.tar"
     words = ("backup", str(file))
@@ -159,7 +159,7 @@ def test_a_killed_backup_leaves_the_one_before_or_the_new(tmp_path: Path, most: 
     assert {path.name for path in tmp_path.iterdir()} == {"data", "b.qqvl.tar"}
 
 
-@pytest.mark.parametrize("most", [4, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("most", [3, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
 def test_a_kill_while_old_things_are_let_go_leaves_whole_lines_and_the_rest_goes_later(
     tmp_path: Path, most: int
 ) -> None:

@@ -24,7 +24,7 @@ def test_what_to_type_next_is_said_as_this_was_started(kept: Kept, tmp_path: Pat
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_beside_a_server_and_through_kills(kept: Kept, tmp_path: Path) -> None:
     file, data = tmp_path / "b.qqvl.tar", ("--data-dir", str(kept.data))
     with RunningServer(kept.data) as server:

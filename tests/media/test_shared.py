@@ -23,11 +23,11 @@ class Bucket:
     """An S3 store that speaks HTTP, moto's, with one bucket."""
 
     def __init__(self) -> None:
-        self._server = moto().ThreadedMotoServer(port=0, verbose=False)
+        self._server = moto().ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
         self._server.start()
         host, port = self._server.get_host_and_port()
         self.endpoint = f"http://{host}:{port}"
-        httpx.put(f"{self.endpoint}/pictures", trust_env=False).raise_for_status()
+        httpx.put(f"{self.endpoint}/pictures", trust_env=False, timeout=60).raise_for_status()
 
     def stop(self) -> None:
         self._server.stop()

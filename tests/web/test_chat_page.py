@@ -157,6 +157,8 @@ def test_a_tool_is_called_folded_and_goes_on_with_what_it_gave(page: Page) -> No
     expect(page.get_by_role("textbox", name="工具")).to_have_value(re.compile("get_weather"))
     page.get_by_role("combobox", name="怎么用工具").select_option("none")
     page.get_by_role("button", name="保存").click()
+    # What is typed behind an open dialog goes to the dialog.
+    expect(page.get_by_role("dialog")).to_have_count(0)
     page.get_by_role("textbox", name="get_weather 的结果").fill("晴")
     page.get_by_role("button", name="把结果交给模型").click()
     expect(answered(page, 2).locator(".words")).not_to_be_empty()

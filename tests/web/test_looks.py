@@ -115,6 +115,14 @@ def test_a_phone_shows_each_page_whole(window: Window, path: str) -> None:
     expect(page.get_by_role("navigation")).to_be_hidden()
 
 
+def test_a_phone_shows_strangers_how_to_come_in(window: Window) -> None:
+    page = window(size=PHONE, signed_in=False)
+    box = page.get_by_role("button", name="复制").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= PHONE[0]
+
+
 def paper(page: Page) -> str:
     return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 

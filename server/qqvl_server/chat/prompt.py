@@ -58,8 +58,8 @@ def system_message(text: str) -> tuple[ChatMessage, ...]:
 
 def numbering(history: Sequence[StoredMessage]) -> list[tuple[int, ...]]:
     """For each line, the numbers of its pictures among those its speaker showed in one go: since the bot last spoke,
-    never long apart, the same picture once, without what it quotes. None where they are the first of it: in one line
-    their order says enough, and the bare interface, which answers every line, sees none. No later line matters."""
+    never long apart, the same picture once, without what it quotes. None where its one picture is the first of it, as
+    all are of the bare interface, which answers every line, that hold one. No later line matters."""
     shown: dict[str, tuple[list[str], float]] = {}
     numbers: list[tuple[int, ...]] = []
     for message in history:
@@ -72,10 +72,9 @@ def numbering(history: Sequence[StoredMessage]) -> list[tuple[int, ...]]:
         album, last = shown.get(message.speaker.id, ([], 0.0))
         if message.created_at - last > _IN_ONE_GO_S:
             album = []
-        is_first = not album
         album += [picture for picture in dict.fromkeys(own) if picture not in album]
         shown[message.speaker.id] = album, message.created_at
-        numbers.append(tuple(album.index(picture) + 1 for picture in own) if len(album) > 1 and not is_first else ())
+        numbers.append(tuple(album.index(picture) + 1 for picture in own) if len(album) > 1 else ())
     return numbers
 
 

@@ -131,6 +131,7 @@ def _forget(asked: argparse.Namespace, where: Places) -> int:
         f"忘掉了 {asked.person}：{done.lines} 句话和对它们的回答、{done.changed} 处别人提到他的地方、"
         f"{done.pictures} 张图片、{done.log_lines} 行日志",
         *(f"还提到他，没有动：{left}" for left in done.left),
+        *(["合用的图片库（image_store_url）里的图没有动：要在那里删"] if where.shares_pictures else []),
         "旧的备份里还有他：不要了就删掉",
     ]
     status = _told(asked, asdict(done), lines)

@@ -29,7 +29,7 @@ _CLIENT_FOLDER: Final = "QQVL_CLIENT_DATA_DIR"
 class Places:
     """``client`` is the client's folder, which need not be there; ``settings`` the file of both programs, if any.
 
-    ``words`` are files of blocked words that lie elsewhere.
+    ``words`` are files of blocked words that lie elsewhere. ``shares_pictures``: other servers have them, too.
     """
 
     data: Path
@@ -37,6 +37,7 @@ class Places:
     url: str
     settings: Path | None = None
     words: tuple[Path, ...] = ()
+    shares_pictures: bool = False
 
     @property
     def database(self) -> Path | None:
@@ -56,7 +57,9 @@ def places(resolved: Resolved, data: Path, settings: Path | None, env: Mapping[s
     data = data.absolute()
     outside = tuple(file for file in dict.fromkeys(entries) if file.is_file() and not _is_in(file, data))
     client = _client_folder(data, settings, env)
-    return Places(data, client, storage.database_url or sqlite_url(data), settings, outside)
+    return Places(
+        data, client, storage.database_url or sqlite_url(data), settings, outside, bool(storage.image_store_url)
+    )
 
 
 def _is_in(file: Path, folder: Path) -> bool:

@@ -149,8 +149,9 @@ async def voiced(
     given = {"upstream_url": list(urls), "upstream_key": KEY, **settings}
     own = library or ImageLibrary(folder / "pictures", 10**9, ImageLimits(20_000_000, 50_000_000, 4, 1024))
     voice = await asyncio.to_thread(
-        building.build, Settings.model_validate({"upstream": given}), own, metrics or Metrics(), SECRET, tokenizer
-    )
+        building.build, Settings.model_validate({"upstream": given}), own, metrics or Metrics(), SECRET, tokenizer,
+        look_every_s=0.2,
+    )  # fmt: skip
     watching = asyncio.create_task(voice.watch())
     try:
         yield voice
@@ -162,7 +163,7 @@ async def voiced(
             own.close()
 
 
-def asks(*texts: str, urgency: Urgency = Urgency.API, seconds: float = 30, **more: Any) -> GenerationRequest:
+def asks(*texts: str, urgency: Urgency = Urgency.API, seconds: float = 120, **more: Any) -> GenerationRequest:
     """A request whose messages are the user's and the assistant's in turns; ``sampling`` by its fields."""
     roles = ("user", "assistant")
     fields = more.pop("sampling", {})

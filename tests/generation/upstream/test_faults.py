@@ -217,7 +217,7 @@ async def test_one_that_went_is_away_and_comes_back(tmp_path: Path) -> None:
     async with upstream.serving(), voiced(tmp_path, upstream.url) as voice:
         assert not voice.status().away
         upstream.models = status(503)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not voice.status().away:
                 await asyncio.sleep(0.05)
         assert voice.status().alive
@@ -225,7 +225,7 @@ async def test_one_that_went_is_away_and_comes_back(tmp_path: Path) -> None:
         with pytest.raises(Away):
             await heard(voice, asks())
         upstream.models = None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while voice.status().away:
                 await asyncio.sleep(0.05)
         assert await health_of(voice) == (200, "healthy", "upstream")

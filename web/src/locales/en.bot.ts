@@ -17,7 +17,7 @@ export const enBot = {
   "bot.client": "QQ client last seen",
   "bot.never": "never",
   "bot.queue": "Queue",
-  "bot.queue_value": "{running} answering, {waiting} waiting",
+  "bot.queue_value": "{running} now, {waiting} waiting",
   "bot.speed": "Generation",
   "bot.per_second": "{n} tokens/s",
   "bot.reading": "reads {n} tokens/s",

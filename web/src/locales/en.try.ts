@@ -7,7 +7,7 @@ export const enTry = {
   "try.member": "Member",
   "try.name": "Nickname",
   "try.card": "Group card",
-  "try.card_hint": "Empty: the nickname",
+  "try.card_hint": "as nickname",
   "try.role": "Role",
   "try.add_member": "Add somebody",
   "try.drop_member": "Remove {name}",

@@ -6,12 +6,13 @@ import asyncio
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
+from qqvl_server import language
 from qqvl_server.api import error_bodies
 from qqvl_server.api.admin.auditing import Auditor
 from qqvl_server.api.body import read_object
@@ -71,17 +72,24 @@ def build(house: House) -> Door:
 
 
 def _add_settings(router: APIRouter, house: House, auditor: Auditor) -> None:
+    def listed(lang: str) -> list[dict[str, Any]]:
+        found = house.steering.listed()
+        if lang != "en":
+            return found
+        return [one | {"description": language.english(one["description"])} for one in found]
+
     @router.get("/admin/settings")
-    async def settings() -> dict[str, Any]:
-        """Every setting with its value, where it comes from, and whether it can be changed here."""
-        return {"settings": house.steering.listed()}
+    async def settings(lang: Literal["zh", "en"] = Query("zh")) -> dict[str, Any]:
+        """Every setting with its value, where it comes from, and whether it can be changed here. ``lang`` is that of
+        the descriptions."""
+        return {"settings": listed(lang)}
 
     @router.post("/admin/settings", openapi_extra=_SETTINGS)
     async def change(request: Request) -> Response:
         """Settings by ``section.name``; null is as without the page. Those that hold at once: chat and observe."""
         for name, (before, after) in (await house.steering.change(await read_object(request))).items():
             await auditor.note(request, f"settings {name}", before, after)
-        return JSONResponse({"settings": house.steering.listed()})
+        return JSONResponse({"settings": listed(request.query_params.get("lang", "zh"))})
 
 
 def _add_personas(router: APIRouter, house: House, auditor: Auditor) -> None:

@@ -85,6 +85,8 @@ async def look(connection: AsyncConnection, person: str) -> Found:
     for few in _chunks(names):
         shared = select(MESSAGES.c.speaker_name).where(others, MESSAGES.c.speaker_name.in_(few)).distinct()
         names.difference_update((await connection.execute(shared)).scalars().all())
+    groups = select(CHATS.c.name).where(CHATS.c.kind == ChatKind.GROUP.value)
+    names.difference_update(name.strip() for name in (await connection.execute(groups)).scalars())
     return Found(Traces(person, tuple(sorted(names - {""})), tuple(sorted(texts - {""}))), lines, len(places))
 
 

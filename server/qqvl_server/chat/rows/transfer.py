@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from sqlalchemy import JSON, Boolean, Column, Float, Table, select
+from sqlalchemy import JSON, Boolean, Column, Float, Table, TypeDecorator, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qqvl_server.chat.message import ChatKey, ChatKind, Picture, Quote, Text
@@ -88,16 +88,16 @@ def _check_row(table: Table, row: Any, what: str) -> None:
 def _fits(column: Column[Any], value: Any) -> bool:
     if value is None:
         return bool(column.nullable)
-    if isinstance(column.type, JSON):
+    kind = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+    if isinstance(kind, JSON):
         return True
-    if isinstance(column.type, Boolean):
+    if isinstance(kind, Boolean):
         return isinstance(value, bool)
-    if isinstance(column.type, Float):
+    if isinstance(kind, Float):
         return isinstance(value, int | float) and not isinstance(value, bool)
-    kind = column.type.python_type
-    if kind is int:
+    if kind.python_type is int:
         return isinstance(value, int) and not isinstance(value, bool) and -1 <= value <= _MOST
-    length = getattr(column.type, "length", None)
+    length = getattr(kind, "length", None)
     return isinstance(value, str) and "\0" not in value and (length is None or len(value) <= length)
 
 

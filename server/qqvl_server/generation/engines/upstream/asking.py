@@ -121,8 +121,9 @@ class Asking:
         if request.raw is not None:
             written, path = body.completion(request, kind, profile.model, asked.most, salt), "completions"
         else:
-            written = body.chat(request, kind, profile.model, asked.shown.show, asked.most, salt)
-            path = "chat/completions"
+            path, given = "chat/completions", (request, kind, profile.model, asked.shown.show, asked.most, salt)
+            # Pictures make megabytes of it.
+            written = await asyncio.to_thread(body.chat, *given) if asked.shown.addresses else body.chat(*given)
         headers = {}
         if self._session_header and kind.sessions:
             headers[self._session_header] = self._marks.session(request)

@@ -17,7 +17,7 @@ from qqvl_server.generation.engines.upstream.probing import Prober
 from qqvl_server.generation.engines.upstream.rulers import Beside, Served
 from qqvl_server.generation.engines.upstream.tokens import Marks
 from qqvl_server.generation.engines.upstream.voice import UpstreamVoice
-from qqvl_server.generation.engines.upstream.watching import Watching
+from qqvl_server.generation.engines.upstream.watching import EVERY_S, Watching
 from qqvl_server.generation.engines.upstream.wire import UpstreamHttp
 from qqvl_server.media.library import ImageLibrary
 from qqvl_server.observe.logs import logger
@@ -41,7 +41,13 @@ def check(settings: UpstreamSettings) -> None:
 
 
 def build(
-    settings: Settings, library: ImageLibrary, metrics: Metrics, secret: str, tokenizer: Path | None
+    settings: Settings,
+    library: ImageLibrary,
+    metrics: Metrics,
+    secret: str,
+    tokenizer: Path | None,
+    *,
+    look_every_s: float = EVERY_S,
 ) -> UpstreamVoice:
     """Blocking, until every upstream was asked what it is. It has no loop of its own afterwards.
 
@@ -66,7 +72,7 @@ def build(
     return UpstreamVoice(
         fleet,
         Asking(http, Marks(secret, ours.upstream_salt), ours.upstream_session_header, metrics),
-        Watching(fleet, prober, metrics),
+        Watching(fleet, prober, metrics, look_every_s),
         Counting(rule, gallery.size),
         gallery,
         exact=lambda: rule().exact,

@@ -232,7 +232,8 @@ def _tokens(told: Any) -> list[TokenLogprob]:
 def _token(entry: dict[str, Any]) -> TokenLogprob:
     data = entry.get("bytes")
     raw = bytes(data) if isinstance(data, list) else str(entry.get("token", "")).encode("utf-8", "replace")
-    return TokenLogprob(-1, raw, _logprob(entry.get("logprob")))
+    token = entry.get("id")
+    return TokenLogprob(token if isinstance(token, int) else -1, raw, _logprob(entry.get("logprob")))
 
 
 def _logprob(value: Any) -> float:

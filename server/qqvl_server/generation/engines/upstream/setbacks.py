@@ -21,6 +21,7 @@ class Setback(Exception):
 
     ``error`` is what the caller is told where it is not; ``outcome`` is a word of the metrics; ``pause_s`` is how long
     the upstream asks to be left alone, None where it does not say; ``is_fault``: it speaks against the upstream.
+    ``stays``: it is worth waiting for this one, whose cache knows the talk, rather than to ask another.
     """
 
     def __init__(self, error: QqvlError, outcome: str, *, pause_s: float | None = None, is_fault: bool = True) -> None:
@@ -29,10 +30,11 @@ class Setback(Exception):
         self.outcome = outcome
         self.pause_s = pause_s
         self.is_fault = is_fault
+        self.stays = outcome == "busy"
 
 
-def unreachable(what: str) -> Setback:
-    return Setback(UpstreamFailed(f"连不上上游的模型服务（{what}），请稍后再试"), "unreachable")
+def unreachable(what: str, *, is_fault: bool = True) -> Setback:
+    return Setback(UpstreamFailed(f"连不上上游的模型服务（{what}），请稍后再试"), "unreachable", is_fault=is_fault)
 
 
 def torn() -> Setback:

@@ -179,7 +179,7 @@ class UpstreamVoice:
                 event = await anext(events, None)
             except Setback as setback:
                 await events.aclose()
-                if setback.is_fault:
+                if not setback.stays:
                     failed.append(upstream)
                 if tries == _TRIES:
                     raise setback.error from None
@@ -208,11 +208,12 @@ class UpstreamVoice:
 
         Raises the setback's error: there is no time for it.
         """
+        another = self._fleet.chosen(conversation(request), failed)
         wait = setback.pause_s
-        if wait is None:
-            another = self._fleet.chosen(conversation(request), failed)
-            is_fresh = setback.is_fault and another is not None and another not in failed
-            wait = 0.0 if is_fresh else _FIRST_PAUSE_S * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
+        if not setback.stays and another is not None and another not in failed:
+            wait = 0.0
+        elif wait is None:
+            wait = _FIRST_PAUSE_S * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
         if time.monotonic() + wait >= request.deadline:
             raise setback.error
         await asyncio.sleep(wait)

@@ -7,18 +7,20 @@ import time
 from typing import Final
 
 from qqvl_server.generation.engines.upstream.fleet import Fleet, Profile, Upstream
-from qqvl_server.generation.engines.upstream.probing import Prober
+from qqvl_server.generation.engines.upstream.probing import PATIENCE_S, Prober
+from qqvl_server.generation.engines.upstream.wire import is_our_delay
 from qqvl_server.observe.logs import logger
 from qqvl_server.observe.metrics import Metrics
 
 # Two questions unanswered, each after its patience: an upstream is missed within sixteen seconds.
-_EVERY_S: Final = 3
+EVERY_S: Final = 3.0
 
 
 class Watching:
-    def __init__(self, fleet: Fleet, prober: Prober, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, prober: Prober, metrics: Metrics, every_s: float = EVERY_S) -> None:
         self._fleet = fleet
         self._prober = prober
+        self._every_s = every_s
         for upstream in fleet.upstreams:
             metrics.upstream_up.labels(upstream.name).set_function(lambda one=upstream: one.is_usable)  # type: ignore[misc]
 
@@ -34,14 +36,14 @@ class Watching:
 
     async def _watch(self, upstream: Upstream) -> None:
         while True:
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(self._every_s)
             was = upstream.is_reachable
             since = time.monotonic()
             if not was:
                 await self._seek(upstream)
             elif await self._prober.is_there(upstream):
                 upstream.heard()
-            else:
+            elif not is_our_delay(since, PATIENCE_S):
                 upstream.missed(since)
             if was and not upstream.is_reachable:
                 logger().error("上游没有应答了", upstream=upstream.name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.cookiejar
 import json
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ _LONGEST_ERROR: Final = 65_536
 _LONGEST_ANSWER: Final = 8_000_000
 _CONNECT_S: Final = 5
 _WRITE_S: Final = 60
+_SLACK_S: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +60,15 @@ class UpstreamHttp:
     async def ask(self, url: str, body: Mapping[str, Any] | None = None, *, timeout_s: float) -> Told | None:
         """GET, or POST of ``body``; None where nothing answers in time."""
         try:
-            request = self._client.build_request(
-                "GET" if body is None else "POST", url, json=body, timeout=httpx.Timeout(timeout_s)
-            )
-            answer = await self._client.send(request, stream=True)
-            try:
-                return Told(answer.status_code, _json(await _read(answer, _LONGEST_ANSWER)))
-            finally:
-                await answer.aclose()
+            async with asyncio.timeout(timeout_s):
+                request = self._client.build_request("GET" if body is None else "POST", url, json=body)
+                answer = await self._client.send(request, stream=True)
+                try:
+                    return Told(answer.status_code, _json(await _read(answer, _LONGEST_ANSWER)))
+                finally:
+                    await answer.aclose()
         except (httpx.HTTPError, httpx.StreamError, OSError):
+            # TimeoutError is an OSError.
             return None
 
     @asynccontextmanager
@@ -78,6 +81,7 @@ class UpstreamHttp:
             Setback, QqvlError: as ``setbacks``.
         """
         headers = {**headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
+        began = time.monotonic()
         try:
             async with self._client.stream("POST", url, content=body, headers=headers) as answer:
                 if answer.status_code != 200:
@@ -85,12 +89,21 @@ class UpstreamHttp:
                     raise setbacks.refused(answer.status_code, answer.headers, said, self.key)
                 yield _objects(answer, self.key)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            raise setbacks.unreachable(type(error).__name__) from None
+            ours = isinstance(error, httpx.ConnectTimeout) and is_our_delay(began, _CONNECT_S)
+            raise setbacks.unreachable(type(error).__name__, is_fault=not ours) from None
         except (httpx.HTTPError, httpx.StreamError, OSError):
             raise setbacks.torn() from None
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def is_our_delay(began: float, patience_s: float) -> bool:
+    """Whether a patience that began at ``began`` (``time.monotonic``) ended so late that it was us who had no time.
+
+    On a crowded machine that says nothing of who was waited for.
+    """
+    return time.monotonic() - began > patience_s + _SLACK_S
 
 
 def _trust() -> ssl.SSLContext:
