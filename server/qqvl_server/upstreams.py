@@ -73,7 +73,7 @@ def _proxy(value: str) -> str:
 class UpstreamSettings(Room):
     upstream_url: Annotated[Words, AfterValidator(_addresses)] = Field(
         (),
-        description="engine: upstream 时用哪个服务的模型，写到 /v1 为止，如 http://10.0.0.5:8000/v1；"
+        description="--engine upstream 时用哪个服务的模型，写到 /v1 为止，如 http://10.0.0.5:8000/v1；"
         "多个用逗号隔开，一个会话总问同一个",
     )
     upstream_key: Annotated[str, AfterValidator(_key)] = Field("", description="上游的密钥；没有就留空")
