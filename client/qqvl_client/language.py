@@ -62,6 +62,16 @@ def told(text: str) -> str:
     return text if _Chosen.catalogue is None else _Chosen.catalogue.translated(text)
 
 
+def english(text: str) -> str:
+    """``text``, written in Chinese, in English, whatever this process speaks."""
+    return (_Chosen.catalogue or _english()).translated(text)
+
+
+@lru_cache(1)
+def _english() -> Catalogue:
+    return Catalogue(read(_FILE))
+
+
 def words() -> tuple[str, str]:
     """What tells another program of ours to speak the same."""
     return FLAG, "zh" if _Chosen.catalogue is None else "en"
