@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,9 @@ RECIPE = Path(__file__).parent.parent / "models"
 def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Modules of the recipe that need no torch."""
     monkeypatch.syspath_prepend(str(RECIPE))
-    from demo_recipe import drawing, episode, galleries, wordings
+    drawing, episode, galleries, wordings = (
+        importlib.import_module(f"demo_recipe.{name}") for name in ("drawing", "episode", "galleries", "wordings")
+    )
 
     yield (drawing, episode, galleries, wordings)
     for name in [name for name in sys.modules if name.partition(".")[0] == "demo_recipe"]:
@@ -98,11 +101,12 @@ def test_old_pictures_and_those_named_from_the_end_are_written_alike(recipe: Any
     made.user("看", (0,), faded=galleries.CAPTION.format("一个红色的圆形"))
     made.user("", (1,), faded=galleries.FADED)
     made.user("倒数第二张呢", (0,), pointed="> 引用 张三: 看" + galleries.AGAIN.format(2) + "\n")
-    asked = Incoming("1", GROUP, Speaker("10001", "张三"), (Text("倒数第二张呢"),), None)
+    question = Text("倒数第二张呢")
+    asked = Incoming("1", GROUP, Speaker("10001", "张三"), (question,), None)
     lines = ((Text("看"), picture(0, caption="一个红色的圆形")), (picture(1, caption=""),))
     before = [StoredMessage(n, "user", Speaker("10001", "张三"), parts, None, 1.0) for n, parts in enumerate(lines)]
     again = pointed_at(asked, before)
-    server = shown(*lines, (*again, *asked.parts))
+    server = shown(*lines, (*again, question))
     assert taught(made.messages)[0] == server[0]
     assert taught(made.messages)[2] == server[2].replace("[图片：一个红色的圆形]", "<image>")
     assert galleries.FADED == prompt.LEFT_OUT

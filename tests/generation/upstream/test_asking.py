@@ -152,10 +152,10 @@ async def test_talks_are_shared_out_by_weight_and_only_those_of_one_that_went_mo
     assert min(shares) > 50
     for _ in range(fleet.MOST_MISSED):
         upstreams[0].missed(time.monotonic())
-    for talk, upstream in before.items():
+    for talk, first in before.items():
         now = ours.chosen(talk)
         assert now is not upstreams[0]
-        assert now is upstream or upstream is upstreams[0]
+        assert now is first or first is upstreams[0]
     upstreams[0].heard()
     assert {talk: ours.chosen(talk) for talk in talks} == before
 
