@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from qqvl_server.openmp import bound_spinning
 from tests import environment, published, skips
@@ -79,6 +81,17 @@ def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer
     reciting(folder / "m", tokenizer, tokenizer.encode("hmm</think>\n\n好"), after=tokenizer.encode("\n")[0])
     with RunningServer(folder / "data", "--model-path", str(folder / "m")) as running:
         yield running
+
+
+@pytest.fixture
+def quiet_root() -> Iterator[None]:
+    """Logging as it was, whatever a test makes of it: a handler that it leaves writes to a stream that is closed."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -98,16 +98,6 @@ def test_the_link_is_told_as_ready_tells_it() -> None:
     assert link() == 0
 
 
-@pytest.fixture
-def quiet_root() -> object:
-    """The root logger as it was, whatever a test makes of it."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
 def read(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / logs.FILE).read_text("utf-8").splitlines()]
 

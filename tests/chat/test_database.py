@@ -22,7 +22,7 @@ from qqvl_server.errors import StorageFailed
 from qqvl_server.observe import logs
 from qqvl_server.settings import ObserveSettings
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quiet_root")]
 CHAT = ChatKey(ChatKind.PRIVATE, "1")
 ZHANG = Speaker("10001", "张三")
 NAME = "qqvl.sqlite3"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -142,8 +142,12 @@ async def test_a_call_alone_waits_for_what_follows_though_that_calls_nobody(tmp_
     assert len(voice.asked) == 2
 
 
-@pytest.mark.parametrize("alone", [shown(1), said("@小助手 ", 1), said("小助手，", 1, at_me=False)])
-async def test_what_nothing_follows_is_answered_after_its_wait(tmp_path: Path, alone: Incoming) -> None:
+@pytest.mark.parametrize("saying", [
+    lambda: shown(1), lambda: said("@小助手 ", 1), lambda: said("小助手，", 1, at_me=False),
+])  # fmt: skip
+async def test_what_nothing_follows_is_answered_after_its_wait(tmp_path: Path, saying: Callable[[], Incoming]) -> None:
+    # Made now: what was made with the table of tests is stale once others have run for minutes.
+    alone = saying()
     voice = ScriptedVoice(lambda _: "在")
     async with opened(tmp_path, voice, merge_wait_s=0.2) as service:
         began = time.monotonic()
