@@ -45,7 +45,8 @@ def test_why_tells_what_the_model_was_shown_and_had_read_before(server: RunningS
 
 def test_the_demos_own_gate_is_found_and_asked(server: RunningServer) -> None:
     """It ships beside the checkpoint; what it says of a talk is the benchmark's business."""
-    server.http.post("/admin/chats/group/smart/settings", json={"group_reply": "smart"})
+    chosen = {"group_reply": "smart"}
+    server.http.post("/admin/chats/group/smart/settings", json=chosen, headers=server.owner).raise_for_status()
     answer = said(server, told("谁知道一加一等于几", 1, "smart", at_me=False))
     assert answer["reason"] in ("smart", "silent")
     assert answer["should_reply"] is (answer["reason"] == "smart")

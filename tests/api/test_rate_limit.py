@@ -76,6 +76,9 @@ def redis() -> Iterator[Redis]:
         yield started
 
 
+RULES = ("3/hour", "3/hour", "3/hour", "1/hour")
+
+
 async def asked(limit: RateLimit, times: int) -> list[bool]:
     """Whether each of so many requests was let in."""
     told = []
@@ -93,7 +96,8 @@ async def asked(limit: RateLimit, times: int) -> list[bool]:
 async def test_servers_count_together_and_each_for_itself_while_the_store_is_away(
     redis: Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, other = (RateLimit("3/hour", shared=RateStore(redis.url)) for _ in range(2))
+    stores = [RateStore(redis.url) for _ in range(4)]
+    one, other, back, frozen = (RateLimit(rule, shared=store) for rule, store in zip(RULES, stores, strict=True))
     assert await asked(one, 2) == [True, True]
     assert await asked(other, 2) == [True, False]
     assert await asked(one, 1) == [False]
@@ -105,12 +109,12 @@ async def test_servers_count_together_and_each_for_itself_while_the_store_is_awa
     finally:
         redis.start()
     # One that knows of no absence asks it at once.
-    back = RateLimit("3/hour", shared=RateStore(redis.url))
     assert await asked(back, 4) == [True, True, True, False]
     with redis.frozen():
-        frozen = RateLimit("1/hour", shared=RateStore(redis.url))
         async with asyncio.timeout(30):
             assert await asked(frozen, 2) == [True, False]
+    for store in stores:
+        await store.aclose()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "redis", "redis://[", "memcached://127.0.0.1"])

@@ -46,6 +46,12 @@ _SENSIBLE: dict[str, dict[str, Any]] = {
     "/tokenize": {"prompt": None, "messages": _HELLO, "tools": []},
     "/detokenize": {"tokens": [1, 2, 3]},
     "/api/page/conversations": {"title": "你好"},
+    "/api/page/plays": {
+        "qqvl_try": 1,
+        "name": "你好",
+        "members": [{"id": "1", "name": "张三"}],
+        "lines": [{"id": "1", "from": "1", "text": "你好"}],
+    },
     "/admin/settings": {"chat.bot_names": None},
     "/v1/messages/count_tokens": {"messages": _HELLO, "tools": [], "tool_choice": None, "system": "你好"},
 }

@@ -59,6 +59,7 @@ class RateStore:
             )  # fmt: skip
         except (ValueError, ConfigurationError) as error:
             raise ConfigError("rate_store_url 写得不对；应像 redis://:密码@主机:6379/0") from error
+        self._storage = storage
         self._limiter = limits.aio.strategies.SlidingWindowCounterRateLimiter(storage)
         self._away_until = 0.0
         self._is_away = False
@@ -84,6 +85,12 @@ class RateStore:
             self._is_away = False
             logger().info("Redis 回来了，次数又是几台服务器一起数")
         return wait
+
+    async def aclose(self) -> None:
+        """Give its connections back, in the event loop that made them."""
+        # The annotation of limits knows the bridge of all libraries only.
+        bridge: Any = self._storage.bridge
+        await bridge.storage.aclose()
 
 
 class RateLimit:
