@@ -50,6 +50,7 @@ _BESIDE: Final = 64
 _RUNNING: Final = 16
 # The least that a picture's file needs; answers are smaller.
 _OBJECT_STORE_BYTES: Final = 128 * 1024**2
+_INLINE_BYTES: Final = 32 * 1024**2
 _OTHER_CPUS: Final = 2  # of a cluster of our own, for Ray's own actors
 _STARTS: Final = 5
 _DESCRIBE_S: Final = 60.0
@@ -192,6 +193,10 @@ def _load(plan: Plan, library: ImageLibrary, metrics: Metrics) -> Voice:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray makes its workers step back behind everybody by 15; what computes here is what the machine is for.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # What is asked goes with the call itself, pictures too: Ray would put it into its object store, read there once, and
+    # seen from this process the store's connection broke, which ends the process at once (2.60).
+    os.environ.setdefault("RAY_max_direct_call_object_size", str(_INLINE_BYTES))
+    os.environ.setdefault("RAY_task_rpc_inlined_bytes_limit", str(2 * _INLINE_BYTES))
     import ray
     from ray import serve as ray_serve
 
