@@ -193,8 +193,8 @@ def _load(plan: Plan, library: ImageLibrary, metrics: Metrics) -> Voice:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray makes its workers step back behind everybody by 15; what computes here is what the machine is for.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # What is asked goes with the call itself, pictures too: Ray would put it into its object store, read there once, and
-    # seen from this process the store's connection broke, which ends the process at once (2.60).
+    # What is asked goes with the call itself, pictures too. Ray would put it into its object store, where it is read
+    # once; and that store's connection to this process broke at the first use, which ends the process at once (2.60).
     os.environ.setdefault("RAY_max_direct_call_object_size", str(_INLINE_BYTES))
     os.environ.setdefault("RAY_task_rpc_inlined_bytes_limit", str(2 * _INLINE_BYTES))
     import ray
