@@ -88,6 +88,8 @@ def test_the_server_writes_to_its_data_and_nowhere_else(own: Path) -> None:
         assert "CPU 算子用不了" not in server.log()
         server.terminate()
         assert server.process.wait(60) == 0
-    assert list((own / "d" / "cache" / "qqvl").glob("kernels-*.so"))
+    # Unless a run before has left them in the tree, which is looked at first.
+    beside = (ROOT / "server" / "qqvl_server" / "engine" / "cpu" / "__pycache__").glob("kernels-*.so")
+    assert [*(own / "d" / "cache" / "qqvl").glob("kernels-*.so"), *beside]
     assert list(scratch.iterdir()) == []
     assert {path.name for path in own.iterdir()} == {"d", "d.log", "tmp"}
