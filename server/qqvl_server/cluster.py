@@ -44,18 +44,14 @@ if TYPE_CHECKING:
 
 NAME: Final = "qqvl"
 _ROUTER: Final = "qqvl_server.generation.engines.chat_router.ChatRouter"
-# Answers beside those that wait or run: counts, scores, questions whether anybody is there.
-_BESIDE: Final = 64
-# What a replica computes at once where the settings leave it open; a large card has room for more.
-_RUNNING: Final = 16
-# The least that a picture's file needs; answers are smaller.
+_BESIDE: Final = 64  # answers beside those that wait or run: counts, scores, questions whether anybody is there
+_RUNNING: Final = 16  # what a replica computes at once where the settings leave it open; a large card has room for more
 _OBJECT_STORE_BYTES: Final = 128 * 1024**2
-_INLINE_BYTES: Final = 32 * 1024**2
+_INLINE_BYTES: Final = "67108864"
 _OTHER_CPUS: Final = 2  # of a cluster of our own, for Ray's own actors
 _STARTS: Final = 5
 _DESCRIBE_S: Final = 60.0
-# To close the database and the rest after the last answer.
-_CLOSING_S: Final = 10.0
+_CLOSING_S: Final = 10.0  # to close the database and the rest after the last answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +189,9 @@ def _load(plan: Plan, library: ImageLibrary, metrics: Metrics) -> Voice:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray makes its workers step back behind everybody by 15; what computes here is what the machine is for.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # What is asked goes with the call itself, pictures too. Ray would put it into its object store, where it is read
-    # once; and that store's connection to this process broke at the first use, which ends the process at once (2.60).
-    os.environ.setdefault("RAY_max_direct_call_object_size", str(_INLINE_BYTES))
-    os.environ.setdefault("RAY_task_rpc_inlined_bytes_limit", str(2 * _INLINE_BYTES))
+    # Pictures too go with the call itself: the object store's connection to this process broke at its first use (2.60).
+    for name in ("RAY_max_direct_call_object_size", "RAY_task_rpc_inlined_bytes_limit"):
+        os.environ.setdefault(name, _INLINE_BYTES)
     import ray
     from ray import serve as ray_serve
 
