@@ -20,6 +20,8 @@ export interface Session {
 }
 
 const AGAIN_MS = 1500;
+/** So often it is asked where nothing else asks, so that a page that only stands open says when the server is gone. */
+const BEAT_MS = 20_000;
 
 class SessionState {
   now = $state<Session | null>(null);
@@ -47,6 +49,7 @@ class SessionState {
     try {
       this.now = await get<Session>("/api/page/session");
       if (this.loading) this.#later();
+      else this.#timer = setTimeout(() => void this.load(), BEAT_MS);
     } catch {
       this.#later();
     }
