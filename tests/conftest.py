@@ -24,6 +24,7 @@ bound_spinning()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--skips-to", metavar="FILE", type=Path, help="count what was skipped in FILE, as JSON")
+    parser.addoption("--failed-to", metavar="FILE", type=Path, help="name what failed in FILE, for pytest @FILE")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -31,6 +32,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     reasons = Counter(
         report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())
     )
+    failed: Path | None = config.getoption("--failed-to")
+    if failed is not None:
+        reports = (*terminalreporter.stats.get("failed", ()), *terminalreporter.stats.get("error", ()))
+        failed.write_text("\n".join(dict.fromkeys(report.nodeid for report in reports)), encoding="utf-8")
     file: Path | None = config.getoption("--skips-to")
     if file is not None:
         file.write_text(json.dumps(reasons), encoding="utf-8")
